@@ -1,0 +1,20 @@
+"""SePPO for ComfyUI: entry point of the node pack. Nothing is imported until the host asks for it."""
+
+
+async def comfy_entrypoint():
+    """Return the pack's extension; a failure is logged with its traceback, the host shows one line."""
+    try:
+        from comfy_api.latest import ComfyExtension
+
+        from .nodes import NODES
+    except Exception:
+        import logging
+
+        logging.exception("SePPO for ComfyUI could not be loaded")
+        raise
+
+    class SePPOExtension(ComfyExtension):
+        async def get_node_list(self):
+            return list(NODES)
+
+    return SePPOExtension()

@@ -1,0 +1,1 @@
+"""Semi-Policy Preference Optimization of diffusion models from winning images alone."""
