@@ -1,1 +1,20 @@
-"""Semi-Policy Preference Optimization of diffusion models from winning images alone."""
+"""SePPO: align a diffusion model from winning images alone. Public names."""
+
+from .config import SePPOConfig
+from .errors import SePPOError
+from .loss import CRITERIA, DenoisingErrors, LossTerms, seppo_loss
+from .references import SELECTIONS, ReferencePool
+from .trainer import StepReport, train
+
+__all__ = [
+    "CRITERIA",
+    "SELECTIONS",
+    "DenoisingErrors",
+    "LossTerms",
+    "ReferencePool",
+    "SePPOConfig",
+    "SePPOError",
+    "StepReport",
+    "seppo_loss",
+    "train",
+]

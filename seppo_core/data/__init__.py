@@ -1,0 +1,94 @@
+"""What training reads: winners as latents and conditioning, without knowing where they came from."""
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..errors import DatasetError
+
+Conditioning = Any
+"""What one image's text became. ComfyUI: its own list [[Tensor[1, T, C], {...}]]; diffusers: dict of
+Tensor[T, C] / Tensor[C]. Only the denoiser looks inside."""
+
+
+@dataclass(frozen=True)
+class Example:
+    """One winner, encoded."""
+
+    latents: Tensor
+    """[C, H, W], or [C, F, H, W] for video, as the VAE gave it (not yet scaled), float32, on the CPU"""
+    cond: Conditioning
+    caption: str = ""
+    losing: Tensor | None = None
+    """the losing image of a pair, shaped like `latents`"""
+
+
+class EncodedDataset:
+    """Winners ready for training: a sequence of `Example`, counted with repeats.
+
+    `examples` is any sequence (it may read from disk); `shapes` are the latent shapes of its items, so
+    that batches of one shape can be planned without reading; `repeats` says how often each item counts.
+    """
+
+    def __init__(
+        self,
+        examples: Sequence[Example],
+        shapes: Sequence[tuple[int, ...]],
+        identity: str,
+        repeats: Sequence[int] | None = None,
+        paired: bool = False,
+    ) -> None:
+        if len(examples) == 0:
+            raise DatasetError("the dataset is empty; give at least one winning image")
+        self.examples = examples
+        self.item_shapes = list(shapes)
+        self.identity = identity
+        """Changes when any latent, conditioning or repeat changes."""
+        self.paired = paired
+        self.order = [i for i in range(len(examples)) for _ in range(repeats[i] if repeats else 1)]
+        """position -> index into `examples`"""
+
+    def __len__(self) -> int:
+        return len(self.order)
+
+    def __getitem__(self, position: int) -> Example:
+        return self.examples[self.order[position]]
+
+    @property
+    def shapes(self) -> list[tuple[int, ...]]:
+        """The latent shape at every position."""
+        return [self.item_shapes[index] for index in self.order]
+
+
+def in_memory(examples: Sequence[Example], repeats: Sequence[int] | None = None) -> EncodedDataset:
+    """A dataset of examples that are at hand; its identity is a hash over their content."""
+    digest = hashlib.sha256()
+    for example in examples:
+        _digest(digest, example.latents)
+        _digest(digest, example.cond)
+        _digest(digest, example.losing)
+    _digest(digest, list(repeats or []))
+    shapes = [tuple(example.latents.shape) for example in examples]
+    paired = bool(examples) and all(example.losing is not None for example in examples)
+    return EncodedDataset(examples, shapes, digest.hexdigest(), repeats, paired)
+
+
+def _digest(digest: Any, value: Any) -> None:
+    if isinstance(value, Tensor):
+        digest.update(f"{value.dtype}{tuple(value.shape)}".encode())
+        data = value.detach().to("cpu").contiguous()
+        digest.update(data.view(torch.uint8).numpy().tobytes() if data.numel() else b"")
+    elif isinstance(value, dict):
+        for key in sorted(value, key=str):
+            digest.update(str(key).encode())
+            _digest(digest, value[key])
+    elif isinstance(value, list | tuple):
+        digest.update(f"[{len(value)}".encode())
+        for item in value:
+            _digest(digest, item)
+    else:
+        digest.update(repr(value).encode())

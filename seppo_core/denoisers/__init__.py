@@ -1,0 +1,65 @@
+"""The one protocol behind which every network stands: errors of a prediction, and samples.
+
+The trainer knows neither ComfyUI nor diffusers, no prediction type and no noise schedule.
+"""
+
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from ..config import ComputeConfig, ReferenceConfig, SePPOConfig
+from ..data import Conditioning, EncodedDataset
+
+
+class Denoiser(Protocol):
+    """A frozen network with its noise schedule. B is the batch, shapes as in `data.Example`.
+
+    Everything but `check` and `identity` is called inside `session`. Latents are in the network's own
+    scale there (`scale_latents` makes them so); noise and levels arrive on the CPU in float32.
+    """
+
+    network: nn.Module
+    """where the LoRA's paths go; names of its layers are the LoRA's names"""
+    device: torch.device
+    """where the network computes inside a session"""
+    family: str
+    """`comfy` or `diffusers`: which key format its LoRA files have"""
+
+    def check(self, dataset: EncodedDataset, config: SePPOConfig) -> None:
+        """Raise a SePPOError if the dataset or the settings cannot work; move and write nothing."""
+
+    def identity(self) -> str:
+        """A hash over base weights and patches: the same for the same network, whatever holds it."""
+
+    def session(self, compute: ComputeConfig) -> AbstractContextManager[None]:
+        """Load the network for training; afterwards it is as before, whatever happened inside."""
+
+    def scale_latents(self, latents: Tensor) -> Tensor:
+        """VAE latents [B, ...] to the network's scale, float32, on the device."""
+
+    def levels(self, uniform: Tensor) -> Tensor:
+        """Noise levels [B] (sigma or timestep, the denoiser's own) for uniform numbers in [0, 1), [B]."""
+
+    def prepare(self, conds: Sequence[Conditioning], shape: tuple[int, ...]) -> Any:
+        """Conditioning of B examples as the network takes it; `shape` is one example's latent shape."""
+
+    def errors(self, latents: Tensor, noise: Tensor, levels: Tensor, prepared: Any) -> Tensor:
+        """Mean squared prediction error of each example, [B], float32, with gradient where enabled.
+
+        The mean runs over all latent dimensions, in the network's own prediction space.
+        """
+
+    def sample(
+        self,
+        conds: Sequence[Conditioning],
+        noise: Tensor,
+        sampling: ReferenceConfig,
+        seed: int,
+    ) -> Tensor:
+        """Draw one latent per conditioning from standard normal `noise` [B, ...], in the network's scale.
+
+        Solvers that add noise on the way take it from `seed`. No gradient.
+        """

@@ -1,0 +1,29 @@
+"""What a user can cause. Every message says what is wrong, where, and what to do."""
+
+
+class SePPOError(Exception):
+    """Base of every error the product raises on purpose."""
+
+
+class ConfigError(SePPOError):
+    """A setting is unknown, out of range or contradicts another."""
+
+
+class DatasetError(SePPOError):
+    """Winning images, captions, latents or conditioning cannot be used."""
+
+
+class UnsupportedModelError(SePPOError):
+    """The network, its prediction type or its conditioning is outside what is handled."""
+
+
+class CheckpointError(SePPOError):
+    """A run directory cannot be written, read or continued."""
+
+
+class NonFiniteLossError(SePPOError):
+    """Loss or gradient became NaN or infinite; the optimizer step was not applied."""
+
+
+class MissingPackageError(SePPOError, ImportError):
+    """An optional package is needed; the message names the extra that brings it."""

@@ -1,0 +1,210 @@
+"""Low-rank paths beside a frozen network's layers, with weights that switch by one assignment.
+
+A path is a forward hook on its layer: output + (alpha / rank) * up(down(input)). The layer's own weights
+are never read, so they may be stored in any format and are never copied. Which weights the paths use is
+the *active slot*: the policy's trainable ones, a snapshot's, or none (the bare base).
+"""
+
+import re
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from .config import LoRAConfig
+from .errors import CheckpointError, UnsupportedModelError
+from .randomness import generator
+
+ConvNd = nn.modules.conv._ConvNd
+Slot = Mapping[str, tuple[Tensor, Tensor]]
+"""layer name -> (down, up)"""
+
+CONVOLUTIONS: dict[int, Callable[..., Tensor]] = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
+
+
+def is_linear(name: str, module: nn.Module) -> bool:
+    """Linear layers, also those of hosts that do not derive theirs from nn.Linear."""
+    return (
+        not isinstance(module, nn.Bilinear)
+        and hasattr(module, "in_features")
+        and hasattr(module, "out_features")
+    )
+
+
+def is_attention(name: str, module: nn.Module) -> bool:
+    """Linear layers inside a module that names itself attention."""
+    words = ("attn", "attention")
+    return is_linear(name, module) and any(word in name.lower() for word in words)
+
+
+def is_convolution(name: str, module: nn.Module) -> bool:
+    """Plain convolutions; grouped, transposed and non-zero-padded ones have no low-rank form here."""
+    return (
+        isinstance(module, ConvNd)
+        and not module.transposed
+        and module.groups == 1
+        and module.padding_mode == "zeros"
+    )
+
+
+def is_any(name: str, module: nn.Module) -> bool:
+    return is_linear(name, module) or is_convolution(name, module)
+
+
+MODULES: dict[str, Callable[[str, nn.Module], bool]] = {
+    "linear": is_linear,
+    "attention": is_attention,
+    "all": is_any,
+}
+
+
+@dataclass(frozen=True)
+class LowRankPath:
+    """One layer's path: where it is and the shapes of its two weights."""
+
+    name: str
+    module: nn.Module
+    down_shape: tuple[int, ...]
+    up_shape: tuple[int, ...]
+
+    def __call__(self, x: Tensor, down: Tensor, up: Tensor, scale: float) -> Tensor:
+        """The path's contribution; weights are cast to the input's dtype, as the host casts its own."""
+        down, up = down.to(x.dtype), up.to(x.dtype)
+        if len(self.down_shape) == 2:
+            return F.linear(F.linear(x, down) * scale, up)
+        module = self.module
+        convolve = CONVOLUTIONS[len(self.down_shape) - 2]
+        hidden = convolve(x, down, None, module.stride, module.padding, module.dilation)
+        return convolve(hidden * scale, up)
+
+
+def path_for(name: str, module: nn.Module, rank: int) -> LowRankPath:
+    """The path of one layer. up is [out, rank] and down [rank, in], with kernel sizes for convolutions."""
+    if isinstance(module, ConvNd):
+        kernel = tuple(module.kernel_size)
+        ones = (1,) * len(kernel)
+        down = (rank, module.in_channels, *kernel)
+        return LowRankPath(name, module, down, (module.out_channels, rank, *ones))
+    return LowRankPath(name, module, (rank, module.in_features), (module.out_features, rank))
+
+
+def find_paths(network: nn.Module, config: LoRAConfig) -> list[LowRankPath]:
+    """Paths for every layer the settings choose, in the network's own order."""
+    chosen = MODULES[config.modules]
+    paths = [
+        path_for(name, module, config.rank)
+        for name, module in network.named_modules()
+        if chosen(name, module) and re.search(config.pattern, name)
+    ]
+    if not paths:
+        raise UnsupportedModelError(
+            f"lora.modules={config.modules!r} with pattern {config.pattern!r} matches no layer of "
+            f"{type(network).__name__}; widen lora.modules or empty lora.pattern"
+        )
+    return paths
+
+
+class LoRA:
+    """The policy's low-rank weights on one network, and the switch between them and others.
+
+    `down` starts uniform in +-1/sqrt(fan_in), drawn per layer from (seed, layer name); `up` starts at
+    zero, so the initial policy is the base exactly.
+    """
+
+    def __init__(
+        self, network: nn.Module, config: LoRAConfig, seed: int, device: torch.device
+    ) -> None:
+        self.scale = config.scale
+        self.rank = config.rank
+        self.device = device
+        self.paths = find_paths(network, config)
+        self.policy: dict[str, tuple[nn.Parameter, nn.Parameter]] = {}
+        for path in self.paths:
+            fan_in = torch.Size(path.down_shape[1:]).numel()
+            uniform = torch.rand(path.down_shape, generator=generator(seed, "lora", path.name))
+            down = (uniform * 2 - 1) / fan_in**0.5
+            up = torch.zeros(path.up_shape)
+            self.policy[path.name] = (
+                nn.Parameter(down.to(device)),
+                nn.Parameter(up.to(device)),
+            )
+        self._active: Slot | None = None
+
+    def parameters(self) -> list[nn.Parameter]:
+        """The trainable weights, in a fixed order."""
+        return [weight for pair in self.policy.values() for weight in pair]
+
+    @contextmanager
+    def attached(self) -> Iterator[None]:
+        """The paths are part of the network, with the policy active; afterwards it is as before."""
+        handles = [path.module.register_forward_hook(self._hook(path)) for path in self.paths]
+        self._active = self.policy
+        try:
+            yield
+        finally:
+            self._active = None
+            for handle in handles:
+                handle.remove()
+
+    def _hook(self, path: LowRankPath) -> Callable[..., Tensor | None]:
+        def add_path(module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> Tensor | None:
+            if self._active is None:
+                return None
+            down, up = self._active[path.name]
+            return output + path(args[0], down, up, self.scale).to(output.dtype)
+
+        return add_path
+
+    @contextmanager
+    def using(self, slot: Slot | None) -> Iterator[None]:
+        """Every path reads `slot` (None: the bare base) inside the block."""
+        before, self._active = self._active, slot
+        try:
+            yield
+        finally:
+            self._active = before
+
+    def slot(self, weights: Mapping[str, Tensor]) -> Slot:
+        """A snapshot's weights on the network's device, ready for `using`."""
+        return {
+            path.name: (
+                weights[f"{path.name}.down"].to(self.device, non_blocking=True),
+                weights[f"{path.name}.up"].to(self.device, non_blocking=True),
+            )
+            for path in self.paths
+        }
+
+    def state(self) -> dict[str, Tensor]:
+        """A copy of the policy's weights on the CPU: `<layer>.down` and `<layer>.up`, float32."""
+        return {
+            f"{name}.{part}": weight.detach().to("cpu", copy=True)
+            for name, pair in self.policy.items()
+            for part, weight in zip(("down", "up"), pair, strict=True)
+        }
+
+    def load(self, weights: Mapping[str, Tensor]) -> None:
+        """Set the policy's weights; CheckpointError names the first layer that does not fit."""
+        for path in self.paths:
+            for part, shape in (("down", path.down_shape), ("up", path.up_shape)):
+                key = f"{path.name}.{part}"
+                found = tuple(weights[key].shape) if key in weights else None
+                if found != shape:
+                    raise CheckpointError(
+                        f"LoRA weights do not fit this network: {key} should be {shape}, found "
+                        f"{found or 'nothing'}; use the rank, modules and base model they were made with"
+                    )
+        unknown = sorted(
+            set(weights) - {f"{p.name}.{part}" for p in self.paths for part in ("down", "up")}
+        )
+        if unknown:
+            raise CheckpointError(
+                f"LoRA weights name layers this run does not train, first {unknown[0]}; "
+                "use the modules and base model they were made with"
+            )
+        with torch.no_grad():
+            for name, (down, up) in self.policy.items():
+                down.copy_(weights[f"{name}.down"])
+                up.copy_(weights[f"{name}.up"])

@@ -1,0 +1,33 @@
+"""Where every random number comes from: a generator derived from what it is for, never global state."""
+
+import hashlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor
+
+
+def derived_seed(*key: int | str) -> int:
+    """A 63-bit seed that depends on every part of `key`, e.g. `(seed, step, rank, "noise", 3)`."""
+    digest = hashlib.blake2b(repr(key).encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "big") >> 1
+
+
+def generator(*key: int | str) -> torch.Generator:
+    """A CPU generator seeded from `key`: the same numbers on every device."""
+    return torch.Generator().manual_seed(derived_seed(*key))
+
+
+def normal(shape: tuple[int, ...], *key: int | str) -> Tensor:
+    """Standard normal float32 tensor of `shape` on the CPU, determined by `key`."""
+    return torch.randn(shape, generator=generator(*key))
+
+
+@contextmanager
+def isolated_global_rng(seed: int) -> Iterator[None]:
+    """Run foreign code that reads torch's global generators from `seed`; give them back as they were."""
+    devices = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else []
+    with torch.random.fork_rng(devices=devices):
+        torch.manual_seed(seed)
+        yield
