@@ -1,0 +1,39 @@
+"""Names for content: a hash over weights that is quick for gigabytes, and one over whole tensors."""
+
+import hashlib
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor
+
+WHOLE_BYTES = 64 * 1024
+"""Tensors up to this size enter `digest_tensors` whole, larger ones by about this much of them."""
+
+
+def tensor_bytes(tensor: Tensor) -> bytes:
+    """The values of `tensor` in row-major order as stored, whatever its dtype and device."""
+    flat = tensor.detach().reshape(-1).to("cpu").contiguous()
+    return flat.view(torch.uint8).numpy().tobytes() if flat.numel() else b""
+
+
+def digest_tensors(items: Iterable[tuple[str, Tensor]]) -> str:
+    """A hash over named tensors: name, shape, dtype and values, whatever the order of `items`.
+
+    Of a tensor above 64 KiB every n-th element enters, n odd, so that the rows of a matrix, mostly of
+    even length, are not met in the same few columns. A fine-tune moves all weights and so is noticed; a
+    change of single elements of a large tensor may not be.
+    """
+    digests = sorted(_digest(name, tensor) for name, tensor in items)
+    return hashlib.sha256(b"".join(digests)).hexdigest()
+
+
+def _digest(name: str, tensor: Tensor) -> bytes:
+    header = repr((name, str(tensor.dtype), tuple(tensor.shape)))
+    return hashlib.sha256(header.encode() + tensor_bytes(_strided(tensor))).digest()
+
+
+def _strided(tensor: Tensor) -> Tensor:
+    keep = WHOLE_BYTES // tensor.element_size()
+    if tensor.numel() <= keep:
+        return tensor
+    return tensor.detach().reshape(-1)[:: -(-tensor.numel() // keep) | 1]
