@@ -1,0 +1,268 @@
+"""LoRA files that load elsewhere: key formats, metadata, and reading back what was written.
+
+Inside the product weights are `<layer>.down` [r, in, ...] and `<layer>.up` [out, r, ...] with one scale
+for all. This module owns how files name and scale them; where a run's own files lie is checkpoint.py's.
+"""
+
+import dataclasses
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .checkpoint import load_tensors, save_tensors
+from .config import PRESETS, LoRAConfig, SePPOConfig, from_dict
+from .errors import CheckpointError, ConfigError, UnsupportedModelError
+
+COMPONENTS = ("diffusion_model", "unet", "transformer")
+"""What a file's layer names start with: ComfyUI's network, a diffusers UNet, a diffusers transformer."""
+
+
+@dataclass(frozen=True)
+class Format:
+    """How a layer's tensors are called in a file."""
+
+    down: str
+    up: str
+    alpha: str
+    """empty: the format has no alpha, the scale is multiplied into `up`"""
+
+
+FORMATS: dict[str, Format] = {
+    "comfy": Format(".lora_down.weight", ".lora_up.weight", ".alpha"),
+    "diffusers": Format(".lora_A.weight", ".lora_B.weight", ""),
+}
+
+
+@dataclass(frozen=True)
+class Rows:
+    """The output rows of one of our layers that a layer of the file consists of.
+
+    Other libraries split layers that are one here (q, k and v of a fused projection); each part has its
+    own rows of `up` and the whole `down`.
+    """
+
+    layer: str
+    start: int = 0
+    count: int | None = None
+    """None: all of them"""
+    swapped: bool = False
+    """the file holds the two halves in exchanged order"""
+
+    def of(self, up: Tensor) -> Tensor:
+        count = len(up) - self.start if self.count is None else self.count
+        rows = up[self.start : self.start + count]
+        return torch.cat(rows.chunk(2)[::-1]) if self.swapped else rows
+
+
+LayerMap = Mapping[str, Rows]
+"""layer name in the file -> where it lies here"""
+
+
+def save_lora(
+    path: Path,
+    weights: Mapping[str, Tensor],
+    *,
+    scale: float,
+    format: str,
+    component: str,
+    metadata: Mapping[str, str],
+    layers: LayerMap | None = None,
+) -> None:
+    """Write one safetensors file atomically, in float32.
+
+    `scale` is alpha / rank of the weights. `component` is a row of COMPONENTS. `layers` renames and
+    splits layers; without it the file's names are ours. UnsupportedModelError names a layer that
+    `layers` leaves out.
+    """
+    chosen = _format(format)
+    tensors: dict[str, Tensor] = {}
+    used = _resolved(weights, layers or _own_names(weights, format, component))
+    for name, rows in used.items():
+        down, up = weights[f"{rows.layer}.down"], rows.of(weights[f"{rows.layer}.up"])
+        if chosen.alpha:
+            tensors[name + chosen.alpha] = torch.tensor(scale * len(down), dtype=torch.float32)
+        else:
+            up = up * scale
+        for suffix, tensor in ((chosen.down, down), (chosen.up, up)):
+            tensors[name + suffix] = (
+                tensor.detach().to("cpu", torch.float32, copy=True).contiguous()
+            )
+    about = dict(metadata) | {"seppo.scale": repr(float(scale))}
+    if any(name != f"{component}.{rows.layer}" for name, rows in used.items()):
+        about["seppo.layers"] = json.dumps(
+            {name: dataclasses.astuple(rows) for name, rows in used.items()}
+        )
+    save_tensors(path, tensors, about)
+
+
+def _format(name: str) -> Format:
+    try:
+        return FORMATS[name]
+    except KeyError:
+        raise ConfigError(f"unknown LoRA format {name!r}; choose from {sorted(FORMATS)}") from None
+
+
+def _own_names(weights: Mapping[str, Tensor], format: str, component: str) -> LayerMap:
+    """Our layer names behind the component's; of a diffusers UNet ComfyUI knows only the joined form."""
+    if component not in COMPONENTS:
+        raise ConfigError(f"unknown component {component!r}; choose from {list(COMPONENTS)}")
+    if format == "comfy" and component == "unet":
+        return {
+            f"lora_unet_{layer.replace('.', '_')}": Rows(layer) for layer in layer_names(weights)
+        }
+    return {f"{component}.{layer}": Rows(layer) for layer in layer_names(weights)}
+
+
+def layer_names(weights: Mapping[str, Tensor]) -> list[str]:
+    """The layers that `weights` holds, in their order."""
+    return [key.removesuffix(".up") for key in weights if key.endswith(".up")]
+
+
+def _resolved(weights: Mapping[str, Tensor], layers: LayerMap) -> dict[str, Rows]:
+    """The part of `layers` that concerns these weights, with explicit counts; every row exactly once."""
+    missing = {name: len(weights[f"{name}.up"]) for name in layer_names(weights)}
+    used = {}
+    for name, rows in layers.items():
+        if rows.layer in missing:
+            count = len(weights[f"{rows.layer}.up"]) if rows.count is None else rows.count
+            used[name] = dataclasses.replace(rows, count=count)
+            missing[rows.layer] -= count
+    left = [layer for layer, rows in missing.items() if rows != 0]
+    if left:
+        raise UnsupportedModelError(
+            f"{len(left)} layers have no name in this format (first: {left[0]}); "
+            "save in format 'comfy' instead"
+        )
+    return used
+
+
+def component_of(family: str, weights: Mapping[str, Tensor]) -> str:
+    """The row of COMPONENTS that a network of `family` with these layers is."""
+    if family == "comfy":
+        return "diffusion_model"
+    blocks = ("down_blocks.", "mid_block.", "up_blocks.")
+    return "unet" if any(name.startswith(blocks) for name in weights) else "transformer"
+
+
+def save_run_weights(
+    path: Path, weights: Mapping[str, Tensor], lora: LoRAConfig, metadata: Mapping[str, str]
+) -> None:
+    """A run's own weights, in the format of its family, so that they load where the run was made."""
+    family = metadata["seppo.family"]
+    save_lora(
+        path,
+        weights,
+        scale=lora.scale,
+        format="comfy" if family == "comfy" else "diffusers",
+        component=component_of(family, weights),
+        metadata=metadata,
+    )
+
+
+def load_lora(path: Path, scale: float | None = None) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """A file that `save_lora` wrote, in any format: our weights (float32, CPU) and the metadata.
+
+    The weights are right for paths of `scale`; None gives them as they were saved.
+    CheckpointError if the file is damaged or something else.
+    """
+    tensors, metadata = load_tensors(Path(path))
+    pieces = list(_pieces(Path(path), tensors, metadata))
+    wanted = scale or float(metadata.get("seppo.scale", "1.0"))
+    rows_of: dict[str, int] = {}
+    for rows, _, _, _ in pieces:
+        rows_of[rows.layer] = max(rows_of.get(rows.layer, 0), rows.start + (rows.count or 0))
+    weights: dict[str, Tensor] = {}
+    for rows, down, up, found in pieces:
+        whole = weights.setdefault(
+            f"{rows.layer}.up", torch.zeros(rows_of[rows.layer], *up.shape[1:])
+        )
+        target = whole[rows.start : rows.start + len(up)]
+        target.copy_(Rows("", swapped=rows.swapped).of(up) * (found / wanted))
+        weights[f"{rows.layer}.down"] = down.float()
+    return weights, metadata
+
+
+def _pieces(
+    path: Path, tensors: dict[str, Tensor], metadata: dict[str, str]
+) -> Iterator[tuple[Rows, Tensor, Tensor, float]]:
+    """(rows, down, up, scale) of each layer of the file; CheckpointError for what is no LoRA of ours."""
+    layers = {
+        name: Rows(*fields)
+        for name, fields in json.loads(metadata.get("seppo.layers", "{}")).items()
+    }
+    left = set(tensors)
+    for format in FORMATS.values():
+        for key in [key for key in tensors if key.endswith(format.up)]:
+            name = key.removesuffix(format.up)
+            names = {key, name + format.down} | ({name + format.alpha} if format.alpha else set())
+            if not names <= left:
+                break
+            left -= names
+            up, down = tensors[key], tensors[name + format.down]
+            alpha = float(tensors[name + format.alpha]) if format.alpha else len(down)
+            own = Rows(_without_component(name), 0, len(up))
+            yield layers.get(name, own), down, up, alpha / len(down)
+    if left or not tensors:
+        raise CheckpointError(
+            f"{path}: not a LoRA file of a format we read ({sorted(FORMATS)}); "
+            f"{f'unexpected tensor {min(left)}' if left else 'it is empty'}"
+        )
+
+
+def _without_component(name: str) -> str:
+    component, _, layer = name.partition(".")
+    return layer if component in COMPONENTS else name
+
+
+def preset_of(config: SePPOConfig) -> str:
+    """The first preset whose own choices are all in `config`; `custom` if there is none."""
+    settings = config.as_dict()
+    for name, sections in PRESETS.items():
+        if all(settings[part] | values == settings[part] for part, values in sections.items()):
+            return name
+    return "custom"
+
+
+def describe(
+    about: Mapping[str, Any], name: str, step: int, strength: float = 1.0
+) -> dict[str, str]:
+    """What a file of the run `name` says about itself; `about` is its run.json, `step` the weights'.
+
+    `modelspec.*` and `ss_*` are names that model browsers read; everything else is under `seppo.*`.
+    """
+    config = from_dict(SePPOConfig, about["config"])
+    preset = preset_of(config)
+    base_name = str(about.get("base_name") or "an unnamed model")
+    return {
+        "modelspec.title": f"{name}, step {step}",
+        "modelspec.date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "modelspec.description": (
+            f"Low-rank weights for {base_name}, trained by SePPO (Semi-Policy Preference "
+            f"Optimization, preset {preset}) for {step} steps on winning images"
+        ),
+        "ss_output_name": name,
+        "ss_sd_model_name": base_name,
+        "ss_network_dim": str(config.lora.rank),
+        "ss_network_alpha": repr(config.lora.scale * config.lora.rank * strength),
+        "ss_steps": str(step),
+        "seppo.version": str(about.get("version", "unknown")),
+        "seppo.run": name,
+        "seppo.step": str(step),
+        "seppo.family": str(about.get("family", "unknown")),
+        "seppo.base_name": base_name,
+        "seppo.base_hash": str(about.get("base", "unknown")),
+        "seppo.dataset_hash": str(about.get("dataset", "unknown")),
+        "seppo.method": "SePPO",
+        "seppo.preset": preset,
+        "seppo.objective": config.loss.objective,
+        "seppo.criterion": config.loss.criterion,
+        "seppo.selection": config.references.selection,
+        "seppo.strength": repr(float(strength)),
+        "seppo.settings": json.dumps(config.as_dict()),
+    }
