@@ -1,0 +1,68 @@
+"""Fixtures of a real ComfyUI: one in this process, one as a server. Without a host every file is skipped.
+
+scripts/run_tests.py runs these tests once per host, inside that host's test environment, with
+SEPPO_TEST_HOST naming its folder. Test files import ComfyUI's modules inside tests and fixtures only:
+the `host` fixture has to start it first.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+from inprocess import InProcessHost, prepare_base, start, version_at
+from over_http import HttpHost
+from thin import kinds
+
+HOST_PATH = os.environ.get("SEPPO_TEST_HOST")
+REASON = (
+    "needs a ComfyUI: put one at ~/comfy/ComfyUI or name it in COMFYUI_PATH, then "
+    "run `python scripts/run_tests.py`"
+)
+
+
+class SkippedFile(pytest.Module):
+    def collect(self):
+        pytest.skip(REASON, allow_module_level=True)
+
+
+def pytest_pycollect_makemodule(module_path: Path, parent):
+    return None if HOST_PATH else SkippedFile.from_parent(parent, path=module_path)
+
+
+@pytest.fixture(scope="session")
+def base(tmp_path_factory) -> Path:
+    """The base directory both hosts share: input, output, models, and the pack in custom_nodes."""
+    return prepare_base(tmp_path_factory.mktemp("host").resolve())
+
+
+@pytest.fixture(scope="session")
+def host(base) -> InProcessHost:
+    """The host started in this process, with the pack loaded from `seppo-for.comfyui`."""
+    return start(Path(HOST_PATH), base)
+
+
+@pytest.fixture(scope="session")
+def checkpoint(host) -> str:
+    """Name of a whole SD1.5 checkpoint for CheckpointLoaderSimple: thin UNet, CLIP-L and TAESD."""
+    return host.thin_checkpoint()
+
+
+@pytest.fixture(scope="session")
+def http_host(host, checkpoint):
+    """The host as a server of its own on a free port; it shares base directory and models."""
+    server = HttpHost.start(Path(HOST_PATH), host.base)
+    yield server
+    server.stop()
+
+
+def pytest_generate_tests(metafunc):
+    """A test that takes `kind` runs for every architecture this host release can load."""
+    chosen = [mark.args[0] for mark in metafunc.definition.iter_markers("parametrize")]
+    if (
+        "kind" in metafunc.fixturenames
+        and HOST_PATH
+        and not any("kind" in names for names in chosen)
+    ):
+        metafunc.parametrize("kind", kinds(version_at(Path(HOST_PATH))))
