@@ -6,6 +6,8 @@ from .loss import CRITERIA, DenoisingErrors, LossTerms, seppo_loss
 from .references import SELECTIONS, ReferencePool
 from .trainer import StepReport, train
 
+__version__ = "0.1.0"
+
 __all__ = [
     "CRITERIA",
     "SELECTIONS",

@@ -118,6 +118,11 @@ class OptimizerConfig:
         for name in ("learning_rate", "weight_decay", "clip"):
             value = getattr(self, name)
             _require(value >= 0, f"optimizer.{name} must not be negative, got {value}")
+        _require(
+            self.name != "prodigy" or self.learning_rate >= 0.1,
+            "optimizer 'prodigy' finds its own rate; optimizer.learning_rate multiplies it and should "
+            f"be 1.0, got {self.learning_rate}",
+        )
         _require(0 <= self.warmup < 1, f"optimizer.warmup must lie in [0, 1), got {self.warmup}")
 
 
@@ -223,7 +228,9 @@ def apply_preset(name: str, settings: dict[str, Any]) -> dict[str, Any]:
 def from_dict(cls: type, values: dict[str, Any], path: str = "") -> Any:
     """Build the frozen dataclass `cls` from plain JSON values, naming what does not fit by its path."""
     if not isinstance(values, dict):
-        raise ConfigError(f"{path or 'configuration'}: expected a JSON object, got {values!r}")
+        raise ConfigError(
+            f"{path.rstrip('.') or 'configuration'}: expected a JSON object, got {values!r}"
+        )
     hints = typing.get_type_hints(cls)
     unknown = sorted(set(values) - set(hints))
     if unknown:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from ..config import ComputeConfig, ReferenceConfig, SePPOConfig
 from ..data import Conditioning, EncodedDataset
+from ..lora import LoRA
 
 
 class Denoiser(Protocol):
@@ -25,6 +26,10 @@ class Denoiser(Protocol):
     """where the LoRA's paths go; names of its layers are the LoRA's names"""
     device: torch.device
     """where the network computes inside a session"""
+    compute_dtype: torch.dtype
+    """arithmetic of the forwards inside a session; the trainer scales the loss where it is float16"""
+    lora: LoRA | None
+    """the policy's weights: set by the trainer, kept after it for sampling and export"""
     family: str
     """`comfy` or `diffusers`: which key format its LoRA files have"""
 
@@ -33,6 +38,9 @@ class Denoiser(Protocol):
 
     def identity(self) -> str:
         """A hash over base weights and patches: the same for the same network, whatever holds it."""
+
+    def base_name(self) -> str:
+        """What the base model is called, for run.json and file metadata."""
 
     def session(self, compute: ComputeConfig) -> AbstractContextManager[None]:
         """Load the network for training; afterwards it is as before, whatever happened inside."""

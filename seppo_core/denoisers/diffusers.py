@@ -1,0 +1,321 @@
+"""Networks from the diffusers library, driven by their own noise schedules and solvers."""
+
+import inspect
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..config import ComputeConfig, ReferenceConfig, SePPOConfig
+from ..data import Conditioning, EncodedDataset
+from ..errors import ConfigError, DatasetError, UnsupportedModelError
+from ..identity import digest_tensors
+from ..lora import LoRA
+from ..randomness import isolated_global_rng
+
+Batch = dict[str, Tensor]
+
+
+def call_unet(network: nn.Module, x: Tensor, timestep: Tensor, cond: Batch) -> Tensor:
+    """UNet2DConditionModel; `pooled` and `time_ids` are SDXL's."""
+    added = {}
+    if "pooled" in cond:
+        added["text_embeds"] = cond["pooled"]
+    if "time_ids" in cond:
+        added["time_ids"] = cond["time_ids"]
+    return network(x, timestep, cond["embeds"], added_cond_kwargs=added or None, return_dict=False)[
+        0
+    ]
+
+
+def call_sd3(network: nn.Module, x: Tensor, timestep: Tensor, cond: Batch) -> Tensor:
+    return network(
+        x,
+        encoder_hidden_states=cond["embeds"],
+        pooled_projections=cond["pooled"],
+        timestep=timestep,
+        return_dict=False,
+    )[0]
+
+
+@dataclass(frozen=True)
+class Architecture:
+    call: Callable[[nn.Module, Tensor, Tensor, Batch], Tensor]
+    """(network, x [B, ...], timestep [B], conditioning) -> raw prediction [B, ...]"""
+    required: tuple[str, ...]
+    """what a conditioning must hold"""
+
+
+ARCHITECTURES: dict[str, Architecture] = {
+    "UNet2DConditionModel": Architecture(call_unet, ("embeds",)),
+    "SD3Transformer2DModel": Architecture(call_sd3, ("embeds", "pooled")),
+}
+"""By class name of the network."""
+
+
+def epsilon(x0: Tensor, noise: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
+    return noise
+
+
+def v_prediction(x0: Tensor, noise: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
+    return alpha * noise - sigma * x0
+
+
+def flow(x0: Tensor, noise: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
+    return noise - x0
+
+
+TARGETS: dict[str, Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]] = {
+    "epsilon": epsilon,
+    "v_prediction": v_prediction,
+    "flow": flow,
+}
+"""What the network predicts, for noisy = alpha * x0 + sigma * noise."""
+
+
+def _solver(class_name: str, scheduler: Any, **changes: Any) -> Any:
+    import diffusers
+
+    return getattr(diffusers, class_name).from_config(scheduler.config, **changes)
+
+
+def dpmpp_2m(scheduler: Any, is_flow: bool, karras: bool) -> Any:
+    changes: dict[str, Any] = {"use_karras_sigmas": karras}
+    if is_flow:
+        shift = getattr(scheduler.config, "shift", 1.0)
+        changes |= {
+            "use_flow_sigmas": True,
+            "prediction_type": "flow_prediction",
+            "flow_shift": shift,
+        }
+    return _solver("DPMSolverMultistepScheduler", scheduler, **changes)
+
+
+def ddim(scheduler: Any, is_flow: bool, karras: bool) -> Any:
+    if is_flow:
+        raise ConfigError("references.sampler 'ddim' does not fit a flow model; use 'euler'")
+    return _solver("DDIMScheduler", scheduler, clip_sample=False)
+
+
+def euler(scheduler: Any, is_flow: bool, karras: bool) -> Any:
+    if is_flow:
+        return _solver("FlowMatchEulerDiscreteScheduler", scheduler)
+    return _solver("EulerDiscreteScheduler", scheduler, use_karras_sigmas=karras)
+
+
+def euler_ancestral(scheduler: Any, is_flow: bool, karras: bool) -> Any:
+    if is_flow:
+        raise ConfigError(
+            "references.sampler 'euler_ancestral' does not fit a flow model; use 'euler'"
+        )
+    return _solver("EulerAncestralDiscreteScheduler", scheduler)
+
+
+SAMPLERS: dict[str, Callable[[Any, bool, bool], Any]] = {
+    "dpmpp_2m": dpmpp_2m,
+    "ddim": ddim,
+    "euler": euler,
+    "euler_ancestral": euler_ancestral,
+}
+"""ComfyUI's names for diffusers' schedulers."""
+SPACINGS = ("normal", "karras")
+
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+class DiffusersDenoiser:
+    """A diffusers network as a `Denoiser` (see the protocol).
+
+    `scheduler` is any diffusers scheduler of the model: its config gives the noise schedule. Latents are
+    scaled as (x - latent_shift) * latent_scale. A conditioning is a dict of tensors without batch
+    dimension: `embeds` [T, C], where the network takes them `pooled` [C] and `time_ids` [6]; `negative`
+    is one of these. UnsupportedModelError lists the architectures.
+    """
+
+    family = "diffusers"
+
+    def __init__(
+        self,
+        network: nn.Module,
+        scheduler: Any,
+        *,
+        negative: dict[str, Tensor] | None = None,
+        latent_scale: float = 1.0,
+        latent_shift: float = 0.0,
+        device: torch.device | str | None = None,
+        name: str = "",
+    ) -> None:
+        kind = type(network).__name__
+        if kind not in ARCHITECTURES:
+            raise UnsupportedModelError(
+                f"{kind} is not among the diffusers architectures handled: {sorted(ARCHITECTURES)}"
+            )
+        self.network = network
+        self.architecture = ARCHITECTURES[kind]
+        self.scheduler = scheduler
+        self.negative = negative
+        self.latent_scale, self.latent_shift = latent_scale, latent_shift
+        self.name = name or kind
+        self.device = torch.device(device or next(network.parameters()).device)
+        self.compute_dtype = next(network.parameters()).dtype
+        self.lora: LoRA | None = None
+        self.is_flow = not hasattr(scheduler, "alphas_cumprod")
+        if self.is_flow:
+            sigma = scheduler.sigmas[: scheduler.config.num_train_timesteps].flip(0).float().cpu()
+            alpha = 1 - sigma
+            prediction = "flow"
+            self._timesteps = sigma * scheduler.config.num_train_timesteps
+        else:
+            bar = scheduler.alphas_cumprod.float().cpu()
+            alpha, sigma = bar.sqrt(), (1 - bar).sqrt()
+            prediction = scheduler.config.prediction_type
+            self._timesteps = torch.arange(len(bar))
+        if prediction not in TARGETS:
+            raise UnsupportedModelError(
+                f"prediction type {prediction!r} is not among those handled: {sorted(TARGETS)}"
+            )
+        self.target = TARGETS[prediction]
+        self._alpha, self._sigma = alpha, sigma
+
+    def identity(self) -> str:
+        return digest_tensors(sorted(self.network.state_dict().items()))
+
+    def base_name(self) -> str:
+        return self.name
+
+    def check(self, dataset: EncodedDataset, config: SePPOConfig) -> None:
+        references = config.references
+        if config.draws_samples or config.run.preview_every:
+            self._make_solver(references)
+        if references.guidance_scale != 1.0 and self.negative is None and config.draws_samples:
+            raise ConfigError(
+                f"references.guidance_scale={references.guidance_scale} needs a negative "
+                "conditioning; give one or set it to 1"
+            )
+        self._dtype(config.compute)
+        channels = self.network.config.in_channels
+        for index, shape in enumerate(dataset.item_shapes):
+            if len(shape) != 3 or shape[0] != channels:
+                raise DatasetError(
+                    f"winner {index}: latents {shape} do not fit the network, which takes "
+                    f"({channels}, height, width); encode the winners with this model's own VAE"
+                )
+        example = dataset[0]
+        missing = [key for key in self.architecture.required if key not in example.cond]
+        if missing:
+            raise DatasetError(
+                f"winner 0 ({example.caption!r}): its conditioning lacks {missing}; "
+                f"{type(self.network).__name__} takes {list(self.architecture.required)}"
+            )
+
+    def _dtype(self, compute: ComputeConfig) -> torch.dtype:
+        stored = next(self.network.parameters()).dtype
+        if compute.precision == "auto":
+            wants_bf16 = self.device.type == "cuda" and torch.cuda.is_bf16_supported()
+            return torch.bfloat16 if wants_bf16 and stored == torch.float32 else stored
+        dtype = DTYPES[compute.precision]
+        if stored not in (dtype, torch.float32):
+            raise ConfigError(
+                f"compute.precision={compute.precision} does not fit a network stored in {stored}; "
+                "load it in float32 or choose its own precision"
+            )
+        return dtype
+
+    @contextmanager
+    def session(self, compute: ComputeConfig) -> Iterator[None]:
+        network = self.network
+        home = next(network.parameters()).device
+        frozen = {name: p.requires_grad for name, p in network.named_parameters()}
+        training = network.training
+        dtype_before, self.compute_dtype = self.compute_dtype, self._dtype(compute)
+        try:
+            network.to(self.device).eval().requires_grad_(False)
+            self._tables = tuple(t.to(self.device) for t in (self._alpha, self._sigma))
+            if compute.gradient_checkpointing:
+                network.enable_gradient_checkpointing()
+            yield
+        finally:
+            if compute.gradient_checkpointing:
+                network.disable_gradient_checkpointing()
+            for name, parameter in network.named_parameters():
+                parameter.requires_grad_(frozen[name])
+            network.train(training).to(home)
+            self.compute_dtype = dtype_before
+
+    def scale_latents(self, latents: Tensor) -> Tensor:
+        latents = latents.to(self.device, torch.float32, non_blocking=True)
+        return (latents - self.latent_shift) * self.latent_scale
+
+    def levels(self, uniform: Tensor) -> Tensor:
+        """Indices into the training schedule, counted from the least noise."""
+        return (uniform * len(self._sigma)).long()
+
+    def prepare(self, conds: Sequence[Conditioning], shape: tuple[int, ...]) -> Batch:
+        return {
+            key: torch.stack([cond[key] for cond in conds]).to(self.device, non_blocking=True)
+            for key in conds[0]
+        }
+
+    def predict(self, x: Tensor, timestep: Tensor, cond: Batch) -> Tensor:
+        """The network's raw output, float32."""
+        stored = next(self.network.parameters()).dtype
+        needs_autocast = self.compute_dtype != stored
+        with torch.autocast(self.device.type, self.compute_dtype, enabled=needs_autocast):
+            inputs = {key: value.to(stored) for key, value in cond.items()}
+            return self.architecture.call(self.network, x.to(stored), timestep, inputs).float()
+
+    def errors(self, latents: Tensor, noise: Tensor, levels: Tensor, prepared: Batch) -> Tensor:
+        timestep = self._timesteps[levels].to(self.device, non_blocking=True)
+        noise = noise.to(self.device, non_blocking=True)
+        levels = levels.to(self.device, non_blocking=True)
+        ones = (1,) * (latents.ndim - 1)
+        alpha, sigma = (table[levels].view(-1, *ones) for table in self._tables)
+        noisy = alpha * latents + sigma * noise
+        target = self.target(latents, noise, alpha, sigma)
+        return (self.predict(noisy, timestep, prepared) - target).square().flatten(1).mean(1)
+
+    def _make_solver(self, sampling: ReferenceConfig) -> Any:
+        for what, value, choices in (
+            ("sampler", sampling.sampler, tuple(SAMPLERS)),
+            ("scheduler", sampling.scheduler, SPACINGS),
+        ):
+            if value not in choices:
+                raise ConfigError(
+                    f"references.{what}: unknown {value!r}; choose from {sorted(choices)}"
+                )
+        make = SAMPLERS[sampling.sampler]
+        return make(self.scheduler, self.is_flow, sampling.scheduler == "karras")
+
+    @torch.no_grad()
+    def sample(
+        self,
+        conds: Sequence[Conditioning],
+        noise: Tensor,
+        sampling: ReferenceConfig,
+        seed: int,
+    ) -> Tensor:
+        solver = self._make_solver(sampling)
+        solver.set_timesteps(sampling.sampling_steps, device=self.device)
+        guided = sampling.guidance_scale != 1.0
+        cond = self.prepare(conds, tuple(noise.shape[1:]))
+        if guided:
+            negative = self.prepare([self.negative] * len(conds), tuple(noise.shape[1:]))
+            cond = {key: torch.cat([negative[key], cond[key]]) for key in cond}
+        x = noise.to(self.device) * getattr(solver, "init_noise_sigma", 1.0)
+        accepts = inspect.signature(solver.step).parameters
+        extra = {}
+        if "generator" in accepts:
+            extra["generator"] = torch.Generator().manual_seed(seed)
+        with isolated_global_rng(seed):
+            for timestep in solver.timesteps:
+                scaled = x if self.is_flow else solver.scale_model_input(x, timestep)
+                both = torch.cat([scaled, scaled]) if guided else scaled
+                raw = self.predict(both, timestep.expand(len(both)), cond)
+                if guided:
+                    unconditional, conditional = raw.chunk(2)
+                    raw = unconditional + sampling.guidance_scale * (conditional - unconditional)
+                x = solver.step(raw, timestep, x, **extra, return_dict=False)[0]
+        return x.float()

@@ -1,0 +1,434 @@
+"""The training loop: `train` yields a report after every optimizer step and owns nothing of its host.
+
+One window of R steps has one reference, one batch of winners and one bank of samples that this reference
+drew for them; every step has its own noise and levels, shared by winner and sample, by policy and
+reference. Every random number derives from (seed, step or window, rank, index of the winner).
+"""
+
+import math
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+
+from .batches import BatchPlan
+from .checkpoint import Run, TrainingState, check_writable, differences
+from .config import SePPOConfig
+from .data import EncodedDataset
+from .denoisers import Denoiser
+from .errors import CheckpointError, DatasetError, NonFiniteLossError
+from .export import describe, load_lora, save_run_weights
+from .lora import LoRA, Slot
+from .loss import DenoisingErrors, seppo_loss
+from .optim import (
+    evaluation_weights,
+    learning_rate,
+    load_optimizer_state,
+    make_optimizer,
+    optimizer_state,
+)
+from .randomness import derived_seed, generator, normal
+from .references import ReferencePool, Snapshot
+
+FIRST_LOSS_SCALE = 2.0**12
+STEPS_TO_DOUBLE_SCALE = 200
+
+
+@dataclass(frozen=True)
+class StepReport:
+    """One optimizer step. Means over its winners; a mean over nothing is None."""
+
+    step: int
+    """counted from 1"""
+    loss: float
+    winner_margin: float | None
+    sample_margin_losing: float | None
+    sample_margin_winning: float | None
+    flip_rate: float | None
+    """share of samples that are not pushed away (role <= 0)"""
+    implicit_accuracy: float | None
+    """share of logits above 0, ties counted half"""
+    policy_error: float
+    """denoising error of the policy on the winners"""
+    reference_error: float | None
+    grad_norm: float
+    lr: float
+    reference_step: int | None
+    """the pool entry that was the reference"""
+    seconds: float
+    steps: int = field(metadata={"logged": False})
+    """how many the run will have"""
+    preview: Tensor | None = field(default=None, metadata={"logged": False})
+    """latents [1, ...] to look at: the newest reference sample, or one of the policy's own"""
+    caption: str = field(default="", metadata={"logged": False})
+    """of the preview"""
+
+    def metrics(self) -> dict[str, Any]:
+        """The line of metrics.jsonl."""
+        return {
+            f.name: getattr(self, f.name) for f in fields(self) if f.metadata.get("logged", True)
+        }
+
+
+@dataclass
+class Window:
+    """What the steps of one window share."""
+
+    index: int
+    positions: list[int]
+    winners: Tensor
+    """[N, ...], in the network's scale, on the device"""
+    samples: Tensor | None
+    """[N, ...]: drawn by the reference, or the losing images; None for SFT"""
+    reference: Snapshot | None
+    slot: Slot | None
+
+
+def run_description(
+    policy: Denoiser, dataset: EncodedDataset, config: SePPOConfig
+) -> dict[str, Any]:
+    """What run.json says: two runs are the same run if they agree here (see checkpoint.differences)."""
+    import hashlib
+
+    from . import __version__
+
+    initial = config.run.initial_weights
+    digest = hashlib.sha256(Path(initial).read_bytes()).hexdigest() if initial else None
+    return {
+        "version": __version__,
+        "family": policy.family,
+        "base": policy.identity(),
+        "base_name": policy.base_name(),
+        "dataset": dataset.identity,
+        "winners": len(dataset),
+        "initial": digest,
+        "config": asdict(config),
+    }
+
+
+def train(policy: Denoiser, dataset: EncodedDataset, config: SePPOConfig) -> Iterator[StepReport]:
+    """Align `policy` to the winners; continue the run directory if it holds this very run.
+
+    Everything a user can get wrong is raised here, before the first step is asked for: nothing is moved
+    or written yet. Closing the iterator saves what was reached and restores the host's model; the
+    aligned weights stay in `policy.lora`.
+    """
+    if config.loss.paired and not dataset.paired:
+        raise DatasetError(
+            "training on pairs (preset dpo) needs a losing image for every winner; "
+            "give losing images or choose another preset"
+        )
+    policy.check(dataset, config)
+    make_optimizer([torch.nn.Parameter(torch.zeros(1))], config.optimizer)  # is its package there?
+    about = run_description(policy, dataset, config)
+    run = Run(config.run.directory) if config.run.directory else None
+    if run is not None:
+        check_writable(run.directory)
+        if run.exists() and (changed := differences(run.about(), about)):
+            raise CheckpointError(
+                f"{run.directory} holds another run: {', '.join(changed)} differ. "
+                "Choose another run directory, or set these as they were"
+            )
+    return _steps(policy, dataset, config, about, run)
+
+
+def _steps(
+    policy: Denoiser,
+    dataset: EncodedDataset,
+    config: SePPOConfig,
+    about: dict[str, Any],
+    run: Run | None,
+) -> Iterator[StepReport]:
+    state = run.state() if run is not None and run.exists() else None
+    with policy.session(config.compute):
+        trainer = Trainer(policy, dataset, config, about, run)
+        trainer.start(state)
+        try:
+            with trainer.lora.attached():
+                while trainer.step < config.steps:
+                    yield trainer.advance()
+        finally:
+            trainer.save()
+
+
+class Trainer:
+    """The state of a run inside a session and the one step that moves it."""
+
+    def __init__(
+        self,
+        policy: Denoiser,
+        dataset: EncodedDataset,
+        config: SePPOConfig,
+        about: dict[str, Any],
+        run: Run | None,
+    ) -> None:
+        self.policy, self.dataset, self.config = policy, dataset, config
+        self.about, self.run = about, run
+        self.rank = 0
+        self.step = self.saved_step = 0
+        self.plan = BatchPlan(dataset.shapes, config.winners_per_step, config.seed)
+        self.lora = policy.lora = LoRA(policy.network, config.lora, config.seed, policy.device)
+        self.parameters = self.lora.parameters()
+        self.optimizer: Optimizer = make_optimizer(self.parameters, config.optimizer)
+        self.loss_scale = FIRST_LOSS_SCALE if policy.compute_dtype == torch.float16 else 1.0
+        self.good_steps = 0
+        self.window: Window | None = None
+
+    def start(self, state: TrainingState | None) -> None:
+        """From the beginning, from given weights, or from where the run stood."""
+        if state is not None:
+            self.lora.load(state.weights)
+            load_optimizer_state(self.optimizer, state.optimizer_tensors, state.optimizer_json)
+            self.pool = ReferencePool(state.pool[0], self.config.references.capacity)
+            self.pool.entries = list(state.pool)
+            self.step = self.saved_step = state.step
+            self.loss_scale, self.good_steps = state.loss_scale, state.good_steps
+        else:
+            if self.config.run.initial_weights:
+                self.lora.load(load_lora(Path(self.config.run.initial_weights))[0])
+            self.pool = ReferencePool(
+                Snapshot(0, self.lora.state()), self.config.references.capacity
+            )
+        if self.run is not None:
+            if self.run.exists():
+                about = self.run.about()
+                self.run.write_about({**about, "config": self.about["config"]})
+                self.run.truncate_metrics(self.step)
+            else:
+                self.run.create(self.about)
+
+    def advance(self) -> StepReport:
+        """One optimizer step, its bookkeeping, and what it was like."""
+        started = time.perf_counter()
+        step = self.step + 1
+        self._enter_window((step - 1) // self.config.window)
+        lr = learning_rate(self.config.optimizer, step, self.config.steps)
+        for group in self.optimizer.param_groups:
+            group["lr"] = lr
+        statistics = self._accumulate(step)
+        self.optimizer.step()
+        self.step = step
+        self._grow_loss_scale()
+        self._snapshot()
+        preview, caption = self._preview(step)
+        report = StepReport(
+            step=step,
+            **statistics,
+            lr=lr,
+            reference_step=self.window.reference.step if self.window.reference else None,
+            seconds=time.perf_counter() - started,
+            steps=self.config.steps,
+            preview=preview,
+            caption=caption,
+        )
+        if self.run is not None:
+            self.run.append_metrics(report.metrics())
+        if step % self.config.run.checkpoint_every == 0:
+            self.save()
+        return report
+
+    def _enter_window(self, index: int) -> None:
+        if self.window is not None and self.window.index == index:
+            return
+        config, policy = self.config, self.policy
+        positions = self.plan.batch(index)
+        examples = [self.dataset[position] for position in positions]
+        winners = policy.scale_latents(torch.stack([example.latents for example in examples]))
+        reference, slot, samples = None, None, None
+        if config.loss.objective == "preference":
+            choice = generator(config.seed, "reference", index)  # the same on every rank
+            reference = self.pool.select(config.references.selection, choice)
+            slot = self.lora.slot(reference.weights)
+            if config.loss.paired:
+                losing = torch.stack([example.losing for example in examples])
+                samples = policy.scale_latents(losing)
+            else:
+                with self.lora.using(slot):
+                    samples = self._draw([e.cond for e in examples], winners.shape[1:], index)
+        self.window = Window(index, positions, winners, samples, reference, slot)
+
+    @torch.no_grad()
+    def _draw(self, conds: list[Any], shape: torch.Size, window: int) -> Tensor:
+        """One sample per conditioning from the active slot, [N, ...]; stays latent."""
+        references, seed = self.config.references, self.config.seed
+        drawn = []
+        for first in range(0, len(conds), references.batch_size):
+            part = conds[first : first + references.batch_size]
+            keys = [(seed, window, self.rank, "sample", first + i) for i in range(len(part))]
+            noise = torch.stack([normal(tuple(shape), *key) for key in keys])
+            drawn.append(self.policy.sample(part, noise, references, derived_seed(*keys[0])))
+        return torch.cat(drawn)
+
+    def _accumulate(self, step: int) -> dict[str, float | None]:
+        """Gradients of one optimizer step, clipped; the step's statistics.
+
+        NonFiniteLossError if loss or gradient is not finite; nothing was applied then. Under float16 the
+        same step is tried again with half the loss scale first.
+        """
+        size = self.config.batch_size
+        while True:
+            self.optimizer.zero_grad(set_to_none=True)
+            parts = [
+                self._micro_batch(step, range(first, first + size))
+                for first in range(0, self.config.winners_per_step, size)
+            ]
+            norm = self._clip()
+            columns = torch.cat(parts, dim=1).cpu()  # the step's one wait for the device
+            grad_norm = float(norm)
+            if math.isfinite(grad_norm) and bool(columns[0].isfinite().all()):
+                return {**statistics(columns), "grad_norm": grad_norm}
+            if self.loss_scale <= 1.0:
+                raise NonFiniteLossError(
+                    f"step {step}: loss or gradient is not finite, the step was not applied. Lower "
+                    "the learning rate or beta, or compute in bf16 or fp32; the run stands at step "
+                    f"{self.step}"
+                )
+            self.loss_scale /= 2
+            self.good_steps = 0
+
+    def _micro_batch(self, step: int, indices: range) -> Tensor:
+        """Add the gradient of some of the step's winners; returns their statistics [7, B], detached.
+
+        Rows: loss, role, logits, winner margin, sample margin, policy error, reference error.
+        """
+        config, policy, window = self.config, self.policy, self.window
+        assert window is not None
+        conds = [self.dataset[window.positions[i]].cond for i in indices]
+        latents = window.winners[indices.start : indices.stop]
+        shape = tuple(latents.shape[1:])
+        keys = [(config.seed, step, self.rank) for _ in indices]
+        noise = torch.stack(
+            [normal(shape, *key, "noise", i) for key, i in zip(keys, indices, strict=True)]
+        )
+        uniform = torch.cat(
+            [
+                torch.rand(1, generator=generator(*key, "level", i))
+                for key, i in zip(keys, indices, strict=True)
+            ]
+        )
+        levels = policy.levels(uniform)
+        weight = self.loss_scale / config.winners_per_step
+
+        if window.samples is None:
+            prepared = policy.prepare(conds, shape)
+            errors = policy.errors(latents, noise, levels, prepared)
+            (errors.sum() * weight).backward()
+            error = errors.detach()
+            unknown = torch.full_like(error, math.nan)
+            return torch.stack([error, *[unknown] * 4, error, unknown])
+
+        samples = window.samples[indices.start : indices.stop]
+        both = torch.cat([latents, samples])
+        noise, levels = torch.cat([noise, noise]), torch.cat([levels, levels])
+        prepared = policy.prepare([*conds, *conds], shape)
+        with torch.no_grad(), self.lora.using(window.slot):
+            reference = DenoisingErrors(*policy.errors(both, noise, levels, prepared).chunk(2))
+        current = DenoisingErrors(*policy.errors(both, noise, levels, prepared).chunk(2))
+        terms = seppo_loss(
+            current,
+            reference,
+            beta=config.loss.beta,
+            criterion=config.loss.criterion,
+            loser_weight=config.loss.loser_weight,
+        )
+        (terms.loss.sum() * weight).backward()
+        rows = (
+            terms.loss,
+            terms.role,
+            terms.logits,
+            terms.winner_margin,
+            terms.sample_margin,
+            current.winner,
+            reference.winner,
+        )
+        return torch.stack([row.detach() for row in rows])
+
+    def _clip(self) -> Tensor:
+        """Undo the loss scale, clip, and return the norm before clipping, on the device."""
+        gradients = [p.grad for p in self.parameters if p.grad is not None]
+        if self.loss_scale != 1.0:
+            torch._foreach_mul_(gradients, 1 / self.loss_scale)
+        norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients)))
+        if self.config.optimizer.clip > 0:
+            torch._foreach_mul_(gradients, (self.config.optimizer.clip / norm).clamp(max=1.0))
+        return norm
+
+    def _grow_loss_scale(self) -> None:
+        if self.policy.compute_dtype == torch.float16:
+            self.good_steps += 1
+            if self.good_steps == STEPS_TO_DOUBLE_SCALE:
+                self.loss_scale, self.good_steps = self.loss_scale * 2, 0
+
+    def _snapshot(self) -> None:
+        """Add the policy to the pool at the end of the window in which a multiple of N steps fell.
+
+        Never inside a window: the reference that drew a bank stays until the bank is used up.
+        """
+        every = self.config.references.snapshot_every
+        window_ends = self.step % self.config.window == 0
+        if window_ends and self.step // every > self.pool.entries[-1].step // every:
+            self.pool.add(Snapshot(self.step, self.evaluated_weights()))
+
+    def evaluated_weights(self) -> dict[str, Tensor]:
+        """The policy's weights as they are to be used."""
+        with evaluation_weights(self.optimizer, self.parameters):
+            return self.lora.state()
+
+    def _preview(self, step: int) -> tuple[Tensor | None, str]:
+        every = self.config.run.preview_every
+        if not every or step % every:
+            return None, ""
+        window = self.window
+        caption = self.dataset[window.positions[0]].caption
+        if self.config.draws_samples:
+            return window.samples[:1], caption
+        example = self.dataset[0]
+        return self._draw([example.cond], window.winners.shape[1:], 0), example.caption
+
+    def save(self) -> None:
+        """Write the run's state if it moved since the last time."""
+        if self.run is None or self.step == self.saved_step:
+            return
+        tensors, text = optimizer_state(self.optimizer)
+        state = TrainingState(
+            step=self.step,
+            weights=self.lora.state(),
+            optimizer_tensors=tensors,
+            optimizer_json=text,
+            pool=self.pool.entries,
+            loss_scale=self.loss_scale,
+            good_steps=self.good_steps,
+        )
+        weights = self.evaluated_weights()
+        metadata = describe(self.run.about(), self.run.name, self.step)
+        self.run.save(
+            state,
+            lambda path: save_run_weights(path, weights, self.config.lora, metadata),
+        )
+        self.saved_step = self.step
+
+
+def statistics(columns: Tensor) -> dict[str, float | None]:
+    """Means over the step's winners from the rows of `_micro_batch`, [7, N]; NaN rows are unknown."""
+    loss, role, logits, winner_margin, sample_margin, policy_error, reference_error = columns
+
+    def mean(values: Tensor) -> float | None:
+        return float(values.mean()) if values.numel() and not values.isnan().any() else None
+
+    known = not bool(role.isnan().any())
+    accuracy = (logits > 0).float() + (logits == 0).float() / 2
+    return {
+        "loss": float(loss.mean()),
+        "winner_margin": mean(winner_margin),
+        "sample_margin_losing": mean(sample_margin[role > 0]),
+        "sample_margin_winning": mean(sample_margin[role < 0]),
+        "flip_rate": mean((role <= 0).float()) if known else None,
+        "implicit_accuracy": mean(accuracy) if known else None,
+        "policy_error": float(policy_error.mean()),
+        "reference_error": mean(reference_error),
+    }
