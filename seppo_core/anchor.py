@@ -1,0 +1,205 @@
+"""What the anchor criterion sees: the winners' margins over noise levels, and the verdict on samples.
+
+The same quantities as in training, on a fixed grid of noise levels with several noise draws each, so that
+the picture is stable. Drawing the picture is plots.py's.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from .config import ReferenceConfig
+from .data import EncodedDataset
+from .denoisers import Denoiser
+from .errors import DatasetError
+from .lora import LoRA, Slot
+from .loss import make_criterion
+from .randomness import derived_seed, normal
+
+OnCall = Callable[[int, int], None]
+"""(calls done, calls in all): called before every network call; may raise to stop"""
+
+
+@dataclass(frozen=True)
+class Contest:
+    """The two weight sets that are compared, and the paths that switch between them."""
+
+    lora: LoRA
+    policy: Slot
+    reference: Slot | None
+    """None: the bare base"""
+
+
+@dataclass(frozen=True)
+class AnchorMap:
+    """Denoising errors of W winners at L noise levels under D noise draws each, on the CPU."""
+
+    positions: tuple[int, ...]
+    """of the winners in the dataset"""
+    captions: tuple[str, ...]
+    levels: Tensor
+    """[L], in the denoiser's own unit"""
+    policy_errors: Tensor
+    """[W, L, D]; without a contest the base's"""
+    reference_errors: Tensor | None
+    """[W, L, D]; None without a contest"""
+    roles: Tensor | None
+    """[W, L, D]: what the criterion makes of each draw; None without a contest"""
+
+    @property
+    def values(self) -> Tensor:
+        """[W, L, D]: winner margins, or the errors themselves where there is no reference."""
+        if self.reference_errors is None:
+            return self.policy_errors
+        return self.policy_errors - self.reference_errors
+
+    @property
+    def means(self) -> Tensor:
+        """[W, L]: mean over the draws of `values`."""
+        return self.values.mean(dim=-1)
+
+    @property
+    def standard_error(self) -> Tensor:
+        """[W, L], of `means`; NaN for a single draw."""
+        return self.values.std(dim=-1) / self.values.shape[-1] ** 0.5
+
+    @property
+    def flip_share(self) -> Tensor | None:
+        """[W, L]: share of draws whose sample is not pushed away (role <= 0)."""
+        return None if self.roles is None else (self.roles <= 0).float().mean(dim=-1)
+
+
+def level_positions(count: int) -> Tensor:
+    """[count] midpoints of equal parts of [0, 1)."""
+    return (torch.arange(count, dtype=torch.float32) + 0.5) / count
+
+
+def check_positions(dataset: EncodedDataset, positions: Sequence[int]) -> None:
+    """DatasetError if a winner is asked for that is not there."""
+    for position in positions:
+        if not 0 <= position < len(dataset):
+            raise DatasetError(
+                f"there is no winner {position}: the dataset counts {len(dataset)}, from 0; "
+                "choose fewer or earlier ones"
+            )
+
+
+@torch.no_grad()
+def anchor_map(
+    denoiser: Denoiser,
+    dataset: EncodedDataset,
+    positions: Sequence[int],
+    contest: Contest | None,
+    *,
+    levels: int,
+    draws: int,
+    seed: int,
+    criterion: str = "sign",
+    loser_weight: float = 0.5,
+    batch_size: int = 4,
+    on_call: OnCall = lambda done, total: None,
+) -> AnchorMap:
+    """Errors of the winners at `positions` under policy and reference, with the same noise for both.
+
+    A winner's noise depends on the seed, its position, level and draw alone, not on what else is asked
+    for. Runs inside the denoiser's session, with the contest's paths attached.
+    """
+    check_positions(dataset, positions)
+    uniform = level_positions(levels)
+    grid = [(level, draw) for level in range(levels) for draw in range(draws)]
+    sides = (None,) if contest is None else (contest.policy, contest.reference)
+    total = len(positions) * len(sides) * -(-len(grid) // batch_size)
+    calls = 0
+    errors = torch.empty(len(sides), len(positions), len(grid))
+    for row, position in enumerate(positions):
+        example = dataset[position]
+        shape = tuple(example.latents.shape)
+        latents = denoiser.scale_latents(example.latents[None])
+        for first in range(0, len(grid), batch_size):
+            part = grid[first : first + batch_size]
+            noise = torch.stack([normal(shape, seed, "anchor", position, *key) for key in part])
+            noisy_levels = denoiser.levels(uniform[[level for level, _ in part]])
+            prepared = denoiser.prepare([example.cond] * len(part), shape)
+            winners = latents.expand(len(part), *shape)
+            for side, slot in enumerate(sides):
+                on_call(calls, total)
+                calls += 1
+                found = _errors(denoiser, contest, slot, winners, noise, noisy_levels, prepared)
+                errors[side, row, first : first + len(part)] = found.float().cpu()
+    errors = errors.unflatten(-1, (levels, draws))
+    roles = None
+    if contest is not None:
+        roles = make_criterion(criterion)(errors[1] - errors[0], loser_weight)
+    return AnchorMap(
+        positions=tuple(positions),
+        captions=tuple(dataset[position].caption for position in positions),
+        levels=denoiser.levels(uniform).float().cpu(),
+        policy_errors=errors[0],
+        reference_errors=None if contest is None else errors[1],
+        roles=roles,
+    )
+
+
+def _errors(
+    denoiser: Denoiser, contest: Contest | None, slot: Slot | None, *inputs: Tensor
+) -> Tensor:
+    if contest is None:
+        return denoiser.errors(*inputs)
+    with contest.lora.using(slot):
+        return denoiser.errors(*inputs)
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """A reference sample and what the criterion would do with it over the grid of levels and draws."""
+
+    sample: Tensor
+    """[C, ...] latents in the network's scale"""
+    losing: float
+    """share of the grid where it is pushed away; the three shares sum to 1"""
+    learned: float
+    left_out: float
+
+    @property
+    def word(self) -> str:
+        """What happens to it most often; a tie goes to the milder."""
+        shares = {
+            "left out": self.left_out,
+            "is learned from": self.learned,
+            "loses": self.losing,
+        }
+        return max(shares, key=shares.__getitem__)
+
+
+@torch.no_grad()
+def verdicts(
+    denoiser: Denoiser,
+    dataset: EncodedDataset,
+    anchors: AnchorMap,
+    contest: Contest,
+    sampling: ReferenceConfig,
+    seed: int,
+    on_call: OnCall = lambda done, total: None,
+) -> list[Verdict]:
+    """One sample per winner of `anchors`, drawn by the reference for the winner's own conditioning."""
+    assert anchors.roles is not None
+    found = []
+    for row, position in enumerate(anchors.positions):
+        on_call(row, len(anchors.positions))
+        example = dataset[position]
+        key = (seed, "anchor", position, "sample")
+        noise = normal((1, *example.latents.shape), *key)
+        with contest.lora.using(contest.reference):
+            sample = denoiser.sample([example.cond], noise, sampling, derived_seed(*key))
+        roles = anchors.roles[row]
+        found.append(
+            Verdict(
+                sample=sample[0].float().cpu(),
+                losing=float((roles > 0).float().mean()),
+                learned=float((roles < 0).float().mean()),
+                left_out=float((roles == 0).float().mean()),
+            )
+        )
+    return found

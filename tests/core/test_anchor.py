@@ -1,0 +1,153 @@
+"""The grid behind the anchor preview: its numbers, its stability, and the verdict on samples."""
+
+import pytest
+import torch
+
+from seppo_core.anchor import AnchorMap, Contest, Verdict, anchor_map, level_positions, verdicts
+from seppo_core.config import ComputeConfig, LoRAConfig, ReferenceConfig
+from seppo_core.errors import ConfigError, DatasetError
+from seppo_core.lora import LoRA
+from seppo_core.randomness import normal
+
+
+@pytest.fixture
+def contest(policy):
+    """A policy with random paths against one with other random paths."""
+    lora = LoRA(policy.network, LoRAConfig(rank=2), 0, policy.device)
+    weights = {key: normal(tuple(v.shape), "p", key) * 0.3 for key, v in lora.state().items()}
+    lora.load(weights)
+    other = {key: normal(tuple(v.shape), "r", key) * 0.3 for key, v in weights.items()}
+    with policy.session(ComputeConfig()), lora.attached():
+        yield Contest(lora, lora.policy, lora.slot(other))
+
+
+def grid(policy, dataset, positions, contest, **settings) -> AnchorMap:
+    settings = {"levels": 3, "draws": 2, "seed": 7, "batch_size": 4, **settings}
+    return anchor_map(policy, dataset, positions, contest, **settings)
+
+
+@torch.no_grad()
+def test_margin_equals_errors_worked_out_one_by_one(policy, dataset, contest):
+    anchors = grid(policy, dataset, [4, 1], contest)
+    level, draw = 2, 1
+    example = dataset[1]
+    noise = normal((2, 4, 4), 7, "anchor", 1, level, draw)[None]
+    u = torch.tensor([5 / 6])  # midpoint of the last third
+    expected = []
+    for slot in (contest.policy, contest.reference):
+        with contest.lora.using(slot):
+            x0 = example.latents[None] * 2  # TinyDenoiser's scale
+            raw = policy.network((1 - u) * x0 + u * noise, u, example.cond[None])
+            expected.append(((raw - (noise - x0)) ** 2).mean())
+    torch.testing.assert_close(anchors.policy_errors[1, level, draw], expected[0])
+    torch.testing.assert_close(anchors.values[1, level, draw], expected[0] - expected[1])
+    assert anchors.captions == ("winner 4", "winner 1")
+    assert torch.equal(anchors.levels, level_positions(3))
+
+
+def test_means_spread_and_flip_share_of_a_hand_made_grid():
+    """Margins (-1, 3) and (-2, -4) with the sign criterion: roles (+1, -1) and (+1, +1)."""
+    policy = torch.tensor([[[1.0, 5.0], [1.0, 0.0]]])
+    reference = torch.tensor([[[2.0, 2.0], [3.0, 4.0]]])
+    anchors = AnchorMap(
+        positions=(0,),
+        captions=("",),
+        levels=level_positions(2),
+        policy_errors=policy,
+        reference_errors=reference,
+        roles=torch.sign(reference - policy),
+    )
+    assert anchors.means.tolist() == [[1.0, -3.0]]
+    # half the difference of two draws: std = |a - b| / sqrt 2, over sqrt 2 again
+    torch.testing.assert_close(anchors.standard_error, torch.tensor([[2.0, 1.0]]))
+    assert anchors.flip_share.tolist() == [[0.5, 0.0]]
+
+
+def test_policy_against_itself_ties_exactly_everywhere(policy, dataset, contest):
+    itself = Contest(contest.lora, contest.policy, contest.lora.slot(contest.lora.state()))
+    anchors = grid(policy, dataset, [0, 3], itself)
+    assert torch.equal(anchors.means, torch.zeros(2, 3))
+    assert torch.equal(anchors.flip_share, torch.ones(2, 3))  # sign(0) = 0: nothing is pushed away
+    found = verdicts(policy, dataset, anchors, itself, ReferenceConfig(sampling_steps=2), 0)
+    assert [v.word for v in found] == ["left out", "left out"]
+    assert [v.left_out for v in found] == [1.0, 1.0]
+
+
+def test_base_as_reference_is_the_bare_network(policy, dataset, contest):
+    bare = grid(policy, dataset, [2], None)
+    with contest.lora.using(None):
+        expected = grid(policy, dataset, [2], None)
+    against_base = grid(policy, dataset, [2], Contest(contest.lora, contest.policy, None))
+    assert torch.equal(against_base.reference_errors, expected.policy_errors)
+    # with paths attached and the policy active, `None` as contest shows the active weights
+    assert torch.equal(against_base.policy_errors, bare.policy_errors)
+    assert bare.flip_share is None and torch.equal(bare.values, bare.policy_errors)
+
+
+def test_numbers_do_not_depend_on_batch_size_or_on_the_other_winners(policy, dataset, contest):
+    together = grid(policy, dataset, [0, 5], contest, batch_size=6)
+    alone = grid(policy, dataset, [5], contest, batch_size=1)
+    torch.testing.assert_close(alone.values[0], together.values[1], rtol=1e-5, atol=1e-7)
+
+
+def test_seed_changes_the_noise_and_global_random_state_does_not(policy, dataset, contest):
+    first = grid(policy, dataset, [0], contest)
+    torch.manual_seed(99)
+    assert torch.equal(grid(policy, dataset, [0], contest).values, first.values)
+    assert not torch.equal(grid(policy, dataset, [0], contest, seed=8).values, first.values)
+
+
+def test_indicator_and_sign_agree_on_what_flips(policy, dataset, contest):
+    sign = grid(policy, dataset, [0, 1], contest, draws=4)
+    indicator = grid(policy, dataset, [0, 1], contest, draws=4, criterion="indicator")
+    assert torch.equal(sign.flip_share, indicator.flip_share)
+    assert set(indicator.roles.unique().tolist()) <= {0.0, 1.0}
+    assert torch.equal(sign.roles, torch.sign(-sign.values))
+
+
+def test_verdict_counts_roles_and_the_sample_is_the_references(policy, dataset, contest):
+    anchors = grid(policy, dataset, [3, 1], contest)
+    sampling = ReferenceConfig(sampling_steps=3)
+    found = verdicts(policy, dataset, anchors, contest, sampling, seed=5)
+    for row, verdict in enumerate(found):
+        assert verdict.losing == pytest.approx((anchors.values[row] < 0).float().mean().item())
+        assert verdict.losing + verdict.learned + verdict.left_out == pytest.approx(1)
+    noise = normal((1, 2, 4, 4), 5, "anchor", 1, "sample")
+    with contest.lora.using(contest.reference), torch.no_grad():
+        expected = policy.sample([dataset[1].cond], noise, sampling, 0)
+    assert torch.equal(found[1].sample, expected[0])
+
+
+def test_verdict_in_words_follows_the_largest_share():
+    sample = torch.zeros(1)
+    assert Verdict(sample, losing=0.6, learned=0.4, left_out=0.0).word == "loses"
+    assert Verdict(sample, losing=0.3, learned=0.7, left_out=0.0).word == "is learned from"
+    assert Verdict(sample, losing=0.5, learned=0.5, left_out=0.0).word == "is learned from"
+    assert Verdict(sample, losing=0.2, learned=0.0, left_out=0.8).word == "left out"
+
+
+def test_every_network_call_is_announced_and_can_be_stopped(policy, dataset, contest):
+    seen = []
+    grid(policy, dataset, [0, 1], contest, on_call=lambda done, total: seen.append((done, total)))
+    # 2 winners x 2 sides x ceil(6 / 4) batches
+    assert seen == [(i, 8) for i in range(8)]
+
+    def stop(done: int, total: int) -> None:
+        if done == 3:
+            raise KeyboardInterrupt
+
+    before = policy.calls
+    with pytest.raises(KeyboardInterrupt):
+        grid(policy, dataset, [0, 1], contest, on_call=stop)
+    assert policy.calls - before == 3
+    assert contest.lora._active is contest.lora.policy
+
+
+def test_winner_that_is_not_there_is_named_with_the_count(policy, dataset, contest):
+    with pytest.raises(DatasetError, match="no winner 6: the dataset counts 6"):
+        grid(policy, dataset, [0, 6], contest)
+
+
+def test_unknown_criterion_lists_the_choices(policy, dataset, contest):
+    with pytest.raises(ConfigError, match="indicator"):
+        grid(policy, dataset, [0], contest, criterion="vote")
