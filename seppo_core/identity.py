@@ -1,7 +1,8 @@
-"""Names for content: a hash over weights that is quick for gigabytes, and one over whole tensors."""
+"""Names for content: a hash over weights that is quick for gigabytes, and one over values in full."""
 
 import hashlib
 from collections.abc import Iterable
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -37,3 +38,27 @@ def _strided(tensor: Tensor) -> Tensor:
     if tensor.numel() <= keep:
         return tensor
     return tensor.detach().reshape(-1)[:: -(-tensor.numel() // keep) | 1]
+
+
+def digest_value(value: Any) -> str:
+    """A hash over nested dicts, lists and tuples of tensors (in full) and of what `repr` tells apart."""
+    digest = hashlib.sha256()
+    _feed(digest, value)
+    return digest.hexdigest()
+
+
+def _feed(digest: Any, value: Any) -> None:
+    if isinstance(value, Tensor):
+        digest.update(f"{value.dtype}{tuple(value.shape)}".encode())
+        digest.update(tensor_bytes(value))
+    elif isinstance(value, dict):
+        digest.update(f"{{{len(value)}".encode())
+        for key in sorted(value, key=str):
+            digest.update(f"{key!r}:".encode())
+            _feed(digest, value[key])
+    elif isinstance(value, list | tuple):
+        digest.update(f"[{len(value)}".encode())
+        for item in value:
+            _feed(digest, item)
+    else:
+        digest.update(f"{value!r};".encode())

@@ -1,14 +1,16 @@
 """What training reads: winners as latents and conditioning, without knowing where they came from."""
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from ..errors import DatasetError
+from ..identity import digest_value
+from .readers import READERS, read_winners
+
+__all__ = ["READERS", "Conditioning", "EncodedDataset", "Example", "in_memory", "read_winners"]
 
 Conditioning = Any
 """What one image's text became. ComfyUI: its own list [[Tensor[1, T, C], {...}]]; diffusers: dict of
@@ -66,29 +68,12 @@ class EncodedDataset:
 
 def in_memory(examples: Sequence[Example], repeats: Sequence[int] | None = None) -> EncodedDataset:
     """A dataset of examples that are at hand; its identity is a hash over their content."""
-    digest = hashlib.sha256()
-    for example in examples:
-        _digest(digest, example.latents)
-        _digest(digest, example.cond)
-        _digest(digest, example.losing)
-    _digest(digest, list(repeats or []))
+    content = [(example.latents, example.cond, example.losing) for example in examples]
+    identity = digest_value([content, list(repeats or [])])
     shapes = [tuple(example.latents.shape) for example in examples]
-    paired = bool(examples) and all(example.losing is not None for example in examples)
-    return EncodedDataset(examples, shapes, digest.hexdigest(), repeats, paired)
+    return EncodedDataset(examples, shapes, identity, repeats, all_paired(examples))
 
 
-def _digest(digest: Any, value: Any) -> None:
-    if isinstance(value, Tensor):
-        digest.update(f"{value.dtype}{tuple(value.shape)}".encode())
-        data = value.detach().to("cpu").contiguous()
-        digest.update(data.view(torch.uint8).numpy().tobytes() if data.numel() else b"")
-    elif isinstance(value, dict):
-        for key in sorted(value, key=str):
-            digest.update(str(key).encode())
-            _digest(digest, value[key])
-    elif isinstance(value, list | tuple):
-        digest.update(f"[{len(value)}".encode())
-        for item in value:
-            _digest(digest, item)
-    else:
-        digest.update(repr(value).encode())
+def all_paired(items: Sequence[Any]) -> bool:
+    """Whether every one of these winners, or examples, has its losing image."""
+    return all(item.losing is not None for item in items)
