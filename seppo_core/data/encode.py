@@ -1,0 +1,208 @@
+"""From winning images to an encoded dataset: the one place that every host's encoders go through."""
+
+import hashlib
+import json
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..errors import DatasetError
+from ..identity import digest_value
+from . import Conditioning, EncodedDataset, Example, all_paired
+from .cache import DiskStore, MemoryStore, NotStorableError, Store, at_hand, flatten
+from .pictures import Picture
+from .prepare import Preparation, prepare_image
+from .winners import LeftOut, Winner, Winners, nothing_usable
+
+PREPARATION_VERSION = 1
+"""Raised when `prepare_image` or `Picture.load` gives other pixels, so that old entries are not used."""
+
+RECENT = 16
+"""How many encoded values are kept in memory while a dataset is read."""
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One encoded value: read when needed."""
+
+    store: Store
+    key: str
+
+
+@dataclass(frozen=True)
+class Row:
+    """One encoded winner."""
+
+    image: Entry
+    losing: Entry | None
+    winner: Winner
+
+
+class StoredExamples(Sequence[Example]):
+    """Examples read from where they were stored, when they are asked for."""
+
+    def __init__(self, rows: Sequence[Row], texts: dict[str, Entry]) -> None:
+        self.rows = rows
+        self.texts = texts
+        self._read = lru_cache(RECENT)(lambda entry: entry.store.read(entry.key))
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, index: int) -> Example:
+        row = self.rows[index]
+        caption = row.winner.caption
+        return Example(
+            latents=self._read(row.image),
+            cond=self._read(self.texts[caption]),
+            caption=caption,
+            losing=self._read(row.losing) if row.losing else None,
+        )
+
+
+def encode(
+    winners: Winners,
+    encode_image: Callable[[Tensor], Tensor],
+    encode_text: Callable[[str], Conditioning],
+    preparation: Preparation,
+    *,
+    image_identity: str,
+    text_identity: str,
+    cache: Path | None = None,
+    on_item: Callable[[int, int], None] = lambda done, total: None,
+) -> EncodedDataset:
+    """Encode what the cache does not hold yet: first all images, then all texts, each text once.
+
+    `encode_image` takes float32 [H, W, 3] in 0..1 and gives latents [C, H, W], or [C, F, H, W] of a video
+    VAE. The identities name the encoders: another identity, another cache entry. Without `cache` everything
+    stays in memory. `on_item(done, total)` runs after every image and text and may raise to stop; what is
+    encoded by then stays. A picture that cannot be decoded is left out, with a warning.
+    """
+    store = DiskStore(cache) if cache else MemoryStore()
+    captions = list(dict.fromkeys(winner.caption for winner in winners))
+    total = len(winners) + len(captions)
+
+    rows: list[Row] = []
+    left_out: list[LeftOut] = []
+    images = ImageEncoding(store, encode_image, preparation, image_identity)
+    for done, winner in enumerate(winners, 1):
+        try:
+            rows.append(images.row(winner))
+        except DamagedPictureError as error:
+            log.warning("left out: %s", error)
+            left_out.append(LeftOut(winner.name, str(error)))
+        on_item(done, total)
+    if not rows:
+        raise nothing_usable(winners.source, left_out)
+
+    texts = {}
+    for done, caption in enumerate(captions, len(winners) + 1):
+        texts[caption] = _text_entry(store, caption, encode_text, text_identity)
+        on_item(done, total)
+    return _dataset(rows, texts)
+
+
+class DamagedPictureError(Exception):
+    """A picture could not be read; the others can."""
+
+
+@dataclass(frozen=True)
+class ImageEncoding:
+    """How pictures become stored latents."""
+
+    store: Store
+    encode_image: Callable[[Tensor], Tensor]
+    preparation: Preparation
+    identity: str
+
+    def row(self, winner: Winner) -> Row:
+        """The winner encoded, and its losing image at the same size."""
+        try:
+            content = winner.content()
+            against = winner.losing.content() if winner.losing else None
+        except DatasetError as error:
+            raise DamagedPictureError(str(error)) from None
+        image = self._entry(winner.picture, self._key(content))
+        if winner.losing is None:
+            return Row(image, None, winner)
+        losing = self._entry(winner.losing, self._key(against, fitted_to=content), winner.picture)
+        return Row(image, losing, winner)
+
+    def _key(self, content: str, fitted_to: str = "") -> str:
+        settings = asdict(self.preparation)
+        return _key("image", PREPARATION_VERSION, self.identity, settings, content, fitted_to)
+
+    def _entry(self, picture: Picture, key: str, size_of: Picture | None = None) -> Entry:
+        if key not in self.store:
+            try:
+                image = picture.load()
+                shaped_like = size_of.load() if size_of else image
+            except DatasetError as error:
+                raise DamagedPictureError(str(error)) from None
+            prepared = prepare_image(image, self.preparation.size(shaped_like.size))
+            latents = usable_latents(self.encode_image(prepared), picture.name)
+            self.store.write(key, latents)
+        return Entry(self.store, key)
+
+
+def usable_latents(latents: Any, name: str) -> Tensor:
+    """One winner's latents as an `Example` holds them. DatasetError if they are none, or not finite."""
+    if not isinstance(latents, Tensor) or latents.ndim not in (3, 4):
+        shape = list(latents.shape) if isinstance(latents, Tensor) else type(latents).__name__
+        raise DatasetError(
+            f"{name}: expected latents [channels, height, width] or [channels, frames, height, width], "
+            f"got {shape}; use the VAE that belongs to the image or video model"
+        )
+    if not torch.isfinite(latents).all():
+        raise DatasetError(
+            f"{name}: the latents hold NaN or infinite values; let the VAE compute in float32 or bfloat16"
+        )
+    return at_hand(latents.to(torch.float32))
+
+
+def _text_entry(
+    store: Store, caption: str, encode_text: Callable[[str], Conditioning], identity: str
+) -> Entry:
+    key = _key("text", identity, caption)
+    if key in store:
+        return Entry(store, key)
+    cond = encode_text(caption)
+    try:
+        flatten(cond, {})
+    except NotStorableError as error:
+        log.info("the conditioning stays in memory, for it holds a %s", error)
+        # It may depend on more than caption and encoder, so its content becomes part of its name.
+        store, key = MemoryStore(), _key("text", key, digest_value(cond))
+    store.write(key, at_hand(cond))
+    return Entry(store, key)
+
+
+def _key(*parts: Any) -> str:
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+
+def _dataset(rows: list[Row], texts: dict[str, Entry]) -> EncodedDataset:
+    content = [
+        (
+            row.image.key,
+            row.losing.key if row.losing else "",
+            texts[row.winner.caption].key,
+            row.winner.repeats,
+        )
+        for row in rows
+    ]
+    return EncodedDataset(
+        StoredExamples(rows, texts),
+        [row.image.store.shape(row.image.key) for row in rows],
+        identity=_key("dataset", content),
+        repeats=[row.winner.repeats for row in rows],
+        paired=all_paired(rows),
+    )

@@ -1,0 +1,333 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor
+
+from seppo_core.data import Example, in_memory
+from seppo_core.data.cache import DiskStore, NotStorableError, at_hand
+from seppo_core.data.encode import encode
+from seppo_core.data.pictures import picture_from_tensor
+from seppo_core.data.prepare import Preparation, prepare_image
+from seppo_core.data.winners import Winner, Winners, pair_up
+from seppo_core.errors import ConfigError, DatasetError
+
+SMALL = Preparation(resolution=16, multiple=8)
+
+
+class Encoders:
+    """A VAE of factor 8 that averages colours, a text encoder that spells, and a count of their calls."""
+
+    def __init__(self, scale: float = 1.0) -> None:
+        self.scale = scale
+        self.images = 0
+        self.texts: list[str] = []
+
+    def image(self, picture: Tensor) -> Tensor:
+        self.images += 1
+        height, width, _ = picture.shape
+        blocks = picture.reshape(height // 8, 8, width // 8, 8, 3)
+        return blocks.mean((1, 3)).movedim(-1, 0).to(torch.float16) * self.scale
+
+    def text(self, caption: str) -> list:
+        self.texts.append(caption)
+        letters = torch.tensor([[[float(ord(letter)) for letter in caption]]])
+        return [[letters, {"pooled_output": letters[:, 0, :1], "guidance": 3.5}]]
+
+    def encode(self, winners: Winners, cache: Path | None = None, **settings):
+        names = {"image_identity": f"vae {self.scale}", "text_identity": "clip"} | settings
+        return encode(winners, self.image, self.text, SMALL, cache=cache, **names)
+
+
+def winners_of(*captions: str, size=(16, 16)) -> Winners:
+    generator = torch.Generator().manual_seed(0)
+    images = [torch.rand(*size, 3, generator=generator) for _ in captions]
+    pictures = [picture_from_tensor(image, f"image {i + 1}") for i, image in enumerate(images)]
+    return pair_up(pictures, captions)
+
+
+def test_area_is_kept_and_sides_are_multiples():
+    preparation = Preparation(512, 64)
+    # 512 * sqrt(3/2) = 627 -> 640 (10 * 64), 512 / sqrt(3/2) = 418 -> 448 (7 * 64; 6.53 rounds up)
+    assert preparation.size((3000, 2000)) == (640, 448)
+    assert preparation.size((2000, 3000)) == (448, 640)
+    assert preparation.size((1024, 1024)) == (512, 512)
+
+
+def test_smaller_pictures_are_not_enlarged_beyond_one_multiple():
+    preparation = Preparation(512, 64)
+    assert preparation.size((200, 300)) == (192, 256)
+    assert preparation.size((1, 1)) == (64, 64)
+
+
+def test_extreme_proportions_are_cropped_to_four_to_one():
+    preparation = Preparation(512, 64)
+    assert preparation.size((8000, 600)) == (1024, 256)
+    assert preparation.size((20000, 1)) == (64, 64)
+
+
+def test_square_mode_gives_a_square_of_the_nearest_multiple():
+    assert Preparation(500, 64, "square").size((100, 3000)) == (512, 512)
+
+
+def test_settings_that_cannot_work_are_refused():
+    with pytest.raises(ConfigError, match="keep aspect.*square"):
+        Preparation(mode="stretch")
+    with pytest.raises(ConfigError, match="resolution 32 is smaller than multiple 64"):
+        Preparation(resolution=32)
+    with pytest.raises(ConfigError, match="multiple must be at least 1, got 0"):
+        Preparation(multiple=0)
+
+
+def test_what_sticks_out_is_cropped_evenly():
+    # four columns of 8 pixels: the middle two are what a square keeps
+    columns = np.repeat(np.array([0, 255, 255, 0], dtype=np.uint8), 8)
+    picture = Image.fromarray(np.broadcast_to(columns[None, :, None], (16, 32, 3)).copy())
+    prepared = prepare_image(picture, (16, 16))
+    assert prepared.shape == (16, 16, 3)
+    assert prepared.dtype == torch.float32
+    assert prepared.min() == 1.0
+
+
+def test_encoded_examples_are_what_the_encoders_gave(tmp_path):
+    winners = winners_of("ab", "cd", size=(16, 8))
+    for cache in (None, tmp_path):
+        encoders = Encoders()
+        dataset = encoders.encode(winners, cache)
+        pixels = winners[1].picture.pixels.float() / 255
+        expected = torch.stack([pixels[:8], pixels[8:]]).mean((1, 2)).T[..., None]
+        example = dataset[1]
+        assert torch.allclose(example.latents, expected, atol=1e-3)
+        assert example.latents.dtype == torch.float32
+        assert example.caption == "cd"
+        ((letters, extra),) = example.cond
+        assert letters.tolist() == [[[99.0, 100.0]]]
+        assert extra["pooled_output"].tolist() == [[99.0]]
+        assert extra["guidance"] == 3.5
+        assert dataset.shapes == [(3, 2, 1)] * 2
+        assert not dataset.paired
+
+
+def test_dataset_on_disk_and_in_memory_have_one_identity(tmp_path):
+    winners = winners_of("ab", "cd")
+    assert Encoders().encode(winners).identity == Encoders().encode(winners, tmp_path).identity
+
+
+def test_adding_one_image_encodes_one(tmp_path):
+    Encoders().encode(winners_of("a", "b"), tmp_path)
+    more = Encoders()
+    assert len(more.encode(winners_of("a", "b", "a"), tmp_path)) == 3
+    assert (more.images, more.texts) == (1, [])
+
+
+def test_nothing_is_encoded_twice_and_every_text_once(tmp_path):
+    first, second = Encoders(), Encoders()
+    before = first.encode(winners_of("a", "a", "b"), tmp_path)
+    after = second.encode(winners_of("a", "a", "b"), tmp_path)
+    assert (first.images, first.texts) == (3, ["a", "b"])
+    assert (second.images, second.texts) == (0, [])
+    assert before.identity == after.identity
+    assert torch.equal(before[2].latents, after[2].latents)
+
+
+def test_another_vae_or_preparation_encodes_images_again_and_texts_not(tmp_path):
+    winners = winners_of("a", "b")
+    before = Encoders().encode(winners, tmp_path)
+    other = Encoders(scale=2.0)
+    after = other.encode(winners, tmp_path)
+    assert (other.images, other.texts) == (2, [])
+    assert torch.equal(after[0].latents, before[0].latents * 2)
+    assert after.identity != before.identity
+
+    again = Encoders()
+    squares = Preparation(16, 8, "square")
+    names = {"image_identity": "vae 1.0", "text_identity": "clip"}
+    encode(winners, again.image, again.text, squares, cache=tmp_path, **names)
+    assert again.images == 2
+
+
+def test_another_text_encoder_encodes_texts_again_and_images_not(tmp_path):
+    Encoders().encode(winners_of("a", "b"), tmp_path)
+    other = Encoders()
+    other.encode(winners_of("a", "b"), tmp_path, text_identity="other clip")
+    assert (other.images, other.texts) == (0, ["a", "b"])
+
+
+def test_stopped_encoding_goes_on_where_it_was(tmp_path):
+    def stop(done: int, total: int) -> None:
+        assert total == 4 + 2
+        if done == 3:
+            raise KeyboardInterrupt
+
+    winners = winners_of("a", "a", "a", "b")
+    with pytest.raises(KeyboardInterrupt):
+        Encoders().encode(winners, tmp_path, on_item=stop)
+    rest = Encoders()
+    rest.encode(winners, tmp_path)
+    assert (rest.images, rest.texts) == (1, ["a", "b"])
+
+
+def test_half_written_and_damaged_entries_are_encoded_again(tmp_path):
+    winners = winners_of("a")
+    Encoders().encode(winners, tmp_path)
+    for path in tmp_path.rglob("*.safetensors"):
+        path.write_bytes(path.read_bytes()[:-4])
+    again = Encoders()
+    again.encode(winners, tmp_path)
+    assert (again.images, again.texts) == (1, ["a"])
+
+
+def test_no_partial_files_are_left(tmp_path):
+    Encoders().encode(winners_of("a", "b"), tmp_path)
+    kinds = {path.suffix for path in tmp_path.rglob("*") if path.is_file()}
+    assert kinds == {".safetensors"}
+
+
+def test_entry_deleted_while_in_use_says_what_to_do(tmp_path):
+    dataset = Encoders().encode(winners_of("a"), tmp_path)
+    for path in tmp_path.rglob("*.safetensors"):
+        path.unlink()
+    with pytest.raises(DatasetError, match="gone or damaged.*encode the winners again"):
+        dataset[0]
+
+
+def test_cache_below_a_file_is_a_clear_error(tmp_path):
+    (tmp_path / "file").write_text("x")
+    encoders = Encoders()
+    with pytest.raises(DatasetError, match="cannot be kept there"):
+        encoders.encode(winners_of("a"), tmp_path / "file" / "cache")
+    assert encoders.images == 0
+
+
+def test_conditioning_with_a_hook_stays_in_memory(tmp_path):
+    hook = object()
+    encoders = Encoders()
+    plain = encoders.text
+
+    def hooked(caption: str) -> list:
+        cond = plain(caption)
+        cond[0][1]["hooks"] = hook
+        return cond
+
+    encoders.text = hooked
+    dataset = encoders.encode(winners_of("a"), tmp_path)
+    assert dataset[0].cond[0][1]["hooks"] is hook
+    again = Encoders()
+    again.encode(winners_of("a"), tmp_path)
+    assert (again.images, again.texts) == (0, ["a"])
+
+
+def test_losing_images_are_encoded_at_the_size_of_their_winners(tmp_path):
+    wide, tall = torch.rand(8, 16, 3), torch.rand(40, 24, 3)
+    winner, loser = picture_from_tensor(wide, "wide"), picture_from_tensor(tall, "tall")
+    dataset = Encoders().encode(pair_up([winner], ["a"], [loser]), tmp_path)
+    assert dataset.paired
+    assert dataset[0].losing.shape == dataset[0].latents.shape == (3, 1, 2)
+
+    some = Winners([Winner(winner, "a", losing=loser), Winner(loser, "b")], "some")
+    assert not Encoders().encode(some, tmp_path).paired
+
+
+def test_repeats_count_in_length_and_identity(tmp_path):
+    picture = picture_from_tensor(torch.rand(16, 16, 3), "image")
+    once = Encoders().encode(Winners([Winner(picture, "a")], "x"), tmp_path)
+    thrice = Encoders().encode(Winners([Winner(picture, "a", repeats=3)], "x"), tmp_path)
+    assert (len(once), len(thrice)) == (1, 3)
+    assert once.identity != thrice.identity
+
+
+def test_picture_that_turns_out_damaged_is_left_out(caplog):
+    class Damaged:
+        name = "bad.png"
+
+        def load(self):
+            raise DatasetError("bad.png: cannot be decoded")
+
+        def content(self):
+            return "bad"
+
+    good = winners_of("a")[0]
+    encoders = Encoders()
+    dataset = encoders.encode(Winners([Winner(Damaged(), "b"), good], "x"))
+    assert [example.caption for example in dataset] == ["a"]
+    assert "bad.png: cannot be decoded" in caplog.text
+    with pytest.raises(DatasetError, match="no usable image.*\n.*bad.png"):
+        encoders.encode(Winners([Winner(Damaged(), "b")], "x"))
+
+
+def test_latents_that_cannot_be_trained_on_are_refused():
+    encoders = Encoders(scale=float("nan"))
+    with pytest.raises(DatasetError, match="image 1: the latents hold NaN"):
+        encoders.encode(winners_of("a"))
+    encoders.image = lambda picture: torch.zeros(3, 4)
+    with pytest.raises(DatasetError, match=r"expected latents .* got \[3, 4\]"):
+        encoders.encode(winners_of("a"))
+
+
+def test_video_latents_keep_their_frame():
+    encoders = Encoders()
+    encoders.image = lambda picture: torch.zeros(16, 1, 2, 2)
+    assert encoders.encode(winners_of("a")).shapes == [(16, 1, 2, 2)]
+
+
+def test_what_was_made_in_inference_mode_can_be_trained_on(tmp_path):
+    for cache in (None, tmp_path, tmp_path):
+        with torch.inference_mode():
+            example = Encoders().encode(winners_of("a"), cache)[0]
+        weight = torch.ones(1, requires_grad=True)
+        ((letters, extra),) = example.cond
+        (weight * example.latents.sum() * letters.sum() * extra["pooled_output"].sum()).backward()
+        assert weight.grad is not None
+
+
+def test_every_kind_of_nesting_and_dtype_survives_the_disk(tmp_path):
+    store = DiskStore(tmp_path)
+    tensor = torch.arange(6.0).reshape(2, 3)
+    value = {
+        "transposed": tensor.T,
+        "half": tensor.to(torch.bfloat16),
+        "eight": tensor.to(torch.float8_e4m3fn),
+        "scalars": [None, True, 3, 0.1, float("inf"), "text"],
+        "pair": (tensor[0], ({"deep": tensor[1]},)),
+        "empty": {},
+    }
+    store.write("key", value)
+    read = store.read("key")
+    assert torch.equal(read["transposed"], tensor.T)
+    assert read["half"].dtype == torch.bfloat16
+    assert read["eight"].dtype == torch.float8_e4m3fn
+    assert read["scalars"] == value["scalars"]
+    assert type(read["pair"]) is tuple
+    assert read["pair"][1][0]["deep"].tolist() == [3, 4, 5]
+    assert read["empty"] == {}
+
+
+def test_what_json_and_safetensors_cannot_say_is_not_stored(tmp_path):
+    store = DiskStore(tmp_path)
+    for value in (object(), {1: "a"}, np.float64(1), torch.zeros(1, dtype=torch.complex64)):
+        with pytest.raises(NotStorableError):
+            store.write("key", [value])
+    assert "key" not in store
+
+
+def test_at_hand_shares_what_is_no_tensor():
+    hook = object()
+    tensor = torch.zeros(2)
+    copy = at_hand([[tensor, {"hook": hook}]])
+    assert copy[0][1]["hook"] is hook
+    tensor += 1
+    assert copy[0][0].tolist() == [0, 0]
+
+
+def test_in_memory_identity_follows_content():
+    def example(value: float, losing: Tensor | None = None) -> Example:
+        return Example(torch.full((1, 2, 2), value), [[torch.ones(1), {"y": 2}]], losing=losing)
+
+    assert in_memory([example(1)]).identity == in_memory([example(1)]).identity
+    assert in_memory([example(1)]).identity != in_memory([example(2)]).identity
+    assert in_memory([example(1)]).identity != in_memory([example(1)], [2]).identity
+    assert in_memory([example(1, torch.zeros(1, 2, 2))]).paired
+    with pytest.raises(DatasetError, match="dataset is empty"):
+        in_memory([])
