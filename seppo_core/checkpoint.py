@@ -147,14 +147,18 @@ class Run:
         state = self.state()
         return state.step if state else 0
 
-    def weights(self) -> dict[str, Tensor]:
-        """The aligned LoRA of the newest checkpoint: `<layer>.down`, `<layer>.up`, float32."""
+    def weights_path(self) -> Path:
+        """The LoRA file of the newest checkpoint, in the keys of the run's family."""
         paths = sorted((self.directory / "weights").glob("step_*.safetensors"))
         if not paths:
             raise CheckpointError(f"{self.directory}: the run has no weights yet; train it first")
+        return paths[-1]
+
+    def weights(self) -> dict[str, Tensor]:
+        """The aligned LoRA of the newest checkpoint: `<layer>.down`, `<layer>.up`, float32."""
         from .export import load_lora
 
-        return load_lora(paths[-1])[0]
+        return load_lora(self.weights_path())[0]
 
     def snapshot_steps(self) -> list[int]:
         """Steps of the pool's entries, oldest first."""

@@ -107,6 +107,24 @@ def find_paths(network: nn.Module, config: LoRAConfig) -> list[LowRankPath]:
     return paths
 
 
+def check_fit(weights: Mapping[str, Tensor], paths: list[LowRankPath]) -> None:
+    """CheckpointError, naming the first layer, unless `weights` are those of exactly these paths."""
+    shapes = {f"{path.name}.down": path.down_shape for path in paths}
+    shapes |= {f"{path.name}.up": path.up_shape for path in paths}
+    for key, shape in shapes.items():
+        found = tuple(weights[key].shape) if key in weights else None
+        if found != shape:
+            raise CheckpointError(
+                f"LoRA weights do not fit this network: {key} should be {shape}, found "
+                f"{found or 'nothing'}; use the rank, modules and base model they were made with"
+            )
+    if unknown := sorted(set(weights) - set(shapes)):
+        raise CheckpointError(
+            f"LoRA weights name layers this run does not train, first {unknown[0]}; "
+            "use the modules and base model they were made with"
+        )
+
+
 class LoRA:
     """The policy's low-rank weights on one network, and the switch between them and others.
 
@@ -187,23 +205,7 @@ class LoRA:
 
     def load(self, weights: Mapping[str, Tensor]) -> None:
         """Set the policy's weights; CheckpointError names the first layer that does not fit."""
-        for path in self.paths:
-            for part, shape in (("down", path.down_shape), ("up", path.up_shape)):
-                key = f"{path.name}.{part}"
-                found = tuple(weights[key].shape) if key in weights else None
-                if found != shape:
-                    raise CheckpointError(
-                        f"LoRA weights do not fit this network: {key} should be {shape}, found "
-                        f"{found or 'nothing'}; use the rank, modules and base model they were made with"
-                    )
-        unknown = sorted(
-            set(weights) - {f"{p.name}.{part}" for p in self.paths for part in ("down", "up")}
-        )
-        if unknown:
-            raise CheckpointError(
-                f"LoRA weights name layers this run does not train, first {unknown[0]}; "
-                "use the modules and base model they were made with"
-            )
+        check_fit(weights, self.paths)
         with torch.no_grad():
             for name, (down, up) in self.policy.items():
                 down.copy_(weights[f"{name}.down"])

@@ -19,11 +19,11 @@ from torch.optim import Optimizer
 from .batches import BatchPlan
 from .checkpoint import Run, TrainingState, check_writable, differences
 from .config import SePPOConfig
-from .data import EncodedDataset
+from .data import Conditioning, EncodedDataset
 from .denoisers import Denoiser
 from .errors import CheckpointError, DatasetError, NonFiniteLossError
 from .export import describe, load_lora, save_run_weights
-from .lora import LoRA, Slot
+from .lora import LoRA, Slot, check_fit, find_paths
 from .loss import DenoisingErrors, seppo_loss
 from .optim import (
     evaluation_weights,
@@ -80,7 +80,9 @@ class Window:
     """What the steps of one window share."""
 
     index: int
-    positions: list[int]
+    conds: list[Conditioning]
+    caption: str
+    """of the first winner"""
     winners: Tensor
     """[N, ...], in the network's scale, on the device"""
     samples: Tensor | None
@@ -125,6 +127,9 @@ def train(policy: Denoiser, dataset: EncodedDataset, config: SePPOConfig) -> Ite
         )
     policy.check(dataset, config)
     make_optimizer([torch.nn.Parameter(torch.zeros(1))], config.optimizer)  # is its package there?
+    paths = find_paths(policy.network, config.lora)
+    if config.run.initial_weights:
+        check_fit(load_lora(Path(config.run.initial_weights), config.lora.scale)[0], paths)
     about = run_description(policy, dataset, config)
     run = Run(config.run.directory) if config.run.directory else None
     if run is not None:
@@ -145,6 +150,10 @@ def _steps(
     run: Run | None,
 ) -> Iterator[StepReport]:
     state = run.state() if run is not None and run.exists() else None
+    if state is not None and state.step >= config.steps:
+        policy.lora = LoRA(policy.network, config.lora, config.seed, policy.device)
+        policy.lora.load(run.weights())
+        return
     with policy.session(config.compute):
         trainer = Trainer(policy, dataset, config, about, run)
         trainer.start(state)
@@ -154,6 +163,7 @@ def _steps(
                     yield trainer.advance()
         finally:
             trainer.save()
+            trainer.lora.load(trainer.evaluated_weights())
 
 
 class Trainer:
@@ -190,7 +200,10 @@ class Trainer:
             self.loss_scale, self.good_steps = state.loss_scale, state.good_steps
         else:
             if self.config.run.initial_weights:
-                self.lora.load(load_lora(Path(self.config.run.initial_weights))[0])
+                weights, _ = load_lora(
+                    Path(self.config.run.initial_weights), self.config.lora.scale
+                )
+                self.lora.load(weights)
             self.pool = ReferencePool(
                 Snapshot(0, self.lora.state()), self.config.references.capacity
             )
@@ -236,8 +249,8 @@ class Trainer:
         if self.window is not None and self.window.index == index:
             return
         config, policy = self.config, self.policy
-        positions = self.plan.batch(index)
-        examples = [self.dataset[position] for position in positions]
+        examples = [self.dataset[position] for position in self.plan.batch(index)]
+        conds = [example.cond for example in examples]
         winners = policy.scale_latents(torch.stack([example.latents for example in examples]))
         reference, slot, samples = None, None, None
         if config.loss.objective == "preference":
@@ -249,8 +262,8 @@ class Trainer:
                 samples = policy.scale_latents(losing)
             else:
                 with self.lora.using(slot):
-                    samples = self._draw([e.cond for e in examples], winners.shape[1:], index)
-        self.window = Window(index, positions, winners, samples, reference, slot)
+                    samples = self._draw(conds, winners.shape[1:], index)
+        self.window = Window(index, conds, examples[0].caption, winners, samples, reference, slot)
 
     @torch.no_grad()
     def _draw(self, conds: list[Any], shape: torch.Size, window: int) -> Tensor:
@@ -298,7 +311,7 @@ class Trainer:
         """
         config, policy, window = self.config, self.policy, self.window
         assert window is not None
-        conds = [self.dataset[window.positions[i]].cond for i in indices]
+        conds = window.conds[indices.start : indices.stop]
         latents = window.winners[indices.start : indices.stop]
         shape = tuple(latents.shape[1:])
         keys = [(config.seed, step, self.rank) for _ in indices]
@@ -384,9 +397,8 @@ class Trainer:
         if not every or step % every:
             return None, ""
         window = self.window
-        caption = self.dataset[window.positions[0]].caption
         if self.config.draws_samples:
-            return window.samples[:1], caption
+            return window.samples[:1], window.caption
         example = self.dataset[0]
         return self._draw([example.cond], window.winners.shape[1:], 0), example.caption
 

@@ -131,8 +131,8 @@ class DiffusersDenoiser:
 
     `scheduler` is any diffusers scheduler of the model: its config gives the noise schedule. Latents are
     scaled as (x - latent_shift) * latent_scale. A conditioning is a dict of tensors without batch
-    dimension: `embeds` [T, C], where the network takes them `pooled` [C] and `time_ids` [6]; `negative`
-    is one of these. UnsupportedModelError lists the architectures.
+    dimension: `embeds` [T, C], where the network takes it `pooled` [C], and of SDXL `time_ids` [6] if they
+    are not to follow from the latents' size; `negative` is one of these. UnsupportedModelError lists the architectures.
     """
 
     family = "diffusers"
@@ -254,10 +254,12 @@ class DiffusersDenoiser:
         return (uniform * len(self._sigma)).long()
 
     def prepare(self, conds: Sequence[Conditioning], shape: tuple[int, ...]) -> Batch:
-        return {
-            key: torch.stack([cond[key] for cond in conds]).to(self.device, non_blocking=True)
-            for key in conds[0]
-        }
+        batch = {key: torch.stack([cond[key] for cond in conds]) for key in conds[0]}
+        if getattr(self.network.config, "addition_embed_type", None) == "text_time":
+            height, width = (8 * side for side in shape[-2:])
+            size = torch.tensor([height, width, 0, 0, height, width], dtype=torch.float32)
+            batch.setdefault("time_ids", size.expand(len(conds), -1))
+        return {key: value.to(self.device, non_blocking=True) for key, value in batch.items()}
 
     def predict(self, x: Tensor, timestep: Tensor, cond: Batch) -> Tensor:
         """The network's raw output, float32."""

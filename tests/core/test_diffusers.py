@@ -1,0 +1,275 @@
+"""diffusers networks behind the protocol, against the library's own schedules and pipelines."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+diffusers = pytest.importorskip("diffusers")
+
+from diffusers import (  # noqa: E402
+    DDIMScheduler,
+    DDPMScheduler,
+    DPMSolverMultistepScheduler,
+    FlowMatchEulerDiscreteScheduler,
+    SD3Transformer2DModel,
+    StableDiffusionPipeline,
+    UNet2DConditionModel,
+)
+
+from seppo_core import SePPOConfig, train  # noqa: E402
+from seppo_core.config import (  # noqa: E402
+    ComputeConfig,
+    LoRAConfig,
+    OptimizerConfig,
+    ReferenceConfig,
+    RunConfig,
+)
+from seppo_core.data import Example, in_memory  # noqa: E402
+from seppo_core.denoisers.diffusers import DiffusersDenoiser  # noqa: E402
+from seppo_core.errors import ConfigError, DatasetError, UnsupportedModelError  # noqa: E402
+from seppo_core.randomness import normal  # noqa: E402
+
+FP32 = ComputeConfig(precision="fp32")
+
+
+def unet(seed=0):
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        return UNet2DConditionModel(
+            sample_size=8,
+            in_channels=4,
+            out_channels=4,
+            block_out_channels=(8, 16),
+            layers_per_block=1,
+            down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
+            up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
+            cross_attention_dim=12,
+            attention_head_dim=4,
+            norm_num_groups=4,
+        ).requires_grad_(False)
+
+
+def transformer():
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return SD3Transformer2DModel(
+            sample_size=8,
+            patch_size=2,
+            in_channels=4,
+            out_channels=4,
+            num_layers=2,
+            attention_head_dim=8,
+            num_attention_heads=2,
+            joint_attention_dim=12,
+            caption_projection_dim=16,
+            pooled_projection_dim=10,
+            pos_embed_max_size=8,
+        ).requires_grad_(False)
+
+
+def make(kind, **settings):
+    if kind == "flow":
+        return DiffusersDenoiser(
+            transformer(), FlowMatchEulerDiscreteScheduler(shift=3.0), **settings
+        )
+    return DiffusersDenoiser(unet(), DDPMScheduler(prediction_type=kind), **settings)
+
+
+def cond(index):
+    return {"embeds": normal((5, 12), "embeds", index), "pooled": normal((10,), "pooled", index)}
+
+
+def text(kind, index):
+    return cond(index) if kind == "flow" else {"embeds": cond(index)["embeds"]}
+
+
+def winners(kind, count=3):
+    return in_memory(
+        [Example(normal((4, 8, 8), "w", i), text(kind, i), f"winner {i}") for i in range(count)]
+    )
+
+
+KINDS = ["epsilon", "v_prediction", "flow"]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_errors_are_those_of_the_librarys_own_noising_and_target(kind):
+    policy = make(kind)
+    latents, noise = normal((3, 4, 8, 8), "x"), normal((3, 4, 8, 8), "n")
+    with policy.session(FP32):
+        levels = policy.levels(torch.tensor([0.1, 0.5, 0.9999]))
+        assert levels.tolist() == [100, 500, 999]
+        prepared = policy.prepare([text(kind, i) for i in range(3)], (4, 8, 8))
+        found = policy.errors(latents, noise, levels, prepared)
+    scheduler = policy.scheduler
+    if kind == "flow":
+        timesteps = scheduler.timesteps.flip(0)[levels]
+        noisy = scheduler.scale_noise(latents, timesteps, noise)
+        target = noise - latents
+        raw = policy.network(
+            noisy,
+            encoder_hidden_states=prepared["embeds"],
+            pooled_projections=prepared["pooled"],
+            timestep=timesteps,
+        ).sample
+    else:
+        noisy = scheduler.add_noise(latents, noise, levels)
+        target = noise if kind == "epsilon" else scheduler.get_velocity(latents, noise, levels)
+        raw = policy.network(noisy, levels, prepared["embeds"]).sample
+    expected = ((raw - target) ** 2).mean(dim=(1, 2, 3))
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("guidance_scale", [1.0, 5.0])
+@pytest.mark.parametrize(
+    ("sampler", "solver"), [("ddim", DDIMScheduler), ("dpmpp_2m", DPMSolverMultistepScheduler)]
+)
+def test_samples_equal_those_of_the_librarys_pipeline(guidance_scale, sampler, solver):
+    negative = text("epsilon", 9)
+    schedule = DDPMScheduler(steps_offset=1)  # the pipeline insists on this offset
+    policy = DiffusersDenoiser(unet(), schedule, negative=negative)
+    scheduler = solver.from_config(policy.scheduler.config, clip_sample=False)
+    pipeline = StableDiffusionPipeline(
+        vae=None, text_encoder=None, tokenizer=None, unet=policy.network, scheduler=scheduler,
+        safety_checker=None, feature_extractor=None, requires_safety_checker=False,
+    )  # fmt: skip
+    pipeline.vae_scale_factor = 8
+    pipeline.set_progress_bar_config(disable=True)
+    noise = normal((2, 4, 8, 8), "start")
+    conds = [text("epsilon", 0), text("epsilon", 1)]
+    expected = pipeline(
+        prompt_embeds=torch.stack([c["embeds"] for c in conds]),
+        negative_prompt_embeds=torch.stack([negative["embeds"]] * 2),
+        latents=noise,
+        num_inference_steps=6,
+        guidance_scale=guidance_scale,
+        output_type="latent",
+        height=64,
+        width=64,
+    ).images
+    sampling = ReferenceConfig(sampler=sampler, sampling_steps=6, guidance_scale=guidance_scale)
+    with policy.session(FP32):
+        found = policy.sample(conds, noise, sampling, seed=0)
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_a_batch_of_two_captions_is_two_singles():
+    for kind in KINDS:
+        policy = make(kind)
+        latents, noise = normal((2, 4, 8, 8), "x"), normal((2, 4, 8, 8), "n")
+        conds = [text(kind, 0), text(kind, 1)]
+        with policy.session(FP32):
+            levels = policy.levels(torch.tensor([0.2, 0.8]))
+            both = policy.errors(latents, noise, levels, policy.prepare(conds, (4, 8, 8)))
+            for i in range(2):
+                one = slice(i, i + 1)
+                single = policy.errors(
+                    latents[one], noise[one], levels[one], policy.prepare(conds[one], (4, 8, 8))
+                )
+                torch.testing.assert_close(single, both[one], rtol=1e-5, atol=1e-6)
+
+
+def test_an_ancestral_sampler_takes_its_noise_from_the_seed():
+    policy = make("epsilon")
+    sampling = ReferenceConfig(sampler="euler_ancestral", sampling_steps=4)
+    noise, conds = normal((1, 4, 8, 8), "start"), [text("epsilon", 0)]
+    with policy.session(FP32):
+        first = policy.sample(conds, noise, sampling, seed=1)
+        torch.manual_seed(77)
+        again = policy.sample(conds, noise, sampling, seed=1)
+        other = policy.sample(conds, noise, sampling, seed=2)
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("sampler", ["dpmpp_2m", "euler"])
+def test_every_model_trains_with_drawn_samples_and_equal_start(kind, sampler):
+    policy = make(kind)
+    before = {k: v.clone() for k, v in policy.network.state_dict().items()}
+    config = SePPOConfig(
+        steps=3,
+        batch_size=2,
+        references=ReferenceConfig(sampler=sampler, sampling_steps=3),
+        lora=LoRAConfig(rank=2, modules="all"),
+        optimizer=OptimizerConfig(learning_rate=1e-2),
+        run=RunConfig(preview_every=1),
+    )
+    reports = list(train(policy, winners(kind), config))
+    assert (reports[0].winner_margin, reports[0].flip_rate) == (0.0, 1.0)
+    assert all(r.grad_norm > 0 and r.preview.shape == (1, 4, 8, 8) for r in reports)
+    after = policy.network.state_dict()
+    assert before.keys() == after.keys()
+    assert all(torch.equal(before[k], after[k]) for k in before)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_gradient_checkpointing_changes_nothing_but_memory(kind):
+    config = SePPOConfig(
+        steps=2,
+        references=ReferenceConfig(sampling_steps=2),
+        lora=LoRAConfig(rank=2),
+        optimizer=OptimizerConfig(learning_rate=1e-3),
+    )
+    states = []
+    for gradient_checkpointing in (False, True):
+        policy = make(kind)
+        compute = replace(config.compute, gradient_checkpointing=gradient_checkpointing)
+        list(train(policy, winners(kind), replace(config, compute=compute)))
+        assert not policy.network.is_gradient_checkpointing
+        states.append(policy.lora.state())
+    for key, value in states[0].items():
+        torch.testing.assert_close(value, states[1][key], rtol=1e-4, atol=1e-6)
+
+
+def test_bf16_autocast_keeps_ties_exact_and_the_lora_in_float32():
+    policy = make("epsilon")
+    config = SePPOConfig(
+        steps=2, references=ReferenceConfig(sampling_steps=2), compute=ComputeConfig("bf16")
+    )
+    first = next(train(policy, winners("epsilon"), config))
+    assert (first.winner_margin, first.flip_rate) == (0.0, 1.0)
+    assert {p.dtype for p in policy.lora.parameters()} == {torch.float32}
+
+
+def test_sdxl_size_conditioning_follows_from_the_latents():
+    config = {k: v for k, v in unet().config.items() if k != "_use_default_values"}
+    config |= {
+        "addition_embed_type": "text_time",
+        "addition_time_embed_dim": 4,
+        "projection_class_embeddings_input_dim": 10 + 6 * 4,
+    }
+    network = UNet2DConditionModel.from_config(config).requires_grad_(False)
+    policy = DiffusersDenoiser(network, DDPMScheduler())
+    with policy.session(FP32):
+        prepared = policy.prepare([cond(0)], (4, 8, 16))
+        assert prepared["time_ids"].tolist() == [[64, 128, 0, 0, 64, 128]]
+        x = normal((1, 4, 8, 16), "x")
+        assert policy.errors(x, x, torch.tensor([5]), prepared).isfinite().all()
+
+
+def test_what_does_not_fit_is_named_before_training():
+    policy = make("epsilon")
+    bad = in_memory([Example(normal((3, 8, 8), "x"), text("epsilon", 0))])
+    with pytest.raises(DatasetError, match=r"winner 0: latents \(3, 8, 8\).*\(4, height, width\)"):
+        train(policy, bad, SePPOConfig())
+    with pytest.raises(DatasetError, match=r"lacks \['pooled'\]"):
+        train(make("flow"), winners("epsilon"), SePPOConfig())
+    with pytest.raises(ConfigError, match="needs a negative"):
+        guided = SePPOConfig(references=ReferenceConfig(guidance_scale=7.5))
+        train(policy, winners("epsilon"), guided)
+    with pytest.raises(ConfigError, match="references.sampler: unknown 'magic'"):
+        train(policy, winners("epsilon"), SePPOConfig(references=ReferenceConfig(sampler="magic")))
+    with pytest.raises(ConfigError, match="'ddim' does not fit a flow model"):
+        train(
+            make("flow"), winners("flow"), SePPOConfig(references=ReferenceConfig(sampler="ddim"))
+        )
+    with pytest.raises(UnsupportedModelError, match="Linear is not among"):
+        DiffusersDenoiser(torch.nn.Linear(1, 1), DDPMScheduler())
+
+
+def test_identity_names_the_weights():
+    assert make("epsilon").identity() == make("epsilon").identity()
+    other = DiffusersDenoiser(unet(1), DDPMScheduler())
+    assert other.identity() != make("epsilon").identity()
