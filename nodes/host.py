@@ -1,0 +1,121 @@
+"""Everything of ComfyUI that is not a node: folders, progress, cancelling, differences between versions."""
+
+import inspect
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import comfy.model_management
+import comfy.utils
+import folder_paths
+import numpy as np
+import torch
+from comfy_api.latest import io
+from PIL import Image
+from server import PromptServer
+from torch import Tensor
+
+from ..seppo_core.errors import ConfigError
+
+PREVIEW_SIDE = 512
+"""Longest side in pixels of the pictures shown while a node runs."""
+
+
+def known_only(function: Callable[..., Any], settings: dict[str, Any]) -> dict[str, Any]:
+    """The settings that this version of the host knows (0.3.64 lacks some of today's)."""
+    known = inspect.signature(function).parameters
+    return {name: value for name, value in settings.items() if name in known}
+
+
+def schema(**settings: Any) -> io.Schema:
+    """A node's schema; search words and the like are dropped where the host knows none."""
+    return io.Schema(**known_only(io.Schema, settings))
+
+
+def input(factory: Callable[..., Any], id: str, **settings: Any) -> Any:
+    """An input; `advanced=True` and the like are dropped where the host knows none."""
+    return factory(id, **known_only(factory.__init__, settings))
+
+
+def confined(root: str | Path, relative: str) -> Path:
+    """The real path of `relative` below `root`; ConfigError if it leads anywhere else."""
+    base = Path(root).resolve()
+    outside = ConfigError(f"{relative!r} must be a path inside {base}")
+    if "\0" in relative:
+        raise outside
+    try:
+        path = (base / relative).resolve()
+    except (OSError, RuntimeError):
+        raise outside from None
+    if not path.is_relative_to(base):
+        raise outside
+    return path
+
+
+def confined_name(root: str | Path, name: str) -> Path:
+    """A file or folder directly below `root`; ConfigError for anything but a plain name."""
+    if not name.strip() or name in (".", "..") or any(c in name for c in '/\\:*?"<>|\0'):
+        raise ConfigError(
+            f"{name!r} is not a usable name: take letters, digits, spaces, '-', '_' and '.'"
+        )
+    return confined(root, name)
+
+
+def input_root() -> Path:
+    return Path(folder_paths.get_input_directory())
+
+
+def runs_root() -> Path:
+    """Where run directories lie."""
+    return Path(folder_paths.get_output_directory()) / "seppo"
+
+
+def cache_root() -> Path:
+    """Where encoded winners lie, for all runs."""
+    return runs_root() / "cache"
+
+
+def run_names() -> list[str]:
+    """The runs that are there, newest first."""
+    found = [path.parent for path in runs_root().glob("*/run.json")]
+    found.sort(key=lambda path: path.stat().st_mtime, reverse=True)
+    return [path.name for path in found]
+
+
+def throw_if_interrupted() -> None:
+    """Raise the host's own exception if the user pressed Cancel."""
+    comfy.model_management.throw_exception_if_processing_interrupted()
+
+
+def progress(total: int) -> comfy.utils.ProgressBar:
+    return comfy.utils.ProgressBar(total)
+
+
+def progress_text(text: str, node_id: str) -> None:
+    """A line below the node while it runs (nothing where the host runs without its server)."""
+    server = getattr(PromptServer, "instance", None)
+    if hasattr(server, "send_progress_text"):
+        server.send_progress_text(text, node_id)
+
+
+def preview_message(image: Image.Image | None) -> tuple[str, Image.Image, int] | None:
+    """A picture as the host's progress bar takes it; small ones are enlarged without smoothing."""
+    if image is None:
+        return None
+    factor = max(1, 256 // max(image.size))
+    if factor > 1:
+        image = image.resize((image.width * factor, image.height * factor), Image.NEAREST)
+    return ("JPEG", image, PREVIEW_SIDE)
+
+
+def image(picture: Image.Image) -> Tensor:
+    """A Pillow picture as IMAGE: [1, H, W, 3], float32 in 0..1."""
+    return torch.from_numpy(np.asarray(picture.convert("RGB"), dtype=np.float32) / 255)[None]
+
+
+@contextmanager
+def gradients_allowed() -> Iterator[None]:
+    """Nodes run in inference mode, where nothing can be trained; inside this block they do not."""
+    with torch.inference_mode(False), torch.enable_grad():
+        yield
