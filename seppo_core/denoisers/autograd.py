@@ -1,0 +1,222 @@
+"""Training through networks written for inference: in-place arithmetic, checkpointing, frozen weights.
+
+No framework is named here; every denoiser may use it.
+"""
+
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import wraps
+from types import FrameType
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+from torch.utils.checkpoint import checkpoint
+
+from ..errors import UnsupportedModelError
+
+OUT_OF_PLACE: dict[Callable[..., Tensor], Callable[..., Tensor]] = {
+    torch.Tensor.add_: torch.add,
+    torch.Tensor.sub_: torch.sub,
+    torch.Tensor.mul_: torch.mul,
+    torch.Tensor.div_: torch.div,
+}
+"""What `a += b`, `-=`, `*=` and `/=` call, and what makes a new tensor of the same value."""
+
+_thread = threading.local()
+
+
+class OutOfPlace(TorchFunctionMode):
+    """Makes in-place arithmetic safe for gradients; values are the same to the bit.
+
+    `a += b` rebinds `a` to a new tensor, so what autograd kept of the old one stays as it was. A
+    statement `a.add_(b)` binds nothing and stays in place: autograd sees and reports a harmful one.
+    `f(a, out=b)`, which autograd refuses, becomes a copy of the result into `b`.
+    """
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        kwargs = kwargs or {}
+        if not torch.is_grad_enabled():
+            return func(*args, **kwargs)
+        if func in OUT_OF_PLACE and args[0].is_floating_point():
+            if _is_augmented_assignment(sys._getframe(1)):
+                return OUT_OF_PLACE[func](*args, **kwargs).to(args[0].dtype)
+        elif isinstance(kwargs.get("out"), Tensor):
+            out = kwargs.pop("out")
+            return out.copy_(func(*args, **kwargs))
+        return func(*args, **kwargs)
+
+
+def _is_augmented_assignment(frame: FrameType) -> bool:
+    """Whether the instruction that `frame` is at is `a += b` or alike, not a call."""
+    from dis import opname
+
+    code, at = frame.f_code.co_code, frame.f_lasti
+    if (
+        opname[code[at]] == "BINARY_OP"
+    ):  # Python 3.11 and later: the argument tells += (13) to ^= (25)
+        return 13 <= code[at + 1] <= 25
+    return opname[code[at]].startswith("INPLACE_")
+
+
+@contextmanager
+def out_of_place() -> Iterator[None]:
+    """`OutOfPlace` on this thread, where gradients are enabled and it is not yet entered."""
+    if not torch.is_grad_enabled() or getattr(_thread, "entered", False):
+        yield
+        return
+    _thread.entered = True
+    try:
+        with OutOfPlace():
+            yield
+    finally:
+        _thread.entered = False
+
+
+def find_blocks(network: nn.Module) -> list[nn.Module]:
+    """The repeated blocks of a network: what lies in its lists and is no single layer.
+
+    A block is divided further where the blocks inside hold most of its weights, as in a
+    stack of transformer blocks between two projections.
+    """
+    found = [block for container in _containers(network) for block in _divided(container)]
+    return list({id(block): block for block in found}.values())
+
+
+def _is_container(module: nn.Module) -> bool:
+    return isinstance(module, nn.ModuleList | nn.ModuleDict | nn.Sequential)
+
+
+def _containers(module: nn.Module) -> Iterator[nn.Module]:
+    for child in module.children():
+        if _is_container(child):
+            yield child
+        else:
+            yield from _containers(child)
+
+
+def _divided(module: nn.Module) -> list[nn.Module]:
+    if _is_container(module):
+        return [block for child in module.children() for block in _divided(child)]
+    inner = [block for container in _containers(module) for block in _divided(container)]
+    if sum(map(_size, inner)) > _size(module) / 2:
+        return inner
+    return [module] if any(True for _ in module.children()) else []
+
+
+def _size(module: nn.Module) -> int:
+    return sum(weight.numel() for weight in module.parameters())
+
+
+@contextmanager
+def checkpointed(blocks: list[nn.Module]) -> Iterator[None]:
+    """Blocks forget their activations and compute them again in the backward pass."""
+    before = [block.__dict__.get("forward") for block in blocks]
+    try:
+        for block in blocks:
+            block.forward = _forgetful(block.forward)
+        yield
+    finally:
+        for block, forward in zip(blocks, before, strict=True):
+            block.__dict__.pop("forward", None)
+            if forward is not None:
+                block.forward = forward
+
+
+def _forgetful(forward: Callable[..., Any]) -> Callable[..., Any]:
+    @wraps(forward)
+    def run(*args: Any, **kwargs: Any) -> Any:
+        if not torch.is_grad_enabled():
+            return forward(*args, **kwargs)
+        # Blocks write into option dictionaries, and a tensor changed in place would be computed from anew.
+        again = [dict(value) if isinstance(value, dict) else value for value in args]
+        again_named = {k: dict(v) if isinstance(v, dict) else v for k, v in kwargs.items()}
+        versions = [(t, t._version) for t in _tensors((args, kwargs)) if not t.is_inference()]
+        computed = False
+
+        def compute(*args_: Any) -> Any:
+            nonlocal computed
+            with out_of_place():  # the recomputation may run on another thread, which has no modes
+                if not computed:
+                    computed = True
+                    return forward(*args, **kwargs)
+                _require_unchanged(versions, forward)
+                return forward(*again, **again_named)
+
+        # The networks draw nothing at random in evaluation mode, so no generator needs restoring.
+        return checkpoint(compute, *args, use_reentrant=False, preserve_rng_state=False)
+
+    return run
+
+
+def _tensors(value: Any) -> Iterator[Tensor]:
+    if isinstance(value, Tensor):
+        yield value
+    elif isinstance(value, list | tuple):
+        for item in value:
+            yield from _tensors(item)
+    elif isinstance(value, dict):
+        yield from _tensors(list(value.values()))
+
+
+def _require_unchanged(versions: list[tuple[Tensor, int]], forward: Callable[..., Any]) -> None:
+    if any(tensor._version != version for tensor, version in versions):
+        owner = type(getattr(forward, "__self__", forward)).__name__
+        raise UnsupportedModelError(
+            f"gradient checkpointing: an input of {owner} was changed in place after the block read it, "
+            "so its gradient would be wrong; turn compute.gradient_checkpointing off"
+        )
+
+
+@contextmanager
+def frozen(network: nn.Module) -> Iterator[None]:
+    """No weight of `network` takes part in the gradient."""
+    trainable = [name for name, weight in network.named_parameters() if weight.requires_grad]
+    network.requires_grad_(False)
+    try:
+        yield
+    finally:
+        weights = dict(network.named_parameters())
+        for name in trainable:
+            weights[name].requires_grad_(True)
+
+
+@contextmanager
+def evaluating(network: nn.Module) -> Iterator[None]:
+    """Every module is in evaluation mode, so nothing is dropped at random."""
+    states = [(module, module.training) for module in network.modules()]
+    network.eval()
+    try:
+        yield
+    finally:
+        for module, training in states:
+            module.training = training
+
+
+def inference_tensors(network: nn.Module) -> list[str]:
+    """Names of parameters and buffers made under inference mode, which autograd refuses to keep."""
+    every = [*network.named_parameters(), *network.named_buffers()]
+    return [name for name, tensor in every if tensor.is_inference()]
+
+
+def replace_inference_tensors(network: nn.Module) -> None:
+    """Swap each of `inference_tensors` for a copy with the same values; shared ones stay shared.
+
+    Call it outside inference mode.
+    """
+    copies: dict[int, Tensor] = {}
+    for module in network.modules():
+        for tensors in (module._parameters, module._buffers):
+            for name, tensor in tensors.items():
+                if tensor is not None and tensor.is_inference():
+                    tensors[name] = copies.setdefault(id(tensor), _copied(tensor))
+
+
+def _copied(tensor: Tensor) -> Tensor:
+    copy = tensor.detach().clone()
+    if isinstance(tensor, nn.Parameter):
+        return nn.Parameter(copy, requires_grad=tensor.requires_grad)
+    return copy

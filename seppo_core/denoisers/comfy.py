@@ -1,0 +1,483 @@
+"""ComfyUI's MODEL, of whatever architecture, as a `Denoiser`: the one core file that names comfy.
+
+Everything goes the host's own ways: its loader, its conditioning, its model options, its samplers. The
+MODEL that was given is never changed: a clone is loaded for the time of a session.
+"""
+
+import inspect
+import uuid
+from collections import OrderedDict
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..config import ComputeConfig, ReferenceConfig, SePPOConfig
+from ..data import Conditioning, EncodedDataset
+from ..errors import ConfigError, DatasetError, UnsupportedModelError
+from ..identity import digest_tensors
+from ..lora import LoRA, is_linear
+from ..randomness import derived_seed, isolated_global_rng
+from . import autograd
+from .conditioning import alike, check_single, stacked
+
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+CACHED_CONDITIONINGS = 32
+"""How many examples' conditionings stay ready on the device; a long T5 text takes about 8 MB."""
+
+CONTEXT_LAYERS = {"Flux": "txt_in", "WanModel": "text_embedding.0"}
+"""Class name of a network -> the layer that reads the text conditioning."""
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """Conditioning of a batch: examples whose entries the host can put side by side share one part."""
+
+    parts: list[tuple[list[int], dict[str, Any]]]
+    """(positions in the batch, the host's conditioning entry for them together)"""
+
+
+class ComfyDenoiser:
+    """A ModelPatcher as a `Denoiser` (see the protocol); `negative` is the host's CONDITIONING or None."""
+
+    family = "comfy"
+
+    def __init__(self, model: Any, negative: Conditioning | None = None) -> None:
+        self.model = model
+        self.negative = negative
+        self.lora: LoRA | None = None
+        self.device: torch.device = model.load_device
+        self.compute_dtype = _compute_dtype(model)
+        self._patcher: Any = None
+        self._options: dict[str, Any] = {}
+        self._sigmas: Tensor | None = None
+        self._ready: OrderedDict[Any, tuple[Conditioning, dict[str, Any]]] = OrderedDict()
+
+    @cached_property
+    def _static(self) -> Any:
+        """The MODEL, or where the host streams its weights from disk a twin with weights that stay."""
+        if "disable_dynamic" not in inspect.signature(self.model.clone).parameters:
+            return self.model
+        if not self.model.is_dynamic():
+            return self.model
+        if self.model.cached_patcher_init is None:
+            raise UnsupportedModelError(
+                "this MODEL is streamed from disk and its loader gives no way to load it whole; use the "
+                "host's own loader, or start ComfyUI without dynamic VRAM"
+            )
+        return self.model.clone(disable_dynamic=True)
+
+    @property
+    def network(self) -> nn.Module:
+        return self._static.model.diffusion_model
+
+    def base_name(self) -> str:
+        """The checkpoint's file name without suffix where the host kept it, else the model's class."""
+        made_by = getattr(self.model, "cached_patcher_init", None)
+        first = made_by[1][0] if made_by and made_by[1] else None
+        if isinstance(first, str | Path):
+            return Path(first).stem
+        return type(self.model.model).__name__
+
+    def identity(self) -> str:
+        """A hash over the network's weights and patches, wherever the model is loaded or patched."""
+        return patcher_identity(self.model, "diffusion_model.")
+
+    # Before the model is moved
+
+    def check(self, dataset: EncodedDataset, config: SePPOConfig) -> None:
+        self._check_sampling(config)
+        self._check_noise()
+        for index, example in enumerate(dataset.examples):
+            where = f"winner {index} ({example.caption!r})"
+            self._check_latents(example.latents, where)
+            if config.loss.paired and example.losing is not None:
+                self._check_latents(example.losing, f"the losing image of {where}")
+            self._check_conditioning(example.cond, where)
+        if self.negative is not None:
+            self._check_conditioning(self.negative, "the negative conditioning")
+
+    def _check_sampling(self, config: SePPOConfig) -> None:
+        from comfy.samplers import KSampler
+
+        references = config.references
+        for what, value, known in (
+            ("sampler", references.sampler, KSampler.SAMPLERS),
+            ("scheduler", references.scheduler, KSampler.SCHEDULERS),
+        ):
+            if value not in known:
+                raise ConfigError(
+                    f"references.{what}: this ComfyUI has no {value!r}; choose from {sorted(known)}"
+                )
+        if config.draws_samples:
+            self._require_negative(references)
+
+    def _require_negative(self, sampling: ReferenceConfig) -> None:
+        if sampling.guidance_scale != 1.0 and self.negative is None:
+            raise ConfigError(
+                f"references.guidance_scale={sampling.guidance_scale} needs a negative conditioning; "
+                "connect one or set it to 1"
+            )
+
+    def _check_noise(self) -> None:
+        """The model must predict from a mix of image and noise, else there is nothing to denoise."""
+        schedule = self.model.get_model_object("model_sampling")
+        zeros, sigma = torch.zeros(1, 1), torch.full((1,), 0.5)
+        if not schedule.noise_scaling(sigma, torch.ones(1, 1), zeros.clone()).any():
+            raise UnsupportedModelError(
+                f"{type(self.model.model).__name__} maps image to image without noise, so there is no "
+                "denoising error to learn from; use a text-to-image or text-to-video model"
+            )
+
+    def _check_latents(self, latents: Tensor, where: str) -> None:
+        form = self.model.get_model_object("latent_format")
+        axes = {1: "length", 2: "height, width", 3: "frames, height, width"}[form.latent_dimensions]
+        fits = latents.ndim == form.latent_dimensions + 1
+        if not fits or latents.shape[0] != form.latent_channels:
+            raise DatasetError(
+                f"{where}: latents {tuple(latents.shape)} do not fit {type(self.model.model).__name__}, "
+                f"which takes ({form.latent_channels}, {axes}); encode the winners with this model's own VAE"
+            )
+        if not torch.isfinite(latents).all():
+            raise DatasetError(
+                f"{where}: the latents hold NaN or infinite values; encode this image again, with the VAE "
+                "in fp32 (start ComfyUI with --fp32-vae) if it persists"
+            )
+
+    def _check_conditioning(self, cond: Conditioning, where: str) -> None:
+        check_single(cond, where)
+        text, extra = cond[0]
+        model = self.model.model
+        width = self._context_width()
+        if text is not None and width and text.shape[-1] != width:
+            raise DatasetError(
+                f"{where}: its text conditioning is {text.shape[-1]} wide, {type(model).__name__} takes "
+                f"{width}; encode the texts with the text encoder that belongs to this model"
+            )
+        takes_pooled = {"SDXL", "SDXLRefiner", "SD3"} & {
+            base.__name__ for base in type(model).__mro__
+        }
+        if takes_pooled and "pooled_output" not in extra:
+            raise DatasetError(
+                f"{where}: its conditioning lacks the pooled output that {type(model).__name__} takes; "
+                "encode the texts with the text encoder that belongs to this model"
+            )
+
+    def _context_width(self) -> int | None:
+        """How wide the text conditioning must be, where that can be told."""
+        model = self.model.model
+        width = model.model_config.unet_config.get("context_dim")
+        layer = CONTEXT_LAYERS.get(type(model.diffusion_model).__name__)
+        if layer is not None:
+            width = getattr(model.diffusion_model.get_submodule(layer), "in_features", None)
+        return width if isinstance(width, int) else None
+
+    # The session
+
+    @contextmanager
+    def session(self, compute: ComputeConfig) -> Iterator[None]:
+        with torch.inference_mode(False), torch.enable_grad(), ExitStack() as undo:
+            undo.callback(self._forget)
+            patcher = self._patcher = self._static.clone()
+            self._load(compute, undo)
+            undo.enter_context(autograd.frozen(self.network))
+            undo.enter_context(autograd.evaluating(self.network))
+            undo.enter_context(self._kernels(training=True))
+            if compute.gradient_checkpointing:
+                blocks = autograd.find_blocks(self.network)
+                undo.enter_context(autograd.checkpointed(blocks))
+            undo.callback(patcher.cleanup)
+            patcher.pre_run()
+            self._options = self._model_options()
+            yield
+
+    def _forget(self) -> None:
+        self._patcher, self._sigmas = None, None
+        self._options = {}
+        self._ready.clear()
+        self.compute_dtype = _compute_dtype(self.model)
+
+    def _load(self, compute: ComputeConfig, undo: ExitStack) -> None:
+        """Load the clone with `compute.precision`, whole if it fits, free of inference tensors."""
+        import comfy.model_management as management
+
+        patcher = self._patcher
+        dtype = DTYPES.get(compute.precision, _compute_dtype(patcher))
+        if dtype != _compute_dtype(patcher):
+            patcher.set_model_compute_dtype(dtype)
+            undo.callback(_unload, patcher)
+        self.compute_dtype = dtype
+        self._leave_inference()
+        total = management.get_total_memory(patcher.load_device)
+        whole = patcher.model_size() + management.minimum_inference_memory() < total
+        # Other models leave the device; one that does not fit leaves half of it for activations.
+        management.load_models_gpu(
+            [patcher], memory_required=1e20 if whole else total / 2, force_full_load=whole
+        )
+        self._leave_inference()  # unpatching on the way put back weights from before
+
+    def _leave_inference(self) -> None:
+        for name in autograd.inference_tensors(self.network):
+            if hasattr(self._patcher, "unpin_weight"):
+                self._patcher.unpin_weight(f"diffusion_model.{name}")
+        autograd.replace_inference_tensors(self._patcher.model)
+
+    @contextmanager
+    def _kernels(self, training: bool) -> Iterator[None]:
+        """Whether the host uses kernels that have a gradient (2026 hosts ask `in_training`, 0.3.64's fp8
+        layers whether they train) or those it samples with."""
+        import comfy.model_management as management
+
+        layers = [m for name, m in self.network.named_modules() if is_linear(name, m)]
+        before = getattr(management, "in_training", None)
+        states = [layer.training for layer in layers]
+        try:
+            if before is not None:
+                management.in_training = training
+            for layer in layers:
+                layer.training = training
+            yield
+        finally:
+            if before is not None:
+                management.in_training = before
+            for layer, state in zip(layers, states, strict=True):
+                layer.training = state
+
+    def _model_options(self) -> dict[str, Any]:
+        """The clone's options as a sampler hands them to the model: patches, wrappers, callbacks."""
+        import comfy.model_patcher
+        import comfy.sampler_helpers
+
+        options = comfy.model_patcher.create_model_options_clone(self._patcher.model_options)
+        comfy.sampler_helpers.prepare_model_patcher(self._patcher, {}, options)
+        sigmas = getattr(self._patcher.model.model_sampling, "sigmas", None)
+        if sigmas is not None:
+            options["transformer_options"]["sample_sigmas"] = sigmas.flip(0).to(self.device)
+        return options
+
+    # Inside a session
+
+    def scale_latents(self, latents: Tensor) -> Tensor:
+        latents = latents.clone() if latents.is_inference() else latents
+        latents = latents.to(self.device, torch.float32, non_blocking=True)
+        return self._patcher.model.process_latent_in(latents)
+
+    def levels(self, uniform: Tensor) -> Tensor:
+        """Sigmas of the model's own schedule, uniform in its index; its shift is in them once loaded."""
+        schedule = self._patcher.model.model_sampling
+        if not hasattr(schedule, "sigmas"):
+            return torch.tensor([schedule.percent_to_sigma(1 - u) for u in uniform.tolist()])
+        if self._sigmas is None:
+            self._sigmas = schedule.sigmas.detach().float().cpu()
+        index = (uniform * len(self._sigmas)).long().clamp(max=len(self._sigmas) - 1)
+        return self._sigmas[index]
+
+    def prepare(self, conds: Sequence[Conditioning], shape: tuple[int, ...]) -> Prepared:
+        import comfy.samplers
+
+        ready = [self._model_conds(cond, shape) for cond in conds]
+        groups: list[list[int]] = []
+        for position, entries in enumerate(ready):
+            for group in groups:
+                if comfy.samplers.cond_equal_size(ready[group[0]], entries):
+                    group.append(position)
+                    break
+            else:
+                groups.append([position])
+        return Prepared([(group, _joined([ready[i] for i in group])) for group in groups])
+
+    def _model_conds(self, cond: Conditioning, shape: tuple[int, ...]) -> dict[str, Any]:
+        """One example's inputs of the network besides x and sigma: the host's COND objects, on the device."""
+        import comfy.sampler_helpers
+        import comfy.samplers
+
+        key = (id(cond), shape)
+        if key in self._ready:
+            self._ready.move_to_end(key)
+            return self._ready[key][1]
+        empty = torch.zeros(1, *shape, device=self.device)
+        entries = {"positive": comfy.sampler_helpers.convert_cond(cond)}
+        processed = comfy.samplers.process_conds(
+            self._patcher.model, empty, entries, self.device, latent_image=empty, seed=0
+        )
+        conds = processed["positive"][0]["model_conds"]
+        ready = {}
+        for name, value in conds.items():
+            alone = value.process_cond(batch_size=1, area=None, device=self.device)
+            ready[name] = alone._copy_with(_settled(alone.cond, self.device))
+        self._ready[key] = (cond, ready)  # holding `cond` keeps its id from being given away
+        if len(self._ready) > CACHED_CONDITIONINGS:
+            self._ready.popitem(last=False)
+        return ready
+
+    def errors(self, latents: Tensor, noise: Tensor, levels: Tensor, prepared: Prepared) -> Tensor:
+        import comfy.model_management as management
+
+        schedule = self._patcher.model.model_sampling
+        noise = noise.to(self.device, torch.float32, copy=True)  # noise_scaling may write into it
+        sigma = levels.to(self.device, torch.float32, non_blocking=True)
+        noisy = schedule.noise_scaling(sigma, noise, latents)
+        denoised = torch.empty(0, device=self.device)
+        for positions, entry in prepared.parts:
+            management.throw_exception_if_processing_interrupted()
+            if len(positions) == len(latents):
+                denoised = self._denoised(noisy, sigma, entry)
+                continue
+            at = torch.tensor(positions, device=self.device)
+            part = self._denoised(noisy[at], sigma[at], entry)
+            before = denoised if denoised.numel() else torch.zeros_like(latents)
+            denoised = before.index_copy(0, at, part)
+        # denoised is affine in the raw output with a slope k that knows no x: with f the affine map,
+        # raw - target = (denoised - x0) / (f(1) - f(0)).
+        ones = torch.ones(len(sigma), *(1,) * (latents.ndim - 1), device=self.device)
+        zeros = torch.zeros_like(ones)
+        slope = schedule.calculate_denoised(sigma, ones, zeros)
+        slope = slope - schedule.calculate_denoised(sigma, zeros, zeros)
+        return ((denoised - latents) / slope).square().flatten(1).mean(1)
+
+    def _denoised(self, noisy: Tensor, sigma: Tensor, entry: dict[str, Any]) -> Tensor:
+        """The host's own step: x0 from noisy latents [B, ...] at sigma [B], float32."""
+        import comfy.samplers
+
+        with autograd.out_of_place():
+            model = self._patcher.model
+            return comfy.samplers.calc_cond_batch(model, [[entry]], noisy, sigma, self._options)[0]
+
+    @torch.no_grad()
+    def sample(
+        self,
+        conds: Sequence[Conditioning],
+        noise: Tensor,
+        sampling: ReferenceConfig,
+        seed: int,
+    ) -> Tensor:
+        self._require_negative(sampling)
+        drawn: dict[int, Tensor] = {}
+        with self._kernels(training=False):
+            for number, group in enumerate(alike(conds)):
+                positive = stacked([conds[i] for i in group])
+                group_seed = derived_seed(seed, "group", number) if number else seed
+                latents = self._drawn(positive, noise[group], sampling, group_seed)
+                drawn |= dict(zip(group, latents, strict=True))
+        return torch.stack([drawn[i] for i in range(len(conds))])
+
+    def _drawn(
+        self, positive: Conditioning, noise: Tensor, sampling: ReferenceConfig, seed: int
+    ) -> Tensor:
+        """One run of the host's sampler, [B, ...] in the network's scale."""
+        import comfy.model_management as management
+        import comfy.sample
+
+        patcher = self._patcher
+        empty = comfy.sample.fix_empty_latent_channels(patcher, torch.zeros_like(noise))
+        try:
+            with isolated_global_rng(seed):
+                latents = comfy.sample.sample(
+                    patcher,
+                    noise,
+                    sampling.sampling_steps,
+                    sampling.guidance_scale,
+                    sampling.sampler,
+                    sampling.scheduler,
+                    positive,
+                    positive if sampling.guidance_scale == 1.0 else self.negative,
+                    empty,
+                    callback=lambda *_: management.throw_exception_if_processing_interrupted(),
+                    disable_pbar=True,
+                    seed=seed,
+                )
+        finally:
+            patcher.pre_run()  # the sampler's clean-up took the model's patcher away
+        return self.scale_latents(latents)
+
+    def latent_preview(self, latents: Tensor) -> Any:
+        """A small PIL picture of the first of `latents` [B, ...] (a video's first frame), or None where
+        the host knows no colours for this latent format."""
+        import latent_preview
+
+        form = self.model.get_model_object("latent_format")
+        previewer = latent_preview.get_previewer(latents.device, form)
+        if previewer is None and form.latent_rgb_factors is not None:
+            known = ("latent_rgb_factors", "latent_rgb_factors_bias", "latent_rgb_factors_reshape")
+            factors = [getattr(form, name) for name in known if hasattr(form, name)]
+            previewer = latent_preview.Latent2RGBPreviewer(*factors)
+        if previewer is None:
+            return None
+        return previewer.decode_latent_to_preview(latents[:1].detach())
+
+
+def _compute_dtype(patcher: Any) -> torch.dtype:
+    """Arithmetic of the network's forwards, as the host has set it."""
+    return patcher.get_model_object("manual_cast_dtype") or patcher.model.get_dtype()
+
+
+def _unload(patcher: Any) -> None:
+    """Take the clone's own arithmetic off the shared model again."""
+    import comfy.model_patcher
+
+    patcher.detach()
+    for module in patcher.model.modules():
+        comfy.model_patcher.wipe_lowvram_weight(module)
+
+
+def _joined(ready: list[dict[str, Any]]) -> dict[str, Any]:
+    """One conditioning entry of batch B from B examples' COND objects."""
+    import comfy.samplers
+
+    merged = comfy.samplers.cond_cat(ready)
+    conds = {name: ready[0][name]._copy_with(value) for name, value in merged.items()}
+    return {"model_conds": conds, "uuid": uuid.uuid4()}
+
+
+def _settled(value: Any, device: torch.device) -> Any:
+    """Tensors on the device and fit for autograd; whatever else there is, as it is."""
+    if isinstance(value, Tensor):
+        value = value.clone() if value.is_inference() else value
+        return value.to(device, non_blocking=True)
+    if isinstance(value, list):
+        return [_settled(item, device) for item in value]
+    return value
+
+
+def patcher_identity(patcher: Any, prefix: str = "") -> str:
+    """A hash over a ModelPatcher's unpatched weights below `prefix` and its patches, loaded or not."""
+    items = []
+    for name, weight in patcher.model_state_dict().items():
+        if not name.startswith(prefix):
+            continue
+        if name in patcher.backup:
+            weight = patcher.backup[name].weight
+        if name in patcher.hook_backup:
+            weight = patcher.hook_backup[name][0]
+        weight = getattr(weight, "_qdata", weight)  # 0.33's quantized tensors wrap plain ones
+        items.append((name, weight.to(_stored_dtype(patcher.model, name, weight))))
+    for name, patches in patcher.patches.items():
+        for place, patch in enumerate(patches):
+            items.extend(_leaves(f"patch {name} {place}", patch))
+    return digest_tensors(items)
+
+
+def _stored_dtype(model: nn.Module, name: str, weight: Tensor) -> torch.dtype:
+    """The dtype a weight has once loaded: 2026 hosts convert some on the way."""
+    owner, _, leaf = name.rpartition(".")
+    return getattr(model.get_submodule(owner), f"{leaf}_comfy_model_dtype", weight.dtype)
+
+
+def _leaves(name: str, patch: Any) -> Iterator[tuple[str, Tensor]]:
+    """What a patch is made of, by name: its tensors, and plain values as names of empty tensors."""
+    if isinstance(patch, Tensor):
+        yield name, patch
+    elif isinstance(patch, list | tuple):
+        for place, item in enumerate(patch):
+            yield from _leaves(f"{name} {place}", item)
+    elif hasattr(patch, "weights"):
+        yield from _leaves(f"{name} {type(patch).__name__}", patch.weights)
+    else:
+        value = patch if isinstance(patch, int | float | str | None) else type(patch).__name__
+        yield f"{name} = {value!r}", torch.empty(0)
