@@ -5,15 +5,16 @@ the picture is stable. Drawing the picture is plots.py's.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
-from .config import ReferenceConfig
+from .checkpoint import Run
+from .config import ReferenceConfig, SePPOConfig
 from .data import EncodedDataset
 from .denoisers import Denoiser
-from .errors import DatasetError
+from .errors import CheckpointError, ConfigError, DatasetError
 from .lora import LoRA, Slot
 from .loss import make_criterion
 from .randomness import derived_seed, normal
@@ -63,7 +64,10 @@ class AnchorMap:
     @property
     def standard_error(self) -> Tensor:
         """[W, L], of `means`; NaN for a single draw."""
-        return self.values.std(dim=-1) / self.values.shape[-1] ** 0.5
+        draws = self.values.shape[-1]
+        if draws == 1:
+            return torch.full_like(self.means, torch.nan)
+        return self.values.std(dim=-1) / draws**0.5
 
     @property
     def flip_share(self) -> Tensor | None:
@@ -203,3 +207,151 @@ def verdicts(
             )
         )
     return found
+
+
+def initial(steps: list[int], step: int) -> int:
+    """The weights that the run started from."""
+    return steps[0]
+
+
+def latest(steps: list[int], step: int) -> int:
+    """The newest snapshot."""
+    return steps[-1]
+
+
+def of_step(steps: list[int], step: int) -> int:
+    """The snapshot taken after the given step."""
+    if step not in steps:
+        raise ConfigError(f"the run keeps no snapshot of step {step}; it keeps {steps}")
+    return step
+
+
+ENTRIES: dict[str, Callable[[list[int], int], int]] = {
+    "initial": initial,
+    "latest": latest,
+    "step": of_step,
+}
+"""Which pool entry a picture compares with."""
+
+
+@dataclass(frozen=True)
+class PreviewSettings:
+    winners: int = 4
+    first: int = 0
+    levels: int = 8
+    draws: int = 4
+    batch_size: int = 4
+    seed: int = 0
+    reference: str = "initial"
+    """a row of ENTRIES"""
+    reference_step: int = 0
+    """read by `step` alone"""
+    criterion: str = ""
+    """empty: the run's own"""
+    draw_samples: bool = True
+
+    def positions(self, dataset: EncodedDataset) -> range:
+        """Fewer than asked for where the dataset ends; DatasetError where it has ended before."""
+        check_positions(dataset, [self.first])
+        return range(self.first, min(self.first + self.winners, len(dataset)))
+
+
+@dataclass(frozen=True)
+class Preview:
+    """What the picture shows."""
+
+    anchors: AnchorMap
+    verdicts: list[Verdict]
+    """one per winner, or none"""
+    latents: list[Tensor]
+    """the winners, [1, C, ...] in the network's scale"""
+    title: str
+    subtitle: str
+
+
+def preview(
+    denoiser: Denoiser,
+    dataset: EncodedDataset,
+    run: Run | None,
+    settings: PreviewSettings,
+    sampling: ReferenceConfig | None = None,
+    on_call: OnCall = lambda done, total: None,
+) -> Preview:
+    """The run's aligned weights against an entry of its pool; without a run the base's errors.
+
+    `sampling` replaces the run's own way of drawing samples. Whatever does not fit together is raised
+    before the network is moved to the device.
+    """
+    positions = settings.positions(dataset)
+    config = run.config() if run else SePPOConfig()
+    drawing = settings.draw_samples and run is not None
+    sampling = sampling or config.references
+    if not drawing:  # nothing is drawn, so no negative conditioning is needed
+        sampling = replace(sampling, guidance_scale=1.0)
+    criterion = settings.criterion or config.loss.criterion
+    make_criterion(criterion)
+    if run is not None and run.about()["base"] != denoiser.identity():
+        raise CheckpointError(
+            f"run {run.name!r} was trained on another model ({run.about()['base_name']}); connect the "
+            "base model that it was trained on, not the aligned one"
+        )
+    entry, weights = None, None
+    if run is not None:
+        entry = run.snapshot(
+            ENTRIES[settings.reference](run.snapshot_steps(), settings.reference_step)
+        )
+        weights = run.weights()
+    denoiser.check(dataset, replace(config, references=sampling))
+    grid = {
+        "levels": settings.levels,
+        "draws": settings.draws,
+        "seed": settings.seed,
+        "batch_size": settings.batch_size,
+        "on_call": on_call,
+        "criterion": criterion,
+        "loser_weight": config.loss.loser_weight,
+    }
+    found: list[Verdict] = []
+    with denoiser.session(config.compute):
+        winners = [denoiser.scale_latents(dataset[i].latents[None]).cpu() for i in positions]
+        if run is None or entry is None or weights is None:
+            anchors = anchor_map(denoiser, dataset, positions, None, **grid)
+        else:
+            lora = LoRA(denoiser.network, config.lora, config.seed, denoiser.device)
+            lora.load(weights)
+            contest = Contest(lora, lora.policy, lora.slot(entry.weights))
+            with lora.attached():
+                anchors = anchor_map(denoiser, dataset, positions, contest, **grid)
+                if drawing:
+                    found = verdicts(
+                        denoiser, dataset, anchors, contest, sampling, settings.seed, on_call
+                    )
+    if run is None or entry is None:
+        return Preview(
+            anchors, found, winners, f"How well {denoiser.base_name()} explains the winners", ""
+        )
+    kind = "the initial weights" if entry.step == 0 else f"the snapshot of step {entry.step}"
+    return Preview(
+        anchors,
+        found,
+        winners,
+        title=f"{run.name}: what the anchor sees",
+        subtitle=f"policy of step {run.step()} against {kind}, criterion {criterion}",
+    )
+
+
+def summary(shown: Preview) -> str:
+    """The picture in words, a line per winner."""
+    lines = [shown.title, shown.subtitle] if shown.subtitle else [shown.title]
+    anchors = shown.anchors
+    for row, position in enumerate(anchors.positions):
+        mean = float(anchors.values[row].mean())
+        if anchors.roles is None:
+            text = f"denoising error {mean:.4g}"
+        else:
+            flips = float((anchors.roles[row] <= 0).float().mean())
+            text = f"winner margin {mean:+.3g}, flips {flips:.0%}"
+        if shown.verdicts:
+            text += f", its sample {shown.verdicts[row].word}"
+        lines.append(f"winner {position} ({anchors.captions[row]}): {text}")
+    return "\n".join(lines)

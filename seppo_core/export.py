@@ -76,9 +76,32 @@ def save_lora(
 ) -> None:
     """Write one safetensors file atomically, in float32.
 
+    The other arguments are `file_tensors`'. Where the names are not simply ours, the file says which of
+    our layers each one is.
+    """
+    used = _resolved(weights, layers or _own_names(weights, format, component))
+    about = dict(metadata) | {"seppo.scale": repr(float(scale))}
+    if any(name != f"{component}.{rows.layer}" for name, rows in used.items()):
+        about["seppo.layers"] = json.dumps(
+            {name: dataclasses.astuple(rows) for name, rows in used.items()}
+        )
+    tensors = file_tensors(weights, scale=scale, format=format, component=component, layers=layers)
+    save_tensors(path, tensors, about)
+
+
+def file_tensors(
+    weights: Mapping[str, Tensor],
+    *,
+    scale: float,
+    format: str,
+    component: str,
+    layers: LayerMap | None = None,
+) -> dict[str, Tensor]:
+    """The weights as a file of `format` holds them, float32 copies on the CPU.
+
     `scale` is alpha / rank of the weights. `component` is a row of COMPONENTS. `layers` renames and
-    splits layers; without it the file's names are ours. UnsupportedModelError names a layer that
-    `layers` leaves out.
+    splits layers, its names are whole; without it they are ours behind the component's.
+    UnsupportedModelError names a layer that `layers` leaves out.
     """
     chosen = _format(format)
     tensors: dict[str, Tensor] = {}
@@ -90,15 +113,9 @@ def save_lora(
         else:
             up = up * scale
         for suffix, tensor in ((chosen.down, down), (chosen.up, up)):
-            tensors[name + suffix] = (
-                tensor.detach().to("cpu", torch.float32, copy=True).contiguous()
-            )
-    about = dict(metadata) | {"seppo.scale": repr(float(scale))}
-    if any(name != f"{component}.{rows.layer}" for name, rows in used.items()):
-        about["seppo.layers"] = json.dumps(
-            {name: dataclasses.astuple(rows) for name, rows in used.items()}
-        )
-    save_tensors(path, tensors, about)
+            copy = tensor.detach().to("cpu", torch.float32, copy=True)
+            tensors[name + suffix] = copy.contiguous()
+    return tensors
 
 
 def _format(name: str) -> Format:

@@ -1,0 +1,217 @@
+"""Looking at a run: what the anchor criterion sees, and the curves of its steps."""
+
+from typing import Any
+
+from comfy_api.latest import io, ui
+from PIL import Image
+from torch import Tensor
+
+from ..seppo_core.anchor import ENTRIES, PreviewSettings, preview, summary
+from ..seppo_core.checkpoint import Run
+from ..seppo_core.config import ReferenceConfig, from_dict
+from ..seppo_core.denoisers.comfy import ComfyDenoiser
+from ..seppo_core.loss import CRITERIA
+from . import host, sockets
+
+AS_TRAINED = "as trained"
+
+
+class SePPOAnchorPreview(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        default = PreviewSettings()
+        return host.schema(
+            node_id="SePPOAnchorPreview",
+            display_name="SePPO Anchor Preview",
+            category=sockets.CATEGORY,
+            description="Shows, for some winners and noise levels, whether the aligned model is ahead of "
+            "an earlier checkpoint of itself, and what becomes of the reference samples. Without a run it "
+            "shows how well the model explains the winners.",
+            search_aliases=["heat map", "margin", "preference", "inspect"],
+            is_output_node=True,
+            inputs=[
+                io.Model.Input(
+                    "model",
+                    tooltip="The base model, as it went into SePPO Train (not the aligned one).",
+                ),
+                sockets.Dataset.Input(
+                    "dataset", tooltip="The encoded winning images, from SePPO Encode Winners."
+                ),
+                io.Int.Input(
+                    "winners",
+                    default=default.winners,
+                    min=1,
+                    max=16,
+                    tooltip="How many winners to show, one per row.",
+                ),
+                io.Int.Input(
+                    "first",
+                    default=default.first,
+                    min=0,
+                    max=1_000_000,
+                    tooltip="The first winner to show, counted from 0 in the dataset's order.",
+                ),
+                io.Int.Input(
+                    "levels",
+                    default=default.levels,
+                    min=2,
+                    max=12,
+                    tooltip="How many noise levels to measure, one per column, evenly over the schedule.",
+                ),
+                io.Int.Input(
+                    "draws",
+                    default=default.draws,
+                    min=1,
+                    max=64,
+                    tooltip="Noise draws averaged in every cell. More take longer and make the picture "
+                    "steadier; the number after \N{PLUS-MINUS SIGN} tells how steady it is.",
+                ),
+                io.Combo.Input(
+                    "reference",
+                    options=list(ENTRIES),
+                    default=default.reference,
+                    tooltip="Which checkpoint of the run to compare with: the initial weights, the latest "
+                    "snapshot, or the one after the step below. Read only with a run.",
+                ),
+                io.Int.Input(
+                    "reference_step",
+                    default=default.reference_step,
+                    min=0,
+                    max=10_000_000,
+                    tooltip="The snapshot to compare with when reference is 'step'.",
+                ),
+                io.Combo.Input(
+                    "criterion",
+                    options=[AS_TRAINED, *CRITERIA],
+                    default=AS_TRAINED,
+                    tooltip="The rule that says what becomes of a reference sample: the run's own, or "
+                    "another to see what it would do. Read only with a run.",
+                ),
+                io.Boolean.Input(
+                    "draw_samples",
+                    default=default.draw_samples,
+                    tooltip="Draw one reference sample per winner and show it with its verdict. Off is "
+                    "faster. Read only with a run.",
+                ),
+                io.Int.Input(
+                    "batch_size",
+                    default=default.batch_size,
+                    min=1,
+                    max=64,
+                    tooltip="Noisy images that go through the model at once. Lower it if memory is short.",
+                ),
+                io.Int.Input(
+                    "seed",
+                    default=default.seed,
+                    min=0,
+                    max=2**63 - 1,
+                    control_after_generate=False,
+                    tooltip="The same seed gives the same noise, so that two pictures can be compared.",
+                ),
+                sockets.Run.Input(
+                    "run",
+                    optional=True,
+                    tooltip="The run whose aligned weights to look at, from SePPO Train or SePPO Load Run.",
+                ),
+                io.Vae.Input(
+                    "vae",
+                    optional=True,
+                    tooltip="Decodes winners and samples into real pictures. Without it they are rough "
+                    "previews.",
+                ),
+                sockets.References.Input(
+                    "references",
+                    optional=True,
+                    tooltip="Sampler, steps and guidance for drawing the samples; without it the run's "
+                    "own.",
+                ),
+                io.Conditioning.Input(
+                    "negative",
+                    optional=True,
+                    tooltip="Negative prompt, needed for samples with a guidance above 1.",
+                ),
+            ],
+            outputs=[
+                io.Image.Output(display_name="picture"),
+                io.String.Output(display_name="summary"),
+            ],
+        )
+
+    @classmethod
+    def execute(
+        cls,
+        model: Any,
+        dataset: Any,
+        criterion: str,
+        run: Run | None = None,
+        vae: Any = None,
+        references: dict[str, Any] | None = None,
+        negative: Any = None,
+        **widgets: Any,
+    ) -> io.NodeOutput:
+        from ..seppo_core.plots import heat_map
+
+        denoiser = ComfyDenoiser(model, negative=negative)
+        settings = PreviewSettings(
+            criterion="" if criterion == AS_TRAINED else criterion, **widgets
+        )
+        sampling = None if references is None else from_dict(ReferenceConfig, references)
+        bar = host.progress(1)
+
+        def on_call(done: int, total: int) -> None:
+            host.throw_if_interrupted()
+            bar.update_absolute(done, total)
+
+        with host.gradients_allowed():
+            shown = preview(denoiser, dataset, run, settings, sampling, on_call)
+        samples = [verdict.sample[None] for verdict in shown.verdicts]
+        picture = heat_map(
+            shown.anchors,
+            [thumbnail(denoiser, vae, latents) for latents in shown.latents],
+            [thumbnail(denoiser, vae, latents) for latents in samples],
+            shown.verdicts,
+            shown.title,
+            shown.subtitle,
+        )
+        image = host.image(picture)
+        return io.NodeOutput(image, summary(shown), ui=ui.PreviewImage(image, cls=cls))
+
+
+def thumbnail(denoiser: ComfyDenoiser, vae: Any, latents: Tensor) -> Image.Image:
+    """A picture of latents [1, C, ...] in the network's scale; of a video its middle frame."""
+    if vae is not None:
+        decoded = vae.decode(denoiser.model.model.process_latent_out(latents))[0]
+        frame = decoded[len(decoded) // 2] if decoded.ndim == 4 else decoded
+        return Image.fromarray((frame.clamp(0, 1) * 255).round().byte().cpu().numpy())
+    return denoiser.latent_preview(latents) or Image.new("RGB", (8, 8), "#d0d0d0")
+
+
+class SePPOCurves(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return host.schema(
+            node_id="SePPOCurves",
+            display_name="SePPO Curves",
+            category=sockets.CATEGORY,
+            description="Draws how a run went: loss, margins, flip rate and implicit accuracy by step.",
+            search_aliases=["loss graph", "plot", "metrics"],
+            is_output_node=True,
+            inputs=[
+                sockets.Run.Input(
+                    "run", tooltip="The run to draw, from SePPO Train or SePPO Load Run."
+                ),
+            ],
+            outputs=[io.Image.Output(display_name="picture")],
+        )
+
+    @classmethod
+    def execute(cls, run: Run) -> io.NodeOutput:
+        from ..seppo_core.plots import curves
+
+        config = run.config()
+        title = f"{run.name}: {len(run.metrics())} of {config.steps} steps"
+        image = host.image(curves(run.metrics(), title))
+        return io.NodeOutput(image, ui=ui.PreviewImage(image, cls=cls))
+
+
+NODES = [SePPOAnchorPreview, SePPOCurves]

@@ -1,0 +1,409 @@
+"""Pictures of a run: curves over its steps, and the anchor's heat map. The one module with matplotlib.
+
+Nothing here computes what it shows; nothing global of matplotlib is left changed.
+"""
+
+import math
+import re
+import unicodedata
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import cache
+from typing import Any
+
+import numpy as np
+from matplotlib import style
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.colors import Normalize, TwoSlopeNorm
+from matplotlib.figure import Figure
+from matplotlib.font_manager import FontProperties, fontManager, get_font
+from matplotlib.ft2font import FT2Font
+from PIL import Image
+
+from .anchor import AnchorMap, Verdict
+
+INK, FAINT = "#222222", "#8a8a8a"
+BLUE, RED, GREY = "#2166ac", "#b2182b", "#6b6b6b"
+DPI = 100
+WIDTH = 1200
+"""pixels"""
+FONTS = (
+    "DejaVu Sans",
+    "Noto Sans CJK SC",
+    "Noto Sans CJK JP",
+    "Microsoft YaHei",
+    "Yu Gothic",
+    "Hiragino Sans",
+    "PingFang SC",
+    "WenQuanYi Zen Hei",
+    "Noto Emoji",
+    "Segoe UI Emoji",
+)
+"""Tried in this order for each character; those that are not installed are passed over."""
+
+
+@contextmanager
+def _defaults() -> Iterator[None]:
+    """matplotlib's own style, whatever other code has set; afterwards that is back."""
+    with style.context("default"):
+        yield
+
+
+def _picture(figure: Figure) -> Image.Image:
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    return Image.fromarray(np.asarray(canvas.buffer_rgba())[..., :3].copy())
+
+
+# Text that a user wrote.
+
+
+@cache
+def _fonts() -> dict[str, FT2Font]:
+    """Those of FONTS that are here."""
+    installed = {entry.name: entry.fname for entry in fontManager.ttflist}
+    return {name: get_font(installed[name]) for name in FONTS if name in installed}
+
+
+@cache
+def _advance(character: str) -> float:
+    """Width of a character as a share of the font size; 0 if no font here has it."""
+    for font in _fonts().values():
+        if font.get_char_index(ord(character)):
+            font.set_size(64, 72)
+            return font.load_char(ord(character)).linearHoriAdvance / 65536 / 64
+    return 0.0
+
+
+def _length(text: str) -> float:
+    return sum(map(_advance, text))
+
+
+def printable(text: str) -> str:
+    """`text` on one line, with a box for every character that no font here can draw."""
+    kept = []
+    for character in unicodedata.normalize("NFC", " ".join(text.split())):
+        if unicodedata.category(character) not in ("Cc", "Cf", "Cs", "Cn", "Mn", "Me"):
+            kept.append(character if _advance(character) else "\N{WHITE SQUARE}")
+    return "".join(kept)
+
+
+def wrapped(text: str, pixels: float, size: float, lines: int = 1) -> str:
+    """`text` broken at spaces, or where it must be, to fit `pixels` in points `size`; dots if cut."""
+    width = pixels * 72 / DPI / size
+    rows, row = [], ""
+    for word in re.findall(r" ?[^ ]+", printable(text)):
+        if row and _length(row + word) > width:
+            rows, row, word = [*rows, row], "", word.lstrip()
+        for character in word:
+            if row and _length(row + character) > width:
+                rows, row = [*rows, row], ""
+            row += character
+    rows.append(row)
+    if len(rows) > lines:
+        last = rows[lines - 1]
+        while last and _length(last + "\N{HORIZONTAL ELLIPSIS}") > width:
+            last = last[:-1]
+        rows = [*rows[: lines - 1], last.rstrip() + "\N{HORIZONTAL ELLIPSIS}"]
+    return "\n".join(rows)
+
+
+def _write(axes: Axes, x: float, y: float, text: str, size: float, **look: Any) -> None:
+    """Text in axes coordinates, taken literally (a `$` starts no formula)."""
+    weight = "bold" if look.pop("bold", False) else "normal"
+    font = FontProperties(family=list(_fonts()), size=size, weight=weight)
+    look = {"color": INK, "ha": "left", "va": "top", **look}
+    axes.text(
+        x,
+        y,
+        text,
+        transform=axes.transAxes,
+        fontproperties=font,
+        parse_math=False,
+        **look,
+    )
+
+
+# Curves.
+
+Series = tuple[str, str, str]
+"""field of metrics.jsonl, label, colour"""
+
+Panel = tuple[str, str, tuple[Series, ...], float | None]
+"""title, what it means, series, a line to compare with"""
+
+PANELS: tuple[Panel, ...] = (
+    ("Loss", "ln 2 where policy = reference", (("loss", "loss", INK),), math.log(2)),
+    (
+        "Winner margin",
+        "below 0: the policy explains the winners better",
+        (("winner_margin", "winner", BLUE),),
+        0.0,
+    ),
+    (
+        "Sample margin",
+        "above 0: the policy explains the sample worse",
+        (
+            ("sample_margin_losing", "samples that lose", RED),
+            ("sample_margin_winning", "samples learned from", BLUE),
+        ),
+        0.0,
+    ),
+    (
+        "Flip rate",
+        "share of samples that are not pushed away",
+        (("flip_rate", "flip rate", GREY),),
+        None,
+    ),
+    (
+        "Implicit accuracy",
+        "share of examples with z > 0; a high value alone proves nothing",
+        (("implicit_accuracy", "implicit accuracy", BLUE),),
+        0.5,
+    ),
+    (
+        "Denoising error on the winners",
+        "mean squared, lower is better",
+        (("policy_error", "policy", BLUE), ("reference_error", "reference", GREY)),
+        None,
+    ),
+)
+LOSS_ALONE: Panel = ("Loss", "denoising error of the winners", (("loss", "loss", INK),), None)
+"""of a run without references"""
+PANEL = 310
+"""height of a panel with its words, pixels"""
+SHARES = ("flip_rate", "implicit_accuracy")
+
+
+def smoothed(values: Sequence[float], window: int) -> list[float]:
+    """Mean over `window` (odd) neighbours of each value; fewer where the row ends."""
+    half, array = window // 2, np.asarray(values, dtype=np.float64)
+    return [float(array[max(0, i - half) : i + half + 1].mean()) for i in range(len(array))]
+
+
+def series(metrics: Sequence[Mapping[str, Any]], name: str) -> tuple[list[int], list[float]]:
+    """Steps and values of one field; steps where it is null or not finite are left out."""
+    known = [
+        (line["step"], float(line[name]))
+        for line in metrics
+        if line.get(name) is not None and math.isfinite(line[name])
+    ]
+    return [step for step, _ in known], [value for _, value in known]
+
+
+def curves(metrics: Sequence[Mapping[str, Any]], title: str = "") -> Image.Image:
+    """The run's progress as one picture, 1200 wide: raw values faint, a running mean over them.
+
+    A panel for everything the run measured, two side by side, 310 pixels high each.
+    """
+    plain = not series(metrics, "winner_margin")[0]
+    panels = [
+        panel
+        for panel in ((LOSS_ALONE, *PANELS[1:]) if plain else PANELS)
+        if any(series(metrics, name)[0] for name, _, _ in panel[2])
+    ]
+    height = 60 + PANEL * max(1, -(-len(panels) // 2))
+    with _defaults():
+        figure = Figure(figsize=(WIDTH / DPI, height / DPI), dpi=DPI, facecolor="white")
+        page = figure.add_axes((0, 0, 1, 1), frameon=False, xticks=[], yticks=[])
+        page.set(xlim=(0, WIDTH), ylim=(height, 0))
+        _say(page, 84, 16, wrapped(title, WIDTH * 0.8, 15), 15, bold=True)
+        if not panels:
+            _say(page, 84, 80, "no optimizer step yet", 12, color=FAINT)
+        for index, panel in enumerate(panels):
+            x, y = 84 + 586 * (index % 2), 100 + PANEL * (index // 2)
+            box = (x / WIDTH, 1 - (y + 220) / height, 506 / WIDTH, 220 / height)
+            _curve_panel(figure.add_axes(box), metrics, *panel)
+        return _picture(figure)
+
+
+def _curve_panel(
+    axes: Axes,
+    metrics: Sequence[Mapping[str, Any]],
+    title: str,
+    meaning: str,
+    fields: tuple[Series, ...],
+    line: float | None,
+) -> None:
+    _write(axes, 0, 1.16, title, 13, bold=True)
+    _write(axes, 0, 1.065, meaning, 10, color=FAINT)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(axis="y", color="#e6e6e6", linewidth=0.8)
+    axes.tick_params(labelsize=10, colors=INK)
+    axes.set_xlabel("optimizer step", fontsize=10, color=FAINT, labelpad=2)
+    for name, label, colour in fields:
+        steps, values = series(metrics, name)
+        if not steps:
+            continue
+        window = max(1, len(values) // 15) | 1
+        many = window > 1
+        dots = "o" if len(values) < 12 else None
+        axes.plot(
+            steps, values, color=colour, alpha=0.25 if many else 1, linewidth=1, marker=dots, ms=4
+        )
+        if many:
+            axes.plot(steps, smoothed(values, window), color=colour, linewidth=2, label=label)
+        else:
+            axes.plot([], [], color=colour, linewidth=2, label=label)
+    if line is not None:
+        axes.axhline(line, color=FAINT, linewidth=1, linestyle="--")
+    if fields[0][0] in SHARES:
+        axes.set_ylim(-0.03, 1.03)
+    axes.xaxis.get_major_locator().set_params(integer=True)
+    if len(fields) > 1:
+        axes.legend(fontsize=10, frameon=False, loc="best")
+
+
+# The anchor's heat map. Places are pixels from the upper left corner.
+
+ROW, THUMBNAIL = 150, 128
+TOP, BOTTOM = 130, 150
+CELLS = (330, 855)
+"""first and last pixel of the heat map's columns beside samples"""
+
+
+def heat_map(
+    anchors: AnchorMap,
+    winners: Sequence[Image.Image],
+    samples: Sequence[Image.Image] = (),
+    verdicts: Sequence[Verdict] = (),
+    title: str = "",
+    subtitle: str = "",
+) -> Image.Image:
+    """Winners (rows) by noise levels (columns, low to high), 1200 pixels wide.
+
+    With a reference: margins on a scale centred at zero, the flip share in every cell, and beside each row
+    the reference sample with its verdict if there is one. Without: the winners' errors. `winners` and
+    `samples` are one picture per row of `anchors`.
+    """
+    rows, columns = anchors.means.shape
+    height = TOP + rows * ROW + BOTTOM
+    left, right = CELLS if samples else (CELLS[0], WIDTH - 30)
+    with _defaults():
+        figure = Figure(figsize=(WIDTH / DPI, height / DPI), dpi=DPI, facecolor="white")
+        page = figure.add_axes((0, 0, 1, 1), frameon=False, xticks=[], yticks=[])
+        page.set(xlim=(0, WIDTH), ylim=(height, 0))
+        _say(page, 20, 18, wrapped(title, WIDTH * 0.85, 16), 16, bold=True)
+        _say(page, 20, 52, wrapped(subtitle, WIDTH - 40, 11), 11, color=FAINT)
+        _say(page, 20, 100, "Winner", 12, bold=True)
+        if samples:
+            _say(page, right + 25, 100, "Reference sample", 12, bold=True)
+        for row in range(rows):
+            y = TOP + row * ROW
+            _paste(figure, winners[row], 20, y + 8)
+            _say(page, 160, y + 8, wrapped(anchors.captions[row], left - 175, 10, 7), 10)
+            if samples:
+                _paste(figure, samples[row], right + 25, y + 8)
+            if verdicts:
+                _say_verdict(page, verdicts[row], right + 163, y + 8)
+        cells = figure.add_axes(
+            (left / WIDTH, BOTTOM / height, (right - left) / WIDTH, rows * ROW / height)
+        )
+        _draw_cells(figure, page, cells, anchors, left, height)
+        return _picture(figure)
+
+
+def _say(page: Axes, x: float, y: float, text: str, size: float, **look: Any) -> None:
+    _write(page, x / page.get_xlim()[1], 1 - y / page.get_ylim()[0], text, size, **look)
+
+
+def _paste(figure: Figure, picture: Image.Image, x: int, y: int) -> None:
+    """The picture in a square of THUMBNAIL pixels, whole, not distorted."""
+    factor = THUMBNAIL / max(picture.size)
+    size = tuple(max(1, round(side * factor)) for side in picture.size)
+    array = np.asarray(picture.convert("RGB").resize(size, Image.Resampling.BICUBIC))
+    bottom = round(figure.get_figheight() * DPI) - y - size[1]
+    figure.figimage(array, x + (THUMBNAIL - size[0]) // 2, bottom, origin="upper")
+
+
+VERDICT_COLOURS = {"loses": RED, "is learned from": BLUE, "left out": GREY}
+
+
+def _say_verdict(page: Axes, verdict: Verdict, x: float, y: float) -> None:
+    _say(page, x, y, verdict.word, 12, bold=True, color=VERDICT_COLOURS[verdict.word])
+    shares = (
+        ("pushed away", verdict.losing),
+        ("learned from", verdict.learned),
+        ("left out", verdict.left_out),
+    )
+    lines = [f"{name} {share:.0%}" for name, share in shares if share > 0]
+    _say(page, x, y + 28, "\n".join(lines), 10, linespacing=1.5)
+
+
+def _draw_cells(
+    figure: Figure, page: Axes, cells: Axes, anchors: AnchorMap, left: int, height: int
+) -> None:
+    order = anchors.levels.argsort()
+    means = anchors.means[:, order].numpy()
+    spread = anchors.standard_error[:, order].numpy()
+    flips = None if anchors.flip_share is None else anchors.flip_share[:, order].numpy()
+    finite = means[np.isfinite(means)]
+    limit = float(np.abs(finite).max()) if finite.size else 0.0
+    power = math.floor(math.log10(limit)) if limit > 0 else 0
+    power, decimals = (0, min(3, 2 - power)) if -2 < power < 3 else (power, 2)
+    unit = 10.0**power
+    unit_words = f", in 1e{power}" if power else ""
+    limit = limit / unit or 1.0
+    if flips is None:
+        what, words = "Denoising error of the winner", ("explained well", "explained badly")
+        colours, norm = "cividis", Normalize(0.0, limit)
+    else:
+        what = "Winner margin, policy minus reference"
+        words = ("policy ahead of reference", "policy behind reference")
+        colours, norm = "RdBu_r", TwoSlopeNorm(0.0, -limit, limit)
+    _say(page, left, 88, what + unit_words, 12, bold=True)
+    _say(page, left, 109, _legend(anchors), 9.5, color=FAINT)
+    image = cells.imshow(means / unit, cmap=colours, norm=norm, aspect="auto")
+    _say_cells(cells, image, means / unit, spread / unit, flips, decimals)
+    cells.set_yticks(np.arange(len(means) + 1) - 0.5, labels=[""] * (len(means) + 1))
+    cells.set_xticks(np.arange(len(order)), [f"{v:.3g}" for v in anchors.levels[order].tolist()])
+    cells.tick_params(length=0, labelsize=10, colors=INK)
+    cells.grid(axis="y", color="white", linewidth=8)
+    cells.spines[:].set_visible(False)
+    cells.set_xlabel(
+        "noise level in the model's own unit: little noise left, much noise right",
+        fontsize=10,
+        color=FAINT,
+    )
+    width = cells.get_position().width
+    bar = figure.add_axes((left / WIDTH, 44 / height, width, 16 / height))
+    figure.colorbar(image, cax=bar, orientation="horizontal")
+    bar.tick_params(labelsize=10, colors=INK)
+    bar.xaxis.set_ticks_position("top")
+    bar.tick_params(top=False, pad=1)
+    bar.spines[:].set_visible(False)
+    for x, ha, text in ((0, "left", words[0]), (1, "right", words[1])):
+        _write(bar, x, -0.4, text, 10.5, ha=ha, bold=True)
+
+
+def _legend(anchors: AnchorMap) -> str:
+    draws = anchors.values.shape[-1]
+    text = f"mean of {draws} noise draws \N{PLUS-MINUS SIGN} its standard error"
+    if draws == 1:
+        text = "one noise draw"
+    return text if anchors.roles is None else f"{text}; share of draws whose sample flips"
+
+
+def _say_cells(
+    cells: Axes,
+    image: Any,
+    means: np.ndarray,
+    spread: np.ndarray,
+    flips: np.ndarray | None,
+    decimals: int,
+) -> None:
+    """The numbers in the cells, dark on light and light on dark."""
+    size = 10.5 if means.shape[1] <= 8 else 8.5
+    signed = "" if flips is None else "+"
+    for row, column in np.ndindex(means.shape):
+        value, error = means[row, column], spread[row, column]
+        lines = [f"{value:{signed}.{decimals}f}" if math.isfinite(value) else "not\nfinite"]
+        if math.isfinite(error):
+            lines.append(f"\N{PLUS-MINUS SIGN} {error:.{decimals}f}")
+        if flips is not None:
+            lines += ["", "flips", f"{flips[row, column]:.0%}"]
+        red, green, blue, _ = image.cmap(image.norm(value))
+        light = 0.3 * red + 0.59 * green + 0.11 * blue > 0.5
+        look = {"color": INK if light else "white", "linespacing": 1.2}
+        cells.text(column, row, "\n".join(lines), ha="center", va="center", fontsize=size, **look)
