@@ -1,7 +1,7 @@
 """Names for content: a hash over weights that is quick for gigabytes, and one over values in full."""
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import torch
@@ -38,6 +38,23 @@ def _strided(tensor: Tensor) -> Tensor:
     if tensor.numel() <= keep:
         return tensor
     return tensor.detach().reshape(-1)[:: -(-tensor.numel() // keep) | 1]
+
+
+def leaves(name: str, value: Any) -> Iterator[tuple[str, Tensor]]:
+    """Named tensors for `digest_tensors` from a nested value; a plain value names an empty tensor.
+
+    Of an object with `weights`, as a host's LoRA patch is, these and its class count.
+    """
+    if isinstance(value, Tensor):
+        yield name, value
+    elif isinstance(value, list | tuple):
+        for place, item in enumerate(value):
+            yield from leaves(f"{name} {place}", item)
+    elif hasattr(value, "weights"):
+        yield from leaves(f"{name} {type(value).__name__}", value.weights)
+    else:
+        plain = isinstance(value, int | float | str | None)
+        yield f"{name} = {value!r}" if plain else f"{name}: {type(value).__name__}", torch.empty(0)
 
 
 def digest_value(value: Any) -> str:

@@ -11,7 +11,6 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -19,20 +18,17 @@ from torch import Tensor, nn
 
 from ..config import ComputeConfig, ReferenceConfig, SePPOConfig
 from ..data import Conditioning, EncodedDataset
-from ..errors import ConfigError, DatasetError, UnsupportedModelError
-from ..identity import digest_tensors
+from ..errors import ConfigError, UnsupportedModelError
 from ..lora import LoRA, is_linear
 from ..randomness import derived_seed, isolated_global_rng
 from . import autograd
-from .conditioning import alike, check_single, stacked
+from .inputs import alike, check_conditioning, check_latents, stacked
+from .patcher import checkpoint_name, compute_dtype, patcher_identity
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 CACHED_CONDITIONINGS = 32
 """How many examples' conditionings stay ready on the device; a long T5 text takes about 8 MB."""
-
-CONTEXT_LAYERS = {"Flux": "txt_in", "WanModel": "text_embedding.0"}
-"""Class name of a network -> the layer that reads the text conditioning."""
 
 
 @dataclass(frozen=True)
@@ -53,7 +49,7 @@ class ComfyDenoiser:
         self.negative = negative
         self.lora: LoRA | None = None
         self.device: torch.device = model.load_device
-        self.compute_dtype = _compute_dtype(model)
+        self.compute_dtype = compute_dtype(model)
         self._patcher: Any = None
         self._options: dict[str, Any] = {}
         self._sigmas: Tensor | None = None
@@ -79,11 +75,7 @@ class ComfyDenoiser:
 
     def base_name(self) -> str:
         """The checkpoint's file name without suffix where the host kept it, else the model's class."""
-        made_by = getattr(self.model, "cached_patcher_init", None)
-        first = made_by[1][0] if made_by and made_by[1] else None
-        if isinstance(first, str | Path):
-            return Path(first).stem
-        return type(self.model.model).__name__
+        return checkpoint_name(self.model) or type(self.model.model).__name__
 
     def identity(self) -> str:
         """A hash over the network's weights and patches, wherever the model is loaded or patched."""
@@ -94,14 +86,15 @@ class ComfyDenoiser:
     def check(self, dataset: EncodedDataset, config: SePPOConfig) -> None:
         self._check_sampling(config)
         self._check_noise()
+        model = self.model.model
         for index, example in enumerate(dataset.examples):
             where = f"winner {index} ({example.caption!r})"
-            self._check_latents(example.latents, where)
+            check_latents(example.latents, model, where)
             if config.loss.paired and example.losing is not None:
-                self._check_latents(example.losing, f"the losing image of {where}")
-            self._check_conditioning(example.cond, where)
+                check_latents(example.losing, model, f"the losing image of {where}")
+            check_conditioning(example.cond, model, where)
         if self.negative is not None:
-            self._check_conditioning(self.negative, "the negative conditioning")
+            check_conditioning(self.negative, model, "the negative conditioning")
 
     def _check_sampling(self, config: SePPOConfig) -> None:
         from comfy.samplers import KSampler
@@ -135,49 +128,6 @@ class ComfyDenoiser:
                 "denoising error to learn from; use a text-to-image or text-to-video model"
             )
 
-    def _check_latents(self, latents: Tensor, where: str) -> None:
-        form = self.model.get_model_object("latent_format")
-        axes = {1: "length", 2: "height, width", 3: "frames, height, width"}[form.latent_dimensions]
-        fits = latents.ndim == form.latent_dimensions + 1
-        if not fits or latents.shape[0] != form.latent_channels:
-            raise DatasetError(
-                f"{where}: latents {tuple(latents.shape)} do not fit {type(self.model.model).__name__}, "
-                f"which takes ({form.latent_channels}, {axes}); encode the winners with this model's own VAE"
-            )
-        if not torch.isfinite(latents).all():
-            raise DatasetError(
-                f"{where}: the latents hold NaN or infinite values; encode this image again, with the VAE "
-                "in fp32 (start ComfyUI with --fp32-vae) if it persists"
-            )
-
-    def _check_conditioning(self, cond: Conditioning, where: str) -> None:
-        check_single(cond, where)
-        text, extra = cond[0]
-        model = self.model.model
-        width = self._context_width()
-        if text is not None and width and text.shape[-1] != width:
-            raise DatasetError(
-                f"{where}: its text conditioning is {text.shape[-1]} wide, {type(model).__name__} takes "
-                f"{width}; encode the texts with the text encoder that belongs to this model"
-            )
-        takes_pooled = {"SDXL", "SDXLRefiner", "SD3"} & {
-            base.__name__ for base in type(model).__mro__
-        }
-        if takes_pooled and "pooled_output" not in extra:
-            raise DatasetError(
-                f"{where}: its conditioning lacks the pooled output that {type(model).__name__} takes; "
-                "encode the texts with the text encoder that belongs to this model"
-            )
-
-    def _context_width(self) -> int | None:
-        """How wide the text conditioning must be, where that can be told."""
-        model = self.model.model
-        width = model.model_config.unet_config.get("context_dim")
-        layer = CONTEXT_LAYERS.get(type(model.diffusion_model).__name__)
-        if layer is not None:
-            width = getattr(model.diffusion_model.get_submodule(layer), "in_features", None)
-        return width if isinstance(width, int) else None
-
     # The session
 
     @contextmanager
@@ -201,16 +151,16 @@ class ComfyDenoiser:
         self._patcher, self._sigmas = None, None
         self._options = {}
         self._ready.clear()
-        self.compute_dtype = _compute_dtype(self.model)
+        self.compute_dtype = compute_dtype(self.model)
 
     def _load(self, compute: ComputeConfig, undo: ExitStack) -> None:
         """Load the clone with `compute.precision`, whole if it fits, free of inference tensors."""
         import comfy.model_management as management
 
         patcher = self._patcher
-        dtype = DTYPES.get(compute.precision, _compute_dtype(patcher))
-        if dtype != _compute_dtype(patcher):
-            patcher.set_model_compute_dtype(dtype)
+        dtype = DTYPES.get(compute.precision, compute_dtype(patcher))
+        if dtype != compute_dtype(patcher):
+            patcher.set_modelcompute_dtype(dtype)
             undo.callback(_unload, patcher)
         self.compute_dtype = dtype
         self._leave_inference()
@@ -412,11 +362,6 @@ class ComfyDenoiser:
         return previewer.decode_latent_to_preview(latents[:1].detach())
 
 
-def _compute_dtype(patcher: Any) -> torch.dtype:
-    """Arithmetic of the network's forwards, as the host has set it."""
-    return patcher.get_model_object("manual_cast_dtype") or patcher.model.get_dtype()
-
-
 def _unload(patcher: Any) -> None:
     """Take the clone's own arithmetic off the shared model again."""
     import comfy.model_patcher
@@ -443,41 +388,3 @@ def _settled(value: Any, device: torch.device) -> Any:
     if isinstance(value, list):
         return [_settled(item, device) for item in value]
     return value
-
-
-def patcher_identity(patcher: Any, prefix: str = "") -> str:
-    """A hash over a ModelPatcher's unpatched weights below `prefix` and its patches, loaded or not."""
-    items = []
-    for name, weight in patcher.model_state_dict().items():
-        if not name.startswith(prefix):
-            continue
-        if name in patcher.backup:
-            weight = patcher.backup[name].weight
-        if name in patcher.hook_backup:
-            weight = patcher.hook_backup[name][0]
-        weight = getattr(weight, "_qdata", weight)  # 0.33's quantized tensors wrap plain ones
-        items.append((name, weight.to(_stored_dtype(patcher.model, name, weight))))
-    for name, patches in patcher.patches.items():
-        for place, patch in enumerate(patches):
-            items.extend(_leaves(f"patch {name} {place}", patch))
-    return digest_tensors(items)
-
-
-def _stored_dtype(model: nn.Module, name: str, weight: Tensor) -> torch.dtype:
-    """The dtype a weight has once loaded: 2026 hosts convert some on the way."""
-    owner, _, leaf = name.rpartition(".")
-    return getattr(model.get_submodule(owner), f"{leaf}_comfy_model_dtype", weight.dtype)
-
-
-def _leaves(name: str, patch: Any) -> Iterator[tuple[str, Tensor]]:
-    """What a patch is made of, by name: its tensors, and plain values as names of empty tensors."""
-    if isinstance(patch, Tensor):
-        yield name, patch
-    elif isinstance(patch, list | tuple):
-        for place, item in enumerate(patch):
-            yield from _leaves(f"{name} {place}", item)
-    elif hasattr(patch, "weights"):
-        yield from _leaves(f"{name} {type(patch).__name__}", patch.weights)
-    else:
-        value = patch if isinstance(patch, int | float | str | None) else type(patch).__name__
-        yield f"{name} = {value!r}", torch.empty(0)

@@ -1,13 +1,13 @@
-"""ComfyUI's CONDITIONING, which is plain lists, dicts and tensors: what one image may carry, and batches.
+"""ComfyUI's LATENT and CONDITIONING, which are plain tensors, lists and dicts: what fits a model, and batches.
 
-One image's is `[[text [1, T, C] or None, {"pooled_output": [1, C], "guidance": 3.5, ...}]]`.
+One image's conditioning is `[[text [1, T, C] or None, {"pooled_output": [1, C], "guidance": 3.5, ...}]]`.
 """
 
 from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..data import Conditioning
 from ..errors import DatasetError, UnsupportedModelError
@@ -44,6 +44,57 @@ def check_single(cond: Conditioning, where: str) -> None:
             f"{where}: its text conditioning has the shape {tuple(text.shape)}; give each image one text "
             "of batch 1"
         )
+
+
+CONTEXT_LAYERS = {"Flux": "txt_in", "WanModel": "text_embedding.0"}
+"""Class name of a network -> the layer that reads the text conditioning."""
+TAKES_POOLED = {"SDXL", "SDXLRefiner", "SD3"}
+"""Class names of models that cannot do without a pooled output."""
+
+
+def check_latents(latents: Tensor, model: nn.Module, where: str) -> None:
+    """Raise unless one image's `latents` suit the host's `model`, which is not called."""
+    form = model.latent_format
+    axes = {1: "length", 2: "height, width", 3: "frames, height, width"}[form.latent_dimensions]
+    fits = latents.ndim == form.latent_dimensions + 1
+    if not fits or latents.shape[0] != form.latent_channels:
+        raise DatasetError(
+            f"{where}: latents {tuple(latents.shape)} do not fit {type(model).__name__}, which takes "
+            f"({form.latent_channels}, {axes}); encode the winners with this model's own VAE"
+        )
+    if not torch.isfinite(latents).all():
+        raise DatasetError(
+            f"{where}: the latents hold NaN or infinite values; encode this image again, with the VAE "
+            "in fp32 (start ComfyUI with --fp32-vae) if it persists"
+        )
+
+
+def check_conditioning(cond: Conditioning, model: nn.Module, where: str) -> None:
+    """Raise unless `cond` is one text for one whole image, of the kind the host's `model` reads."""
+    check_single(cond, where)
+    text, extra = cond[0]
+    kind = type(model).__name__
+    width = context_width(model)
+    if text is not None and width and text.shape[-1] != width:
+        raise DatasetError(
+            f"{where}: its text conditioning is {text.shape[-1]} wide, {kind} takes {width}; encode the "
+            "texts with the text encoder that belongs to this model"
+        )
+    if TAKES_POOLED & {base.__name__ for base in type(model).__mro__}:
+        if "pooled_output" not in extra:
+            raise DatasetError(
+                f"{where}: its conditioning lacks the pooled output that {kind} takes; encode the texts "
+                "with the text encoder that belongs to this model"
+            )
+
+
+def context_width(model: nn.Module) -> int | None:
+    """How wide the text conditioning must be, where that can be told."""
+    width = model.model_config.unet_config.get("context_dim")
+    layer = CONTEXT_LAYERS.get(type(model.diffusion_model).__name__)
+    if layer is not None:
+        width = getattr(model.diffusion_model.get_submodule(layer), "in_features", None)
+    return width if isinstance(width, int) else None
 
 
 def alike(conds: Sequence[Conditioning]) -> list[list[int]]:

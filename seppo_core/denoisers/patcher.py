@@ -1,0 +1,45 @@
+"""What ComfyUI's ModelPatcher says about itself, read off its attributes."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..identity import digest_tensors, leaves
+
+
+def compute_dtype(patcher: Any) -> torch.dtype:
+    """Arithmetic of the network's forwards, as the host has set it."""
+    return patcher.get_model_object("manual_cast_dtype") or patcher.model.get_dtype()
+
+
+def checkpoint_name(patcher: Any) -> str:
+    """File name without suffix of what the patcher was loaded from; 0.3.64 does not keep it: empty."""
+    made_by = getattr(patcher, "cached_patcher_init", None)
+    first = made_by[1][0] if made_by and made_by[1] else None
+    return Path(first).stem if isinstance(first, str | Path) else ""
+
+
+def patcher_identity(patcher: Any, prefix: str = "") -> str:
+    """A hash over a ModelPatcher's unpatched weights below `prefix` and its patches, loaded or not."""
+    items = []
+    for name, weight in patcher.model_state_dict().items():
+        if not name.startswith(prefix):
+            continue
+        if name in patcher.backup:
+            weight = patcher.backup[name].weight
+        if name in patcher.hook_backup:
+            weight = patcher.hook_backup[name][0]
+        weight = getattr(weight, "_qdata", weight)  # 0.33's quantized tensors wrap plain ones
+        items.append((name, weight.to(_stored_dtype(patcher.model, name, weight))))
+    for name, patches in patcher.patches.items():
+        for place, patch in enumerate(patches):
+            items.extend(leaves(f"patch {name} {place}", patch))
+    return digest_tensors(items)
+
+
+def _stored_dtype(model: nn.Module, name: str, weight: Tensor) -> torch.dtype:
+    """The dtype a weight has once loaded: 2026 hosts convert some on the way."""
+    owner, _, leaf = name.rpartition(".")
+    return getattr(model.get_submodule(owner), f"{leaf}_comfy_model_dtype", weight.dtype)
