@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import re
 import types
 import typing
 from dataclasses import dataclass, field
@@ -93,6 +94,12 @@ class LoRAConfig:
         _require(self.rank >= 1, f"lora.rank must be at least 1, got {self.rank}")
         _require(self.alpha >= 0, f"lora.alpha must not be negative, got {self.alpha}")
         _choice("lora.modules", self.modules, MODULES)
+        try:
+            re.compile(self.pattern)
+        except re.error as error:
+            raise ConfigError(
+                f"lora.pattern {self.pattern!r} is not a regular expression: {error}"
+            ) from None
 
     @property
     def scale(self) -> float:

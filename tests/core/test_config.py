@@ -28,6 +28,7 @@ def test_a_configuration_survives_json():
     ("values", "message"),
     [
         ({"lora": {"rank": 0}}, "lora.rank must be at least 1, got 0"),
+        ({"lora": {"pattern": "("}}, "lora.pattern '\\(' is not a regular expression"),
         ({"loss": {"beta": 0}}, "loss.beta must be positive, got 0"),
         ({"loss": {"beta": -5.0}}, "loss.beta must be positive, got -5"),
         ({"loss": {"criterion": "coin"}}, "loss.criterion: unknown 'coin'; choose from"),

@@ -1,0 +1,461 @@
+"""SePPOTrain on a real host: what comes out, what stays as it was, what is refused before work starts."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+from inprocess import GraphError
+from thin import thin_conditioning, thin_latent
+
+TRAIN = {
+    "preset": "seppo",
+    "steps": 3,
+    "batch_size": 2,
+    "learning_rate": 1e-3,
+    "rank": 4,
+    "beta": 100.0,
+    "criterion": "sign",
+    "seed": 0,
+}
+REFERENCES = {
+    "selection": "random",
+    "snapshot_every": 2,
+    "capacity": 4,
+    "reuse": 1,
+    "sampler": "euler",
+    "scheduler": "normal",
+    "sampling_steps": 2,
+    "guidance_scale": 1.0,
+    "sample_batch": 2,
+}
+OPTIMIZER = {
+    "optimizer": "adamw",
+    "schedule": "constant",
+    "warmup": 0.0,
+    "weight_decay": 0.0,
+    "clip": 1.0,
+    "accumulation": 1,
+    "precision": "auto",
+    "gradient_checkpointing": False,
+    "alpha": 0.0,
+    "modules": "linear",
+    "pattern": "",
+    "loser_weight": 0.5,
+    "checkpoint_every": 50,
+    "preview_every": 2,
+}
+
+
+def latents(kind, count=3, size=8):
+    return [thin_latent(kind, seed=i, size=size) for i in range(count)]
+
+
+def conditionings(kind, count=3):
+    return [thin_conditioning(kind, seed=i) for i in range(count)]
+
+
+def dataset(host, kind, count=3, **losing):
+    return host.call(
+        "SePPODatasetFromLatents",
+        latents=latents(kind, count),
+        positive=conditionings(kind, count),
+        **losing,
+    )[0]
+
+
+def graph(host, kind, name, dtype="fp16", train=(), references=(), optimizer=(), **links):
+    """Train on three winners, then draw two KSampler steps with the aligned model (node "sampler")."""
+    if "dataset" not in links:
+        links["dataset"] = host.constant(dataset(host, kind))
+    extra = {f"in_{key}": value for key, value in links.items()}
+    return {
+        **extra,
+        "model": {
+            "class_type": "UNETLoader",
+            "inputs": {"unet_name": host.thin_name(kind, dtype), "weight_dtype": "default"},
+        },
+        "references": {
+            "class_type": "SePPOReferenceSettings",
+            "inputs": REFERENCES | dict(references),
+        },
+        "optimizer": {
+            "class_type": "SePPOOptimizerSettings",
+            "inputs": OPTIMIZER | dict(optimizer),
+        },
+        "train": {
+            "class_type": "SePPOTrain",
+            "inputs": {
+                **TRAIN,
+                **dict(train),
+                "run_name": name,
+                "model": ["model", 0],
+                "references": ["references", 0],
+                "optimizer": ["optimizer", 0],
+                **{key: [f"in_{key}", 0] for key in links},
+            },
+        },
+    }
+
+
+def sampled(host, kind, model, seed=5):
+    """Latents of two KSampler steps from a node's MODEL output."""
+    prompt = {
+        "model": host.constant(model),
+        "positive": host.constant(thin_conditioning(kind, seed=1)),
+        "latent": host.constant(thin_latent(kind, seed=2, size=8)),
+        "sampler": {
+            "class_type": "KSampler",
+            "inputs": {
+                "model": ["model", 0],
+                "positive": ["positive", 0],
+                "negative": ["positive", 0],
+                "latent_image": ["latent", 0],
+                "seed": seed,
+                "steps": 2,
+                "cfg": 1.0,
+                "sampler_name": "euler",
+                "scheduler": "normal",
+                "denoise": 1.0,
+            },
+        },
+    }
+    return host.run_graph(prompt, wanted=["sampler"])["sampler"][0]["samples"]
+
+
+def run_of(host, name):
+    return host.core("checkpoint").Run(host.output / "seppo" / name)
+
+
+def test_every_architecture_trains_and_the_aligned_model_differs(host, kind):
+    prompt = graph(host, kind, f"arch_{kind}")
+    outputs = host.run_graph(prompt, wanted=["train"])
+    base, aligned = outputs["model"][0], outputs["train"][0]
+    before = sampled(host, kind, base)
+    after = sampled(host, kind, aligned)
+    assert torch.isfinite(after).all()
+    assert not torch.equal(before, after)
+    lines = run_of(host, f"arch_{kind}").metrics()
+    assert [line["step"] for line in lines] == [1, 2, 3]
+    assert (lines[0]["winner_margin"], lines[0]["flip_rate"]) == (0.0, 1.0)
+
+
+def test_the_model_it_was_given_is_left_to_the_bit(host, kind):
+    model = host.thin_model(kind)
+    weights = {k: v.clone() for k, v in model.model.state_dict().items()}
+    before = sampled(host, kind, model)
+    prompt = graph(host, kind, f"left_{kind}", optimizer={"gradient_checkpointing": True})
+    prompt["model"] = host.constant(model)
+    host.run_graph(prompt, wanted=["train"])
+    after = model.model.state_dict()
+    assert weights.keys() == after.keys()
+    assert all(torch.equal(weights[k], after[k]) for k in weights)
+    assert torch.equal(sampled(host, kind, model), before)
+    assert not any(m._forward_hooks for m in model.model.modules())
+    assert not any("forward" in vars(m) for m in model.model.modules())
+
+
+def test_the_model_samples_as_the_hosts_own_lora_loader_with_the_saved_file(host):
+    prompt = graph(host, "sd15", "as_saved")
+    prompt["save"] = {
+        "class_type": "SaveLoRA",
+        "inputs": {"lora": ["train", 1], "prefix": "loras/as_saved"},
+    }
+    outputs = host.run_graph(prompt)
+    file = next((host.output / "loras").glob("as_saved*.safetensors"))
+    (host.models / "loras").mkdir(exist_ok=True)
+    (host.models / "loras" / file.name).write_bytes(file.read_bytes())
+    loaded = host.run_graph(
+        {
+            "model": prompt["model"],
+            "lora": {
+                "class_type": "LoraLoaderModelOnly",
+                "inputs": {
+                    "model": ["model", 0],
+                    "lora_name": file.name,
+                    "strength_model": 1.0,
+                },
+            },
+        },
+        wanted=["lora"],
+    )["lora"][0]
+    aligned = sampled(host, "sd15", outputs["train"][0])
+    assert torch.equal(aligned, sampled(host, "sd15", loaded))
+
+
+def test_training_inside_equals_sampling_with_the_lora_applied(host):
+    """The paths beside the layers and the host's own patching of weights are the same model."""
+    kind = "sd15"
+    outputs = host.run_graph(graph(host, kind, "inside", dtype="fp32"), wanted=["train"])
+    aligned, run = outputs["train"][0], outputs["train"][3]
+    core = host.core("denoisers.comfy")
+    lora_module, config = host.core("lora"), run.config()
+    with torch.inference_mode(False):
+        policy = core.ComfyDenoiser(outputs["model"][0])
+        with policy.session(config.compute):
+            lora = lora_module.LoRA(policy.network, config.lora, 0, policy.device)
+            lora.load(run.weights())
+            noise = torch.randn((1, 4, 8, 8), generator=torch.Generator().manual_seed(5))
+            with lora.attached():
+                inside = policy.sample(
+                    [thin_conditioning(kind, seed=1)], noise, config.references, 5
+                )
+        patched = core.ComfyDenoiser(aligned)
+        with patched.session(config.compute):
+            outside = patched.sample([thin_conditioning(kind, seed=1)], noise, config.references, 5)
+    torch.testing.assert_close(inside, outside, rtol=1e-4, atol=1e-4)
+
+
+def test_same_seed_same_lora_whatever_the_global_generator_did(host):
+    first = host.run_graph(graph(host, "sd15", "seed_a"), wanted=["train"])["train"][1]
+    torch.manual_seed(987)
+    torch.rand(5)
+    again = host.run_graph(graph(host, "sd15", "seed_b"), wanted=["train"])["train"][1]
+    other = host.run_graph(graph(host, "sd15", "seed_c", train={"seed": 1}), wanted=["train"])
+    assert first.keys() == again.keys()
+    assert all(torch.equal(first[k], again[k]) for k in first)
+    assert not all(torch.equal(first[k], other["train"][1][k]) for k in first)
+
+
+@pytest.mark.parametrize("kind", ["sd15", "sdxl", "sd3"])
+def test_a_batch_equals_as_many_accumulated_batches_of_one(host, kind):
+    """The native trainer mixes the captions of a batch; here every sample has its own."""
+    loras = []
+    for size, accumulation in ((2, 1), (1, 2)):
+        prompt = graph(
+            host,
+            kind,
+            f"batch_{kind}_{size}",
+            dtype="fp32",
+            train={"batch_size": size, "steps": 1, "learning_rate": 1e-4},
+            optimizer={"accumulation": accumulation, "clip": 1.0},
+        )
+        host.run_graph(prompt, wanted=["train"])
+        loras.append(run_of(host, f"batch_{kind}_{size}"))
+    first, second = (run.metrics()[0] for run in loras)
+    assert first["loss"] == pytest.approx(second["loss"], rel=1e-5)
+    assert first["grad_norm"] == pytest.approx(second["grad_norm"], rel=1e-4)
+
+
+def test_the_loss_map_plots_in_the_hosts_own_node(host):
+    prompt = graph(host, "sd3", "plotted")
+    prompt["plot"] = {
+        "class_type": "LossGraphNode",
+        "inputs": {"loss": ["train", 2], "filename_prefix": "loss"},
+    }
+    outputs = host.run_graph(prompt)
+    assert len(outputs["train"][2]["loss"]) == 3
+    assert "images" in outputs.ui["plot"]
+
+
+def test_queueing_again_resumes_and_other_settings_start_a_numbered_run(host):
+    host.run_graph(graph(host, "sd3", "again"), wanted=["train"])
+    first = (host.output / "seppo" / "again" / "metrics.jsonl").read_text()
+    host.run_graph(graph(host, "sd3", "again"), wanted=["train"])
+    assert (host.output / "seppo" / "again" / "metrics.jsonl").read_text() == first
+    more = host.run_graph(graph(host, "sd3", "again", train={"steps": 5}), wanted=["train"])
+    assert more["train"][3].name == "again"
+    assert len(run_of(host, "again").metrics()) == 5
+    other = host.run_graph(graph(host, "sd3", "again", train={"beta": 50.0}), wanted=["train"])
+    assert other["train"][3].name == "again_00002"
+    assert len(run_of(host, "again").metrics()) == 5
+
+
+def test_a_run_starts_from_the_weights_of_another(host):
+    first = host.run_graph(graph(host, "sd3", "start"), wanted=["train"])["train"][3]
+    prompt = graph(host, "sd3", "from_start", run=host.constant(first))
+    second = host.run_graph(prompt, wanted=["train"])["train"][3]
+    start, weights = second.snapshot(0).weights, first.weights()
+    assert start.keys() == weights.keys()
+    assert all(torch.equal(start[k], weights[k]) for k in weights)
+    with pytest.raises(GraphError, match="trained on another model"):
+        host.run_graph(
+            graph(host, "sd15", "from_other", run=host.constant(first)), wanted=["train"]
+        )
+    with pytest.raises(GraphError, match="LoRA weights do not fit this network"):
+        host.run_graph(
+            graph(host, "sd3", "from_rank", train={"rank": 2}, run=host.constant(first)),
+            wanted=["train"],
+        )
+    assert not (host.output / "seppo" / "from_rank").exists()
+
+
+@pytest.mark.parametrize("preset", ["spin", "sft", "dpo", "custom"])
+def test_every_preset_trains(host, preset):
+    kind = "sd3"
+    losing = {"losing_latents": [thin_latent(kind, seed=9 + i, size=8) for i in range(3)]}
+    data = dataset(host, kind, **(losing if preset == "dpo" else {}))
+    prompt = graph(
+        host,
+        kind,
+        f"preset_{preset}",
+        train={"preset": preset, "criterion": "constant"},
+        dataset=host.constant(data),
+    )
+    host.run_graph(prompt, wanted=["train"])
+    run = run_of(host, f"preset_{preset}")
+    loss, references = run.config().loss, run.config().references
+    expected = {
+        "spin": ("preference", "none", "latest", False),
+        "sft": ("winner_error", "constant", "random", False),
+        "dpo": ("preference", "none", "initial", True),
+        "custom": ("preference", "constant", "random", False),
+    }
+    found = (loss.objective, loss.criterion, references.selection, loss.paired)
+    assert found == expected[preset]
+    assert len(run.metrics()) == 3
+
+
+def test_guided_samples_take_the_negative_conditioning(host):
+    kind = "sd15"
+    negative = host.constant(thin_conditioning(kind, seed=7))
+    guided = {"guidance_scale": 4.0}
+    loses = {"preset": "custom", "criterion": "none"}
+    host.run_graph(graph(host, kind, "unguided", train=loses), wanted=["train"])
+    host.run_graph(
+        graph(host, kind, "guided", train=loses, references=guided, negative=negative), ["train"]
+    )
+    plain, with_cfg = (run_of(host, name).metrics() for name in ("unguided", "guided"))
+    assert plain[0]["policy_error"] == with_cfg[0]["policy_error"]  # the winners' is the same
+    assert plain[0]["grad_norm"] != with_cfg[0]["grad_norm"]  # the samples' is not
+    with pytest.raises(GraphError, match="needs a negative conditioning"):
+        host.run_graph(graph(host, kind, "no_negative", references=guided), wanted=["train"])
+
+
+def test_progress_counts_the_steps_and_carries_pictures(host):
+    outputs = host.run_graph(graph(host, "sd15", "progress"), wanted=["train"])
+    bars = [data for event, data in outputs.messages if event == "progress"]
+    ours = [bar for bar in bars if bar.max == 3]
+    assert [bar.value for bar in ours][-3:] == [1, 2, 3]
+    kind, picture, side = next(bar.preview for bar in ours if bar.preview is not None)
+    assert (kind, side) == ("JPEG", 512)
+    assert min(picture.size) >= 64
+    assert len(set(picture.getdata())) > 4
+
+
+def test_cancel_keeps_the_run_and_leaves_the_host_as_it_was(host, monkeypatch):
+    import comfy.model_management as management
+
+    kind = "sd15"
+    model = host.thin_model(kind)
+    before = sampled(host, kind, model)
+    whole = host.run_graph(graph(host, kind, "uncancelled"), wanted=["train"])["train"][1]
+
+    core = host.core("denoisers.comfy")
+    original, calls = core.ComfyDenoiser.errors, []
+
+    def cancelled_at_the_fifth(self, *args):
+        calls.append(True)
+        if len(calls) == 5:  # two calls a step: the reference's forward of step 3
+            management.interrupt_current_processing()
+        return original(self, *args)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(core.ComfyDenoiser, "errors", cancelled_at_the_fifth)
+        prompt = graph(host, kind, "cancelled")
+        prompt["model"] = host.constant(model)
+        with pytest.raises(GraphError, match="interrupted"):
+            host.run_graph(prompt, wanted=["train"])
+    assert len(calls) == 5
+    assert run_of(host, "cancelled").step() == 2
+    assert torch.equal(sampled(host, kind, model), before)
+    resumed = host.run_graph(prompt, wanted=["train"])["train"][1]
+    assert all(torch.equal(resumed[k], whole[k]) for k in whole)
+
+
+BAD = {
+    "steps": ({"train": {"steps": 0}}, "smaller than min"),
+    "rank": ({"train": {"rank": 0}}, "smaller than min"),
+    "beta": ({"train": {"beta": 0.0}}, "smaller than min"),
+    "criterion": ({"train": {"criterion": "coin"}}, "not in list"),
+    "sampler": ({"references": {"sampler": "magic"}}, "not in list"),
+    "prodigy": ({"optimizer": {"optimizer": "prodigy"}}, "finds its own rate"),
+    "pattern": ({"optimizer": {"pattern": "nothing"}}, "matches no layer"),
+    "regex": ({"optimizer": {"pattern": "("}}, "lora.pattern"),
+    "dpo": ({"train": {"preset": "dpo"}}, "losing image for every winner"),
+}
+
+
+@pytest.mark.parametrize("what", sorted(BAD))
+def test_a_wrong_setting_is_one_clear_error_before_any_work(host, monkeypatch, what):
+    import comfy.model_management as management
+
+    settings, message = BAD[what]
+    prompt = graph(host, "sd15", f"bad_{what}", **settings)
+
+    def no_loading(*args, **kwargs):
+        raise AssertionError("the model was moved")
+
+    monkeypatch.setattr(management, "load_models_gpu", no_loading)
+    with pytest.raises(GraphError, match=message):
+        host.run_graph(prompt)
+    assert not (host.output / "seppo" / f"bad_{what}").exists()
+
+
+def bad_datasets(host):
+    core = host.core("data")
+    shape = thin_latent("sd15", size=8)["samples"][0]
+    cond = thin_conditioning("sd15")
+    wide = thin_conditioning("sdxl")
+    return {
+        "channels": ([core.Example(torch.zeros(16, 8, 8), cond)], "do not fit"),
+        "frames": ([core.Example(torch.zeros(4, 2, 8, 8), cond)], "do not fit"),
+        "nan": ([core.Example(shape * float("nan"), cond)], "NaN"),
+        "text": ([core.Example(shape, wide)], "wide"),
+        "two texts": ([core.Example(shape, cond + cond)], "winner 0"),
+    }
+
+
+@pytest.mark.parametrize("what", ["channels", "frames", "nan", "text", "two texts"])
+def test_a_dataset_that_does_not_fit_is_named_before_any_work(host, monkeypatch, what):
+    import comfy.model_management as management
+
+    def no_loading(*args, **kwargs):
+        raise AssertionError("the model was moved")
+
+    examples, message = bad_datasets(host)[what]
+    data = host.constant(host.core("data").in_memory(examples))
+    prompt = graph(host, "sd15", "bad_data", dataset=data)
+    monkeypatch.setattr(management, "load_models_gpu", no_loading)
+    with pytest.raises(GraphError, match=message):
+        host.run_graph(prompt, wanted=["train"])
+    assert not (host.output / "seppo" / "bad_data").exists()
+
+
+@pytest.mark.parametrize("name", ["", "..", "a/b", "../out", "C:\\x", "a\0b", "/tmp/x"])
+def test_a_run_name_is_a_plain_name(host, name):
+    with pytest.raises(GraphError, match="run_name"):
+        host.run_graph(graph(host, "sd3", name), wanted=["train"])
+
+
+def test_an_unwritable_run_directory_is_refused_before_any_work(host):
+    runs = host.output / "seppo"
+    runs.mkdir(exist_ok=True)
+    (runs / "taken").write_text("a file where the run should be")
+    with pytest.raises(GraphError, match="cannot be written"):
+        host.run_graph(graph(host, "sd3", "taken"), wanted=["train"])
+
+
+def test_the_run_says_what_it_was_made_of(host):
+    host.run_graph(graph(host, "sd15", "about"), wanted=["train"])
+    about = json.loads((host.output / "seppo" / "about" / "run.json").read_text())
+    assert about["family"] == "comfy"
+    assert about["base_name"] == host.thin_name("sd15").removesuffix(".safetensors")
+    assert about["config"]["loss"]["beta"] == 100.0
+    assert len(about["base"]) == 64
+
+
+def test_every_input_has_a_tooltip_a_default_and_a_range(host):
+    for node in host.module("nodes").NODES:
+        for kind, inputs in node.INPUT_TYPES().items():
+            if kind == "hidden":
+                continue
+            for name, (io_type, *options) in inputs.items():
+                where = f"{node.define_schema().node_id}.{name}"
+                settings = options[0] if options else {}
+                assert len(settings.get("tooltip", "")) > 20, where
+                if io_type in ("INT", "FLOAT"):
+                    assert settings["min"] <= settings["default"] <= settings["max"], where
+                if io_type == "STRING" and not settings.get("forceInput"):
+                    assert isinstance(settings["default"], str), where
