@@ -122,9 +122,9 @@ def only_one(lock: Path) -> Iterator[None]:
         yield
 
 
-def create(path: Path, *, reuse: Sequence[str]) -> Venv:
+def create(path: Path, reuse: Sequence[str] = ()) -> Venv:
     """A fresh venv at `path`; it sees the running Python's packages if all of `reuse` import there."""
-    shared = imports(sys.executable, reuse)
+    shared = bool(reuse) and imports(sys.executable, reuse)
     say(f"creating {path} with Python {sys.version.split()[0]}")
     options = ["--clear", *(["--system-site-packages"] if shared else [])]
     done = subprocess.run(

@@ -1,0 +1,118 @@
+"""Set up, lint, and run every test: `python scripts/run_tests.py`.
+
+Core tests run in `.venv`; host tests run once per ComfyUI found, inside that host's test environment.
+The last line sums up: `N passed, N failed, N skipped`.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import tempfile
+import xml.etree.ElementTree as ElementTree
+from dataclasses import dataclass
+from pathlib import Path
+
+from hosts import find_hosts, host_python
+from setup_env import ROOT, setup
+from venvs import SetupError, Venv
+
+NO_TESTS_COLLECTED = 5
+
+
+@dataclass(frozen=True)
+class Part:
+    """What one test process or check came to."""
+
+    name: str
+    passed: int = 0
+    failed: int = 0
+    skipped: int = 0
+    trouble: str = ""
+    """Why the part fails although no test did; empty if it does not."""
+
+    def __str__(self) -> str:
+        counts = f"{self.passed} ran well, {self.failed} badly, {self.skipped} not at all"
+        return f"{self.name}: {self.trouble or counts}"
+
+
+def counted(name: str, report: Path, status: int) -> Part:
+    """Read pytest's report; a process that broke before writing one counts as one failure."""
+    if status == NO_TESTS_COLLECTED:
+        return Part(name, failed=1, trouble="collected no test")
+    if not report.is_file():
+        return Part(name, failed=1, trouble=f"pytest ended with status {status} and no report")
+    suite = ElementTree.parse(report).getroot().find("testsuite")
+    ran, failures, errors, skipped = (
+        int(suite.get(key)) for key in ("tests", "failures", "errors", "skipped")
+    )
+    failed = failures + errors
+    broken = status and not failed
+    return Part(
+        name,
+        passed=ran - failed - skipped,
+        failed=failed or int(bool(broken)),
+        skipped=skipped,
+        trouble=f"pytest ended with status {status}" if broken else "",
+    )
+
+
+def pytest(name: str, venv: Venv, folder: str, extra: list[str], **environment: str) -> Part:
+    print(f"\n== {name}", flush=True)
+    with tempfile.TemporaryDirectory() as scratch:
+        report = Path(scratch) / "report.xml"
+        command = [venv.script("pytest"), folder, f"--junitxml={report}", *extra]
+        threads = {"OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "2")}
+        done = subprocess.run(command, cwd=ROOT, env=os.environ | threads | environment)
+        return counted(name, report, done.returncode)
+
+
+def ruff(venv: Venv, *arguments: str) -> Part:
+    name = f"ruff {' '.join(arguments)}"
+    print(f"\n== {name}", flush=True)
+    status = subprocess.run([venv.script("ruff"), *arguments, "."], cwd=ROOT).returncode
+    return Part(
+        name, trouble="found something" if status else "clean", failed=0 if not status else 1
+    )
+
+
+def host_parts(venv: Venv, extra: list[str]) -> list[Part]:
+    hosts = find_hosts()
+    if not hosts:
+        return [pytest("no ComfyUI found, tests/hosts", venv, "tests/hosts", extra)]
+    return [
+        pytest(
+            f"ComfyUI {host.version} at {host.path}",
+            host_python(host),
+            "tests/hosts",
+            extra,
+            SEPPO_TEST_HOST=str(host.path),
+        )
+        for host in hosts
+    ]
+
+
+def main() -> int:
+    extra = sys.argv[1:]
+    try:
+        venv = setup(["dev"])
+        parts = [
+            ruff(venv, "check"),
+            ruff(venv, "format", "--check"),
+            pytest("core", venv, "tests/core", extra),
+            *host_parts(venv, extra),
+        ]
+    except SetupError as error:
+        print(error, file=sys.stderr)
+        return 1
+    print("\n== summary", *parts, sep="\n")
+    passed, failed, skipped = (
+        sum(getattr(part, key) for part in parts) for key in ("passed", "failed", "skipped")
+    )
+    print(f"{passed} passed, {failed} failed, {skipped} skipped", flush=True)
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
