@@ -9,13 +9,13 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from ..errors import DatasetError
 from ..identity import digest_value
 from . import Conditioning, EncodedDataset, Example, all_paired
 from .cache import DiskStore, MemoryStore, NotStorableError, Store, at_hand, flatten
+from .latents import usable_latents
 from .pictures import Picture
 from .prepare import Preparation, prepare_image
 from .winners import LeftOut, Winner, Winners, nothing_usable
@@ -151,21 +151,6 @@ class ImageEncoding:
             latents = usable_latents(self.encode_image(prepared), picture.name)
             self.store.write(key, latents)
         return Entry(self.store, key)
-
-
-def usable_latents(latents: Any, name: str) -> Tensor:
-    """One winner's latents as an `Example` holds them. DatasetError if they are none, or not finite."""
-    if not isinstance(latents, Tensor) or latents.ndim not in (3, 4):
-        shape = list(latents.shape) if isinstance(latents, Tensor) else type(latents).__name__
-        raise DatasetError(
-            f"{name}: expected latents [channels, height, width] or [channels, frames, height, width], "
-            f"got {shape}; use the VAE that belongs to the image or video model"
-        )
-    if not torch.isfinite(latents).all():
-        raise DatasetError(
-            f"{name}: the latents hold NaN or infinite values; let the VAE compute in float32 or bfloat16"
-        )
-    return at_hand(latents.to(torch.float32))
 
 
 def _text_entry(

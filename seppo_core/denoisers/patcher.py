@@ -21,11 +21,14 @@ def checkpoint_name(patcher: Any) -> str:
     return Path(first).stem if isinstance(first, str | Path) else ""
 
 
-def patcher_identity(patcher: Any, prefix: str = "") -> str:
-    """A hash over a ModelPatcher's unpatched weights below `prefix` and its patches, loaded or not."""
+def patcher_identity(patcher: Any, prefix: str = "", without: tuple[str, ...] = ()) -> str:
+    """A hash over a ModelPatcher's unpatched weights below `prefix` and its patches, loaded or not.
+
+    Weights whose names end in one of `without` do not count.
+    """
     items = []
     for name, weight in patcher.model_state_dict().items():
-        if not name.startswith(prefix):
+        if not name.startswith(prefix) or name.endswith(without):
             continue
         if name in patcher.backup:
             weight = patcher.backup[name].weight

@@ -9,6 +9,7 @@ from torch import Tensor
 from seppo_core.data import Example, in_memory
 from seppo_core.data.cache import DiskStore, NotStorableError, at_hand
 from seppo_core.data.encode import encode
+from seppo_core.data.latents import pair_latents
 from seppo_core.data.pictures import picture_from_tensor
 from seppo_core.data.prepare import Preparation, prepare_image
 from seppo_core.data.winners import Winner, Winners, pair_up
@@ -331,3 +332,46 @@ def test_in_memory_identity_follows_content():
     assert in_memory([example(1, torch.zeros(1, 2, 2))]).paired
     with pytest.raises(DatasetError, match="dataset is empty"):
         in_memory([])
+
+
+def cond(value: float = 1.0) -> list:
+    return [[torch.full((1, 2, 3), value), {"pooled_output": torch.zeros(1, 3)}]]
+
+
+def test_latents_of_any_shape_pair_with_their_conditioning():
+    latents = [torch.zeros(4, 8, 8, dtype=torch.float16), torch.ones(16, 1, 4, 4)]
+    dataset = pair_latents(latents, [cond(1), cond(2)])
+    assert dataset.shapes == [(4, 8, 8), (16, 1, 4, 4)]
+    assert dataset[0].latents.dtype == torch.float32
+    assert dataset[1].cond[0][0].max() == 2
+    assert not dataset.paired
+
+
+def test_one_conditioning_serves_all_latents_and_is_held_once():
+    dataset = pair_latents([torch.zeros(4, 2, 2)] * 3, [cond()])
+    assert len(dataset) == 3
+    assert dataset[0].cond is dataset[2].cond
+
+
+def test_latents_and_conditionings_of_different_counts_are_both_named():
+    with pytest.raises(DatasetError, match="3 latents but 2 conditionings"):
+        pair_latents([torch.zeros(4, 2, 2)] * 3, [cond(), cond()])
+    with pytest.raises(DatasetError, match="2 latents but 0 conditionings"):
+        pair_latents([torch.zeros(4, 2, 2)] * 2, [])
+    with pytest.raises(DatasetError, match="no latents"):
+        pair_latents([], [cond()])
+    with pytest.raises(DatasetError, match="2 winning but 1 losing"):
+        pair_latents([torch.zeros(4, 2, 2)] * 2, [cond()], [torch.zeros(4, 2, 2)])
+
+
+def test_losing_latents_must_have_the_winners_shape():
+    winner = torch.zeros(4, 2, 2)
+    assert pair_latents([winner], [cond()], [winner + 1]).paired
+    with pytest.raises(DatasetError, match=r"latents 1: .* \[4, 2, 3\], the winner's \[4, 2, 2\]"):
+        pair_latents([winner], [cond()], [torch.zeros(4, 2, 3)])
+
+
+def test_latents_with_nan_are_refused_by_name():
+    latents = [torch.zeros(4, 2, 2), torch.full((4, 2, 2), torch.nan)]
+    with pytest.raises(DatasetError, match="latents 2: the latents hold NaN"):
+        pair_latents(latents, [cond()])

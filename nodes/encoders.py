@@ -1,0 +1,53 @@
+"""ComfyUI's VAE and CLIP as the core's `encode` takes them: a function and an identity for each."""
+
+from collections.abc import Callable
+from typing import Any
+
+from torch import Tensor
+
+from ..seppo_core.data import Conditioning
+from ..seppo_core.denoisers.patcher import patcher_identity
+from ..seppo_core.errors import DatasetError
+from ..seppo_core.identity import digest_value
+
+
+def image_encoder(vae: Any) -> Callable[[Tensor], Tensor]:
+    """A picture [H, W, 3] to its latents [C, H, W]; a video VAE takes it as one frame: [C, 1, H, W]."""
+    if vae is None:
+        raise DatasetError("there is no VAE; this checkpoint may hold none: add a Load VAE node")
+
+    def encode_image(picture: Tensor) -> Tensor:
+        return vae.encode(picture[None])[0]
+
+    return encode_image
+
+
+def text_encoder(clip: Any) -> Callable[[str], Conditioning]:
+    """A caption to CONDITIONING, as the host's CLIP Text Encode makes it."""
+    if clip is None:
+        raise DatasetError("there is no CLIP; this checkpoint may hold none: add a Load CLIP node")
+
+    def encode_text(caption: str) -> Conditioning:
+        return clip.encode_from_tokens_scheduled(clip.tokenize(caption))
+
+    return encode_text
+
+
+def vae_identity(vae: Any) -> str:
+    """Changes with the VAE's weights, their precision and its patches."""
+    kind = type(vae.first_stage_model).__name__
+    return digest_value([kind, str(vae.vae_dtype), patcher_identity(vae.patcher)])
+
+
+def clip_identity(clip: Any) -> str:
+    """Changes with the text encoder's weights, patches, kind, skipped layers, options and hooks."""
+    return digest_value(
+        [
+            type(clip.cond_stage_model).__name__,
+            type(clip.tokenizer).__name__,
+            clip.layer_idx,
+            clip.tokenizer_options,
+            [clip.patcher.forced_hooks, clip.apply_hooks_to_conds, clip.use_clip_schedule],
+            patcher_identity(clip.patcher),
+        ]
+    )
