@@ -13,6 +13,8 @@ from pathlib import Path
 from venvs import SetupError, Venv, create, fingerprint, install_torch, keep_torch, only_one, say
 
 ROOT = Path(__file__).resolve().parent.parent
+TOOLS = {"dev": ("pytest", "ruff")}
+"""Commands an extra is run by."""
 
 
 def setup(extras: list[str], root: Path = ROOT) -> Venv:
@@ -30,6 +32,8 @@ def setup(extras: list[str], root: Path = ROOT) -> Venv:
         install_torch(venv)
         say(f"installing seppo[{','.join(wanted)}]")
         venv.pip_install(*keep_torch(venv), "--editable", f"{root}[{','.join(wanted)}]")
+        for tool in (tool for extra in wanted for tool in TOOLS.get(extra, ())):
+            venv.own(tool)
         stamp = {"key": key, "python": sys.version, "extras": wanted}
         venv.stamp.write_text(json.dumps(stamp, indent=2), "utf-8")
         return venv

@@ -83,6 +83,11 @@ class Venv:
         if not self.try_pip("install", *arguments):
             raise self.failure(f"pip install {' '.join(map(str, arguments))}")
 
+    def own(self, tool: str) -> None:
+        """Install a command into this venv even if a reused Python has it: its script is run here."""
+        if not self.script(tool).exists():
+            self.pip_install("--ignore-installed", "--no-deps", tool)
+
     def failure(self, step: str) -> SetupError:
         tail = self.log.read_text("utf-8", errors="replace").splitlines()[-40:]
         return SetupError("\n".join([*tail, "", f"{step} failed; the whole log is {self.log}"]))
