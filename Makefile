@@ -1,5 +1,6 @@
 # Everything runs in .venv, made on first use; the user's own Python stays as it is.
-# Windows has the same without make: `python scripts/run_tests.py`, `python scripts/demo.py`.
+# Windows without make: `python scripts/run_tests.py`, and for the demo
+# `python scripts/setup_env.py demo`, then `.venv\Scripts\seppo demo`.
 PYTHON ?= python3
 
 .PHONY: setup test demo lint validate clean
@@ -11,7 +12,8 @@ test:
 	$(PYTHON) scripts/run_tests.py
 
 demo:
-	$(PYTHON) scripts/demo.py
+	$(PYTHON) scripts/setup_env.py demo
+	.venv/bin/seppo demo
 
 lint: setup
 	.venv/bin/ruff check .
