@@ -137,7 +137,7 @@ def _forgetful(forward: Callable[..., Any]) -> Callable[..., Any]:
         versions = [(t, t._version) for t in _tensors((args, kwargs)) if not t.is_inference()]
         computed = False
 
-        def compute(*args_: Any) -> Any:
+        def compute() -> Any:
             nonlocal computed
             with out_of_place():  # the recomputation may run on another thread, which has no modes
                 if not computed:
@@ -147,7 +147,7 @@ def _forgetful(forward: Callable[..., Any]) -> Callable[..., Any]:
                 return forward(*again, **again_named)
 
         # The networks draw nothing at random in evaluation mode, so no generator needs restoring.
-        return checkpoint(compute, *args, use_reentrant=False, preserve_rng_state=False)
+        return checkpoint(compute, use_reentrant=False, preserve_rng_state=False)
 
     return run
 

@@ -160,7 +160,7 @@ class ComfyDenoiser:
         patcher = self._patcher
         dtype = DTYPES.get(compute.precision, compute_dtype(patcher))
         if dtype != compute_dtype(patcher):
-            patcher.set_modelcompute_dtype(dtype)
+            patcher.set_model_compute_dtype(dtype)
             undo.callback(_unload, patcher)
         self.compute_dtype = dtype
         self._leave_inference()

@@ -1,0 +1,216 @@
+import threading
+
+import pytest
+import torch
+from torch import nn
+
+from seppo_core.denoisers import autograd
+from seppo_core.errors import UnsupportedModelError
+
+
+def seeded(*shape: int, seed: int = 0, **kwargs) -> torch.Tensor:
+    tensor = torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+    return tensor.to(**kwargs)
+
+
+class Residual(nn.Module):
+    """The pattern of Flux blocks: a residual added to the input in place, twice."""
+
+    def __init__(self, seed: int) -> None:
+        super().__init__()
+        self.first, self.second = nn.Linear(6, 6), nn.Linear(6, 6)
+        for number, layer in enumerate((self.first, self.second)):
+            layer.weight.data = seeded(6, 6, seed=seed + number) / 3
+            layer.bias.data.zero_()
+
+    def forward(self, x: torch.Tensor, options: dict | None = None) -> torch.Tensor:
+        x += self.first(torch.sin(x))
+        x *= 0.9
+        x += self.second(torch.sin(x))
+        if options is not None:
+            x = x * options["gain"]
+            options["gain"] = 100.0
+        return x
+
+
+class Stack(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.enter = nn.Linear(6, 6)
+        self.enter.weight.data = seeded(6, 6, seed=9)
+        self.blocks = nn.ModuleList(Residual(seed) for seed in (1, 3, 5))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.enter(x)
+        for gain, block in enumerate(self.blocks, start=1):
+            x = block(x, options={"gain": gain})
+        return x
+
+
+def gradient(stack: Stack, x: torch.Tensor, checkpointing: bool) -> torch.Tensor:
+    stack.zero_grad()
+    blocks = autograd.find_blocks(stack) if checkpointing else []
+    with autograd.checkpointed(blocks), autograd.out_of_place():
+        loss = stack(x).square().mean()
+    loss.backward()
+    return torch.cat([weight.grad.flatten() for weight in stack.parameters()])
+
+
+def test_gradient_through_in_place_residuals_matches_finite_differences():
+    stack, x = Stack().double(), seeded(4, 6).double()
+    computed = gradient(stack, x, checkpointing=False)
+    step, weight = 1e-6, stack.blocks[0].first.weight
+    with torch.no_grad():
+        losses = []
+        for sign in (1, -1):
+            weight[2, 3] += sign * step
+            losses.append(stack(x).square().mean())
+            weight[2, 3] -= sign * step
+    place = sum(w.numel() for w in stack.enter.parameters()) + 2 * 6 + 3
+    assert computed[place].item() == pytest.approx(
+        ((losses[0] - losses[1]) / (2 * step)).item(), rel=1e-6
+    )
+
+
+def test_checkpointed_gradient_equals_the_plain_one_though_blocks_write_into_their_options():
+    stack, x = Stack(), seeded(4, 6)
+    plain = gradient(stack, x, checkpointing=False)
+    torch.testing.assert_close(gradient(stack, x, checkpointing=True), plain, rtol=1e-5, atol=1e-6)
+
+
+def test_without_the_mode_in_place_residuals_break_the_gradient_loudly(monkeypatch):
+    from contextlib import nullcontext
+
+    monkeypatch.setattr(autograd, "out_of_place", nullcontext)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        gradient(Stack(), seeded(4, 6), checkpointing=False)
+    with pytest.raises(UnsupportedModelError, match="input of Residual was changed in place"):
+        gradient(Stack(), seeded(4, 6), checkpointing=True)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
+def test_arithmetic_out_of_place_has_the_same_bits_and_dtype(dtype):
+    def arithmetic(a: torch.Tensor) -> torch.Tensor:
+        a += seeded(5, 7, seed=1)
+        a -= seeded(7, seed=2, dtype=dtype)
+        a *= 1.7
+        a /= seeded(5, 1, seed=3)
+        return a
+
+    expected = arithmetic(seeded(5, 7, dtype=dtype))
+    with autograd.out_of_place():
+        found = arithmetic(seeded(5, 7, dtype=dtype))
+    assert found.dtype == dtype
+    assert torch.equal(found, expected)
+
+
+def test_augmented_assignment_leaves_the_old_tensor_alone():
+    a = old = torch.ones(3)
+    with autograd.out_of_place():
+        a += 1
+    assert a.tolist() == [2, 2, 2]
+    assert old.tolist() == [1, 1, 1]
+
+
+def test_statements_slices_and_counters_stay_in_place():
+    a, counter = torch.zeros(4), torch.zeros(1, dtype=torch.int64)
+    alias, same_counter = a, counter
+    with autograd.out_of_place():
+        a.add_(1)
+        a[1:3] += 2
+        counter += 5
+    assert alias.tolist() == [1, 3, 3, 1]
+    assert same_counter.tolist() == [5]
+
+
+def test_out_argument_keeps_the_gradient():
+    x = torch.tensor([0.5, 1.0], requires_grad=True)
+    with autograd.out_of_place():
+        scores = x * 2
+        torch.exp(scores, out=scores)
+        (scores * scores).sum().backward()
+    torch.testing.assert_close(x.grad, 4 * torch.exp(4 * x.detach()))  # d/dx exp(2x)^2
+
+
+def test_without_gradients_arithmetic_stays_in_place():
+    a = alias = torch.ones(2)
+    with torch.no_grad(), autograd.out_of_place():
+        a += 1
+    assert alias.tolist() == [2, 2]
+
+
+def test_mode_is_left_after_an_error_and_enters_once_per_thread():
+    with pytest.raises(KeyError), autograd.out_of_place():
+        raise KeyError
+    depths = []
+
+    def nested() -> None:
+        with autograd.out_of_place(), autograd.out_of_place():
+            depths.append(torch._C._len_torch_function_stack())
+
+    nested()
+    thread = threading.Thread(target=nested)
+    thread.start()
+    thread.join()
+    assert depths == [1, 1]
+    assert torch._C._len_torch_function_stack() == 0
+
+
+def test_blocks_are_what_repeats_not_single_layers_or_wrappers():
+    class Wrapper(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.into = nn.Linear(6, 2)
+            self.stack = nn.ModuleList([Residual(1), Residual(3)])
+
+    network = nn.Module()
+    network.time = nn.Sequential(nn.Linear(2, 2), nn.SiLU())
+    network.stages = nn.ModuleList([nn.Sequential(Residual(5), Wrapper()), nn.Linear(2, 2)])
+    network.middle = nn.Sequential(Residual(7))
+    resnet, wrapper = network.stages[0]
+    assert autograd.find_blocks(network) == [resnet, *wrapper.stack, network.middle[0]]
+
+
+def test_forwards_are_given_back_even_after_an_error():
+    stack = Stack()
+    own = stack.blocks[1].forward = lambda x, options=None: x
+    with pytest.raises(KeyError), autograd.checkpointed(list(stack.blocks)):
+        raise KeyError
+    assert stack.blocks[1].forward is own
+    assert ["forward" in block.__dict__ for block in stack.blocks] == [False, True, False]
+
+
+def test_checkpointed_blocks_without_gradients_compute_once():
+    stack, calls = Stack(), []
+    stack.blocks[0].register_forward_hook(lambda *_: calls.append(1))
+    x = seeded(2, 6)
+    with torch.no_grad(), autograd.checkpointed(list(stack.blocks)):
+        inside = stack(x)
+    assert len(calls) == 1
+    assert torch.equal(inside, stack(x).detach())
+
+
+def test_frozen_and_evaluating_give_flags_back():
+    stack = Stack().train()
+    stack.enter.weight.requires_grad_(False)
+    stack.blocks[0].eval()
+    flags = [weight.requires_grad for weight in stack.parameters()]
+    modes = [module.training for module in stack.modules()]
+    with autograd.frozen(stack), autograd.evaluating(stack):
+        assert not any(weight.requires_grad for weight in stack.parameters())
+        assert not any(module.training for module in stack.modules())
+    assert [weight.requires_grad for weight in stack.parameters()] == flags
+    assert [module.training for module in stack.modules()] == modes
+
+
+def test_inference_tensors_are_replaced_by_equal_ones_and_shared_ones_stay_shared():
+    with torch.inference_mode():
+        network = nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2), nn.Linear(2, 2))
+        network[2].weight = network[0].weight
+    values = [weight.clone() for weight in network.state_dict().values()]
+    assert "1.running_mean" in autograd.inference_tensors(network)
+    autograd.replace_inference_tensors(network)
+    assert autograd.inference_tensors(network) == []
+    assert network[2].weight is network[0].weight
+    assert all(map(torch.equal, network.state_dict().values(), values))
+    network(torch.ones(3, 2)).sum().backward()
