@@ -11,7 +11,17 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from venvs import Venv, create, fingerprint, has_gpu, install_torch, keep_torch, only_one, say
+from venvs import (
+    SetupError,
+    Venv,
+    create,
+    fingerprint,
+    has_gpu,
+    install_torch,
+    keep_torch,
+    only_one,
+    say,
+)
 
 ROOT = Path(__file__).resolve().parent.parent
 TORCH_FAMILY = ("torch", "torchvision", "torchaudio")
@@ -37,7 +47,7 @@ def find_hosts() -> list[Host]:
         folders = [Path(entry).expanduser() for entry in listed.split(os.pathsep) if entry]
         missing = [str(folder) for folder in folders if not (folder / "main.py").is_file()]
         if missing:
-            raise FileNotFoundError(f"COMFYUI_PATH names {missing}, which hold no main.py")
+            raise SetupError(f"COMFYUI_PATH names {missing}, which hold no main.py")
     elif ROOT.parent.name == "custom_nodes" and (ROOT.parent.parent / "main.py").is_file():
         folders = [ROOT.parent.parent]
     else:
@@ -49,7 +59,7 @@ def host_at(folder: Path) -> Host:
     source = (folder / "comfyui_version.py").read_text("utf-8")
     found = re.search(r"__version__\s*=\s*[\"']([^\"']+)", source)
     if found is None:
-        raise ValueError(f"{folder / 'comfyui_version.py'} names no version")
+        raise SetupError(f"{folder / 'comfyui_version.py'} names no version")
     return Host(folder.resolve(), found.group(1))
 
 
