@@ -218,8 +218,13 @@ OTHER_FLUX = re.compile(r"\.linear_(in|out)\.|\.to_qkv_mlp_proj\.|^single_.*\.at
 """Names in the host's map that belong to Flux 2 and to LyCORIS files, not to diffusers' Flux."""
 
 
+OTHER_EMBEDDING = "class_embedding."
+"""A second name in the host's map for what SDXL calls add_embedding."""
+
+
 def unet_names(config: dict[str, Any]) -> dict[str, Any]:
-    return comfy.utils.unet_to_diffusers(config)
+    found = comfy.utils.unet_to_diffusers(config)
+    return {name: at for name, at in found.items() if not name.startswith(OTHER_EMBEDDING)}
 
 
 def mmdit_names(config: dict[str, Any]) -> dict[str, Any]:
@@ -228,7 +233,7 @@ def mmdit_names(config: dict[str, Any]) -> dict[str, Any]:
 
 def flux_names(config: dict[str, Any]) -> dict[str, Any]:
     found = comfy.utils.flux_to_diffusers(config)
-    return {name: place for name, place in found.items() if not OTHER_FLUX.search(name)}
+    return {name: at for name, at in found.items() if not OTHER_FLUX.search(name)}
 
 
 DIFFUSERS_NAMES = {

@@ -150,7 +150,8 @@ def _resolved(weights: Mapping[str, Tensor], layers: LayerMap) -> dict[str, Rows
             count = len(weights[f"{rows.layer}.up"]) if rows.count is None else rows.count
             used[name] = dataclasses.replace(rows, count=count)
             missing[rows.layer] -= count
-    left = [layer for layer, rows in missing.items() if rows != 0]
+    assert min(missing.values(), default=0) >= 0, "two names for the same rows"
+    left = [layer for layer, rows in missing.items() if rows]
     if left:
         raise UnsupportedModelError(
             f"{len(left)} layers have no name in this format (first: {left[0]}); "
