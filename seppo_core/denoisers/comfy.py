@@ -74,8 +74,8 @@ class ComfyDenoiser:
         return self._static.model.diffusion_model
 
     def base_name(self) -> str:
-        """The checkpoint's file name without suffix where the host kept it, else the model's class."""
-        return checkpoint_name(self.model) or type(self.model.model).__name__
+        """The checkpoint's file name without suffix where the host kept it, else the architecture's."""
+        return checkpoint_name(self.model) or type(self.model.model.model_config).__name__
 
     def identity(self) -> str:
         """A hash over the network's weights and patches, wherever the model is loaded or patched."""

@@ -159,7 +159,7 @@ def test_the_model_it_was_given_is_left_to_the_bit(host, kind):
 def test_the_model_samples_as_the_hosts_own_lora_loader_with_the_saved_file(host):
     prompt = graph(host, "sd15", "as_saved")
     prompt["save"] = {
-        "class_type": "SaveLoRA",
+        "class_type": "SaveLoRA" if host.version > (0, 4) else "SaveLoRANode",
         "inputs": {"lora": ["train", 1], "prefix": "loras/as_saved"},
     }
     outputs = host.run_graph(prompt)
@@ -368,8 +368,8 @@ BAD = {
     "steps": ({"train": {"steps": 0}}, "smaller than min"),
     "rank": ({"train": {"rank": 0}}, "smaller than min"),
     "beta": ({"train": {"beta": 0.0}}, "smaller than min"),
-    "criterion": ({"train": {"criterion": "coin"}}, "not in list"),
-    "sampler": ({"references": {"sampler": "magic"}}, "not in list"),
+    "criterion": ({"train": {"criterion": "coin"}}, "coin"),
+    "sampler": ({"references": {"sampler": "magic"}}, "magic"),
     "prodigy": ({"optimizer": {"optimizer": "prodigy"}}, "finds its own rate"),
     "pattern": ({"optimizer": {"pattern": "nothing"}}, "matches no layer"),
     "regex": ({"optimizer": {"pattern": "("}}, "lora.pattern"),
@@ -441,7 +441,8 @@ def test_the_run_says_what_it_was_made_of(host):
     host.run_graph(graph(host, "sd15", "about"), wanted=["train"])
     about = json.loads((host.output / "seppo" / "about" / "run.json").read_text())
     assert about["family"] == "comfy"
-    assert about["base_name"] == host.thin_name("sd15").removesuffix(".safetensors")
+    file = host.thin_name("sd15").removesuffix(".safetensors")
+    assert about["base_name"] in (file, "SD15")  # 0.3.64 keeps no file name with a MODEL
     assert about["config"]["loss"]["beta"] == 100.0
     assert len(about["base"]) == 64
 
