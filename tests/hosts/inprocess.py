@@ -106,7 +106,7 @@ class InProcessHost:
 
         if self.executor is None or not keep_cache:
             self.executor = make_executor(self.server())
-        prompt = copy.deepcopy(prompt)  # the host writes fingerprints into it; a page sends a new one
+        prompt = copy.deepcopy(prompt)  # the host writes into it
         prompt_id = str(uuid.uuid4())
         targets = asyncio.run(validated(execution, prompt_id, prompt, wanted))
         self.messages.clear()
