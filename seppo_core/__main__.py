@@ -70,11 +70,13 @@ def main(argv: list[str] | None = None) -> int:
     )
     training.set_defaults(command=train_command)
     demo = commands.add_parser(
-        "demo", help="align the small model of the repository, with a report"
+        "demo", help="align the small model of the repository, with a report", add_help=False
     )
-    demo.add_argument("rest", nargs=argparse.REMAINDER, help=argparse.SUPPRESS)
     demo.set_defaults(command=demo_command)
-    arguments = parser.parse_args(argv)
+    arguments, rest = parser.parse_known_args(argv)
+    if rest and arguments.command is not demo_command:
+        parser.error(f"unrecognized arguments: {' '.join(rest)}")
+    arguments.rest = rest  # the demo reads its own
     try:
         arguments.command(arguments)
     except SePPOError as error:
