@@ -363,13 +363,11 @@ class Trainer:
 
     def _clip(self) -> Tensor:
         """Undo the loss scale, clip, and return the norm before clipping, on the device."""
-        gradients = [p.grad for p in self.parameters if p.grad is not None]
         if self.loss_scale != 1.0:
+            gradients = [p.grad for p in self.parameters if p.grad is not None]
             torch._foreach_mul_(gradients, 1 / self.loss_scale)
-        norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients)))
-        if self.config.optimizer.clip > 0:
-            torch._foreach_mul_(gradients, (self.config.optimizer.clip / norm).clamp(max=1.0))
-        return norm
+        longest = self.config.optimizer.clip or math.inf
+        return torch.nn.utils.clip_grad_norm_(self.parameters, longest)
 
     def _grow_loss_scale(self) -> None:
         if self.policy.compute_dtype == torch.float16:
