@@ -1,0 +1,158 @@
+"""What a step spends outside the network: `python benchmarks/step_overhead.py`, on every ComfyUI found.
+
+Thin SD1.5 at 32x32 latents. Time inside the network is measured around its own forward (sampling,
+reference, policy) and around backward; the share is what remains of the step. A pool switch is timed by
+itself, with the addresses of all base weights before and after.
+"""
+
+from __future__ import annotations
+
+import argparse
+import subprocess
+import sys
+import tempfile
+import time
+from contextlib import contextmanager
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+STEPS, WARM_UP, SIZE = 12, 2, 32
+
+
+def main() -> None:
+    """Run this file inside the test environment of each host."""
+    sys.path.insert(0, str(ROOT / "scripts"))
+    from hosts import find_hosts, host_python
+
+    hosts = find_hosts()
+    if not hosts:
+        sys.exit("no ComfyUI found: put one at ~/comfy/ComfyUI or name it in COMFYUI_PATH")
+    for host in hosts:
+        command = [str(host_python(host).python), __file__, "--host", str(host.path)]
+        subprocess.run(command, check=True)
+
+
+class Clock:
+    """Seconds spent inside a network's forwards and in backward."""
+
+    def __init__(self) -> None:
+        self.inside = 0.0
+        self.calls = 0
+
+    @contextmanager
+    def timed(self):
+        started = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.inside += time.perf_counter() - started
+            self.calls += 1
+
+    @contextmanager
+    def around(self, network):
+        """Time `network`'s forward and Tensor.backward while the block runs."""
+        import torch
+
+        forward, backward = network.forward, torch.Tensor.backward
+
+        def timed_forward(*args, **kwargs):
+            with self.timed():
+                return forward(*args, **kwargs)
+
+        def timed_backward(*args, **kwargs):
+            with self.timed():
+                return backward(*args, **kwargs)
+
+        network.forward, torch.Tensor.backward = timed_forward, timed_backward
+        try:
+            yield
+        finally:
+            del network.forward
+            torch.Tensor.backward = backward
+
+
+def inside(path: Path) -> None:
+    """Measure on one host, in this process."""
+    sys.path.insert(0, str(ROOT / "tests" / "hosts"))
+    import inprocess
+
+    with tempfile.TemporaryDirectory() as scratch:
+        host = inprocess.start(path, inprocess.prepare_base(Path(scratch).resolve()))
+        version = ".".join(map(str, host.version))
+        for batch_size, reuse in ((1, 1), (4, 1), (4, 4)):
+            overhead(host, version, batch_size, reuse)
+        switch(host, version)
+
+
+def policy_and_data(host):
+    import thin
+
+    core = host.core("data")
+    examples = [
+        core.Example(
+            thin.thin_latent("sd15", seed=i, size=SIZE)["samples"][0],
+            thin.thin_conditioning("sd15", seed=i),
+        )
+        for i in range(8)
+    ]
+    model = host.thin_model("sd15", "fp32")
+    return host.core("denoisers.comfy").ComfyDenoiser(model), core.in_memory(examples)
+
+
+def overhead(host, version: str, batch_size: int, reuse: int) -> None:
+    import torch
+
+    policy, dataset = policy_and_data(host)
+    config = host.core("config")
+    settings = config.SePPOConfig(
+        steps=WARM_UP * reuse + STEPS,
+        batch_size=batch_size,
+        references=config.ReferenceConfig(reuse=reuse),
+        run=config.RunConfig(preview_every=0),
+    )
+    clock, spent = Clock(), []
+    with torch.inference_mode(False), clock.around(policy.network):
+        for report in host.core("trainer").train(policy, dataset, settings):
+            if report.step <= WARM_UP * reuse:
+                clock.inside, clock.calls = 0.0, 0
+            else:
+                spent.append(report.seconds)
+    total = sum(spent)
+    print(
+        f"ComfyUI {version}  batch {batch_size}  reuse {reuse}:  {total / STEPS * 1000:7.1f} ms a step, "
+        f"{clock.inside / STEPS * 1000:7.1f} ms of it in {clock.calls / STEPS:.1f} forwards and backwards, "
+        f"outside {1 - clock.inside / total:.1%}",
+        flush=True,
+    )
+
+
+def switch(host, version: str) -> None:
+    import torch
+
+    policy, _ = policy_and_data(host)
+    config, lora_module = host.core("config"), host.core("lora")
+    with torch.inference_mode(False), policy.session(config.ComputeConfig()):
+        lora = lora_module.LoRA(policy.network, config.LoRAConfig(), 0, policy.device)
+        snapshot = lora.state()
+        addresses = [p.data_ptr() for p in policy.network.parameters()]
+        with lora.attached():
+            started = time.perf_counter()
+            for _ in range(100):
+                with lora.using(lora.slot(snapshot)):
+                    pass
+            seconds = (time.perf_counter() - started) / 100
+        same = addresses == [p.data_ptr() for p in policy.network.parameters()]
+    paths = sum(value.numel() * value.element_size() for value in snapshot.values())
+    base = sum(p.numel() * p.element_size() for p in policy.network.parameters())
+    print(
+        f"ComfyUI {version}  pool switch:  {seconds * 1000:.2f} ms for {paths / 2**20:.1f} MiB of LoRA; "
+        f"{base / 2**20:.0f} MiB of base weights {'stay in place' if same else 'MOVED'}",
+        flush=True,
+    )
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--host", type=Path, help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    inside(arguments.host) if arguments.host else main()
