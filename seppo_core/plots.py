@@ -8,6 +8,7 @@ import re
 import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
@@ -28,18 +29,10 @@ BLUE, RED, GREY = "#2166ac", "#b2182b", "#6b6b6b"
 DPI = 100
 WIDTH = 1200
 """pixels"""
-FONTS = (
-    "DejaVu Sans",
-    "Noto Sans CJK SC",
-    "Noto Sans CJK JP",
-    "Microsoft YaHei",
-    "Yu Gothic",
-    "Hiragino Sans",
-    "PingFang SC",
-    "WenQuanYi Zen Hei",
-    "Noto Emoji",
-    "Segoe UI Emoji",
+CJK_FONTS = (
+    "Noto Sans CJK SC,Noto Sans CJK JP,Microsoft YaHei,Yu Gothic,PingFang SC,WenQuanYi Zen Hei"
 )
+FONTS = ("DejaVu Sans", *CJK_FONTS.split(","), "Noto Emoji", "Segoe UI Emoji")
 """Tried in this order for each character; those that are not installed are passed over."""
 
 
@@ -113,16 +106,8 @@ def _write(axes: Axes, x: float, y: float, text: str, size: float, **look: Any) 
     """Text in axes coordinates, taken literally (a `$` starts no formula)."""
     weight = "bold" if look.pop("bold", False) else "normal"
     font = FontProperties(family=list(_fonts()), size=size, weight=weight)
-    look = {"color": INK, "ha": "left", "va": "top", **look}
-    axes.text(
-        x,
-        y,
-        text,
-        transform=axes.transAxes,
-        fontproperties=font,
-        parse_math=False,
-        **look,
-    )
+    look = {"color": INK, "ha": "left", "va": "top", "transform": axes.transAxes, **look}
+    axes.text(x, y, text, fontproperties=font, parse_math=False, **look)
 
 
 # Curves.
@@ -137,7 +122,7 @@ PANELS: tuple[Panel, ...] = (
     ("Loss", "ln 2 where policy = reference", (("loss", "loss", INK),), math.log(2)),
     (
         "Winner margin",
-        "below 0: the policy explains the winners better",
+        "below 0: winners explained better",
         (("winner_margin", "winner", BLUE),),
         0.0,
     ),
@@ -150,12 +135,7 @@ PANELS: tuple[Panel, ...] = (
         ),
         0.0,
     ),
-    (
-        "Flip rate",
-        "share of samples that are not pushed away",
-        (("flip_rate", "flip rate", GREY),),
-        None,
-    ),
+    ("Flip rate", "share of samples not pushed away", (("flip_rate", "flip rate", GREY),), None),
     (
         "Implicit accuracy",
         "share of examples with z > 0; a high value alone proves nothing",
@@ -214,18 +194,12 @@ def curves(metrics: Sequence[Mapping[str, Any]], title: str = "") -> Image.Image
         for index, panel in enumerate(panels):
             x, y = 84 + 586 * (index % 2), 100 + PANEL * (index // 2)
             box = (x / WIDTH, 1 - (y + 220) / height, 506 / WIDTH, 220 / height)
-            _curve_panel(figure.add_axes(box), metrics, *panel)
+            _curve_panel(figure.add_axes(box), metrics, panel)
         return _picture(figure)
 
 
-def _curve_panel(
-    axes: Axes,
-    metrics: Sequence[Mapping[str, Any]],
-    title: str,
-    meaning: str,
-    fields: tuple[Series, ...],
-    line: float | None,
-) -> None:
+def _curve_panel(axes: Axes, metrics: Sequence[Mapping[str, Any]], panel: Panel) -> None:
+    title, meaning, fields, line = panel
     _write(axes, 0, 1.16, title, 13, bold=True)
     _write(axes, 0, 1.065, meaning, 10, color=FAINT)
     axes.spines[["top", "right"]].set_visible(False)
@@ -277,7 +251,7 @@ def heat_map(
     the reference sample with its verdict if there is one. Without: the winners' errors. `winners` and
     `samples` are one picture per row of `anchors`.
     """
-    rows, columns = anchors.means.shape
+    rows = len(anchors.positions)
     height = TOP + rows * ROW + BOTTOM
     left, right = CELLS if samples else (CELLS[0], WIDTH - 30)
     with _defaults():
@@ -331,57 +305,74 @@ def _say_verdict(page: Axes, verdict: Verdict, x: float, y: float) -> None:
     _say(page, x, y + 28, "\n".join(lines), 10, linespacing=1.5)
 
 
+@dataclass(frozen=True)
+class Scale:
+    """How the values of a map become numbers and colours."""
+
+    what: str
+    low: str
+    high: str
+    """words at the ends of the colour bar"""
+    power: int
+    """values are told in units of ten to this power"""
+    decimals: int
+    colours: str
+    norm: Normalize
+
+
+def _scale(means: np.ndarray, reference: bool) -> Scale:
+    """Centred at zero for margins, from lowest to highest for errors."""
+    finite = means[np.isfinite(means)] if np.isfinite(means).any() else np.zeros(1)
+    limit = float(np.abs(finite).max())
+    power = math.floor(math.log10(limit)) if limit > 0 else 0
+    power, decimals = (0, min(3, 2 - power)) if -2 < power < 3 else (power, 2)
+    unit = 10.0**power
+    name = f", in 1e{power}" if power else ""
+    if not reference:
+        norm = Normalize(finite.min() / unit, finite.max() / unit)
+        what = f"Denoising error of the winner{name}"
+        return Scale(what, "explained best", "explained worst", power, decimals, "cividis", norm)
+    limit = limit / unit or 1.0
+    what = f"Winner margin, policy minus reference{name}"
+    words = ("policy ahead of reference", "policy behind reference")
+    return Scale(what, *words, power, decimals, "RdBu_r", TwoSlopeNorm(0.0, -limit, limit))
+
+
 def _draw_cells(
     figure: Figure, page: Axes, cells: Axes, anchors: AnchorMap, left: int, height: int
 ) -> None:
     order = anchors.levels.argsort()
     means = anchors.means[:, order].numpy()
-    spread = anchors.standard_error[:, order].numpy()
+    scale = _scale(means, anchors.roles is not None)
+    means, spread = (
+        x / 10.0**scale.power for x in (means, anchors.standard_error[:, order].numpy())
+    )
     flips = None if anchors.flip_share is None else anchors.flip_share[:, order].numpy()
-    finite = means[np.isfinite(means)]
-    limit = float(np.abs(finite).max()) if finite.size else 0.0
-    power = math.floor(math.log10(limit)) if limit > 0 else 0
-    power, decimals = (0, min(3, 2 - power)) if -2 < power < 3 else (power, 2)
-    unit = 10.0**power
-    unit_words = f", in 1e{power}" if power else ""
-    limit = limit / unit or 1.0
-    if flips is None:
-        what, words = "Denoising error of the winner", ("explained well", "explained badly")
-        colours, norm = "cividis", Normalize(0.0, limit)
-    else:
-        what = "Winner margin, policy minus reference"
-        words = ("policy ahead of reference", "policy behind reference")
-        colours, norm = "RdBu_r", TwoSlopeNorm(0.0, -limit, limit)
-    _say(page, left, 88, what + unit_words, 12, bold=True)
+    _say(page, left, 88, scale.what, 12, bold=True)
     _say(page, left, 109, _legend(anchors), 9.5, color=FAINT)
-    image = cells.imshow(means / unit, cmap=colours, norm=norm, aspect="auto")
-    _say_cells(cells, image, means / unit, spread / unit, flips, decimals)
+    image = cells.imshow(means, cmap=scale.colours, norm=scale.norm, aspect="auto")
+    _say_cells(cells, image, means, spread, flips, scale.decimals)
     cells.set_yticks(np.arange(len(means) + 1) - 0.5, labels=[""] * (len(means) + 1))
     cells.set_xticks(np.arange(len(order)), [f"{v:.3g}" for v in anchors.levels[order].tolist()])
     cells.tick_params(length=0, labelsize=10, colors=INK)
     cells.grid(axis="y", color="white", linewidth=8)
     cells.spines[:].set_visible(False)
-    cells.set_xlabel(
-        "noise level in the model's own unit: little noise left, much noise right",
-        fontsize=10,
-        color=FAINT,
-    )
+    words = "noise level in the model's own unit: little noise left, much noise right"
+    cells.set_xlabel(words, fontsize=10, color=FAINT)
     width = cells.get_position().width
     bar = figure.add_axes((left / WIDTH, 44 / height, width, 16 / height))
     figure.colorbar(image, cax=bar, orientation="horizontal")
-    bar.tick_params(labelsize=10, colors=INK)
     bar.xaxis.set_ticks_position("top")
-    bar.tick_params(top=False, pad=1)
+    bar.tick_params(top=False, pad=1, labelsize=10, colors=INK)
     bar.spines[:].set_visible(False)
-    for x, ha, text in ((0, "left", words[0]), (1, "right", words[1])):
+    for x, ha, text in ((0, "left", scale.low), (1, "right", scale.high)):
         _write(bar, x, -0.4, text, 10.5, ha=ha, bold=True)
 
 
 def _legend(anchors: AnchorMap) -> str:
     draws = anchors.values.shape[-1]
     text = f"mean of {draws} noise draws \N{PLUS-MINUS SIGN} its standard error"
-    if draws == 1:
-        text = "one noise draw"
+    text = text if draws > 1 else "one noise draw"
     return text if anchors.roles is None else f"{text}; share of draws whose sample flips"
 
 
@@ -400,7 +391,7 @@ def _say_cells(
         value, error = means[row, column], spread[row, column]
         lines = [f"{value:{signed}.{decimals}f}" if math.isfinite(value) else "not\nfinite"]
         if math.isfinite(error):
-            lines.append(f"\N{PLUS-MINUS SIGN} {error:.{decimals}f}")
+            lines.append(f"\N{PLUS-MINUS SIGN}{error:.{decimals}f}")
         if flips is not None:
             lines += ["", "flips", f"{flips[row, column]:.0%}"]
         red, green, blue, _ = image.cmap(image.norm(value))
