@@ -185,6 +185,27 @@ def frozen(network: nn.Module) -> Iterator[None]:
 
 
 @contextmanager
+def own_copies(layers: list[nn.Module]) -> Iterator[None]:
+    """Layers with a list `weight_function` hand autograd a copy of the weight they cast.
+
+    Where a host casts offloaded weights into one buffer, the next layer's would overwrite what autograd
+    keeps of this one.
+    """
+    for layer in layers:
+        layer.weight_function = [*layer.weight_function, _copied_for_autograd]
+    try:
+        yield
+    finally:
+        for layer in layers:
+            left = [f for f in layer.weight_function if f is not _copied_for_autograd]
+            layer.weight_function = left
+
+
+def _copied_for_autograd(weight: Tensor) -> Tensor:
+    return weight.clone() if torch.is_grad_enabled() else weight
+
+
+@contextmanager
 def evaluating(network: nn.Module) -> Iterator[None]:
     """Every module is in evaluation mode, so nothing is dropped at random."""
     states = [(module, module.training) for module in network.modules()]

@@ -108,7 +108,7 @@ class ComfyDenoiser:
                 raise ConfigError(
                     f"references.{what}: this ComfyUI has no {value!r}; choose from {sorted(known)}"
                 )
-        if config.draws_samples:
+        if config.draws_samples or config.run.preview_every:
             self._require_negative(references)
 
     def _require_negative(self, sampling: ReferenceConfig) -> None:
@@ -171,6 +171,8 @@ class ComfyDenoiser:
             [patcher], memory_required=1e20 if whole else total / 2, force_full_load=whole
         )
         self._leave_inference()  # unpatching on the way put back weights from before
+        cast = [layer for layer in self.network.modules() if _is_elsewhere(layer, self.device)]
+        undo.enter_context(autograd.own_copies(cast))
 
     def _leave_inference(self) -> None:
         for name in autograd.inference_tensors(self.network):
@@ -369,6 +371,12 @@ def _unload(patcher: Any) -> None:
     patcher.detach()
     for module in patcher.model.modules():
         comfy.model_patcher.wipe_lowvram_weight(module)
+
+
+def _is_elsewhere(layer: nn.Module, device: torch.device) -> bool:
+    """Whether the host left the layer's weight off the device and casts it in every forward."""
+    weight = getattr(layer, "weight", None)
+    return hasattr(layer, "weight_function") and weight is not None and weight.device != device
 
 
 def _joined(ready: list[dict[str, Any]]) -> dict[str, Any]:

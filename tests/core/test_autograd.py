@@ -203,6 +203,36 @@ def test_frozen_and_evaluating_give_flags_back():
     assert [module.training for module in stack.modules()] == modes
 
 
+class CastingLayer(nn.Module):
+    """As hosts run offloaded layers: every weight is copied into the same buffer before its use."""
+
+    buffer = torch.empty(6, 6)
+
+    def __init__(self, seed: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(seeded(6, 6, seed=seed), requires_grad=False)
+        self.weight_function = []
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        weight = self.buffer.copy_(self.weight)
+        for function in self.weight_function:
+            weight = function(weight)
+        return torch.tanh(x @ weight)
+
+
+def test_weights_cast_into_one_buffer_train_through_copies():
+    network = nn.Sequential(CastingLayer(1), CastingLayer(2))
+    x = seeded(3, 6).requires_grad_()
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        network(x).sum().backward()
+    with autograd.own_copies(list(network)):
+        (found,) = torch.autograd.grad(network(x).sum(), x)
+    assert [layer.weight_function for layer in network] == [[], []]
+    first, second = (layer.weight for layer in network)
+    (expected,) = torch.autograd.grad(torch.tanh(torch.tanh(x @ first) @ second).sum(), x)
+    torch.testing.assert_close(found, expected)
+
+
 def test_inference_tensors_are_replaced_by_equal_ones_and_shared_ones_stay_shared():
     with torch.inference_mode():
         network = nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2), nn.Linear(2, 2))
