@@ -30,7 +30,7 @@ MODEL_FILE = {
 # What the graphs are made of
 
 
-def note(text: str, room: int = 190) -> Node:
+def note(text: str, room: int = 230) -> Node:
     return Node("MarkdownNote", title="Read me", text=text, room=room)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from itertools import combinations
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -18,7 +19,7 @@ from graphs import (
     widgets,
     workflow,
 )
-from inprocess import PACK
+from inprocess import PACK, PACK_FOLDER
 from make_workflows import CHECKPOINT, WORKFLOWS
 from PIL import Image
 from safetensors import safe_open
@@ -152,6 +153,13 @@ def test_a_note_tells_a_newcomer_what_to_do(name):
     assert 200 < len(note["widgets_values"][0]) < 700
 
 
+def test_template_browser_offers_every_graph(http_host):
+    assert sorted(http_host.get("/workflow_templates")[PACK_FOLDER]) == sorted(WORKFLOWS)
+    name = "anchor_preview"
+    served = http_host.get(f"/api/workflow_templates/{PACK_FOLDER}/{name}.json")
+    assert served == workflow(name)
+
+
 # Their runs
 
 
@@ -166,7 +174,9 @@ def test_aligning_shows_winners_draws_a_picture_and_keeps_a_lora(base, aligned):
 
     run = base / "output" / "seppo" / RUN
     assert [line["step"] for line in metrics(run)] == [1, 2, 3]
-    (lora,) = (base / "output" / "loras").glob("SePPO_*.safetensors")
+    (text,) = aligned["SePPOSaveAligned"]["text"]
+    lora = Path(text.partition(": ")[2])
+    assert lora.parent == base / "output" / "loras" and lora.name.startswith("SePPO_")
     tensors = load_file(lora)
     assert all(name.startswith("diffusion_model.") for name in tensors)
     assert any(tensor.abs().max() > 0 for name, tensor in tensors.items() if "lora_up" in name)
