@@ -4,6 +4,7 @@ The same quantities as in training, on a fixed grid of noise levels with several
 the picture is stable. Drawing the picture is plots.py's.
 """
 
+import textwrap
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
@@ -353,5 +354,6 @@ def summary(shown: Preview) -> str:
             text = f"winner margin {mean:+.3g}, flips {flips:.0%}"
         if shown.verdicts:
             text += f", its sample {shown.verdicts[row].word}"
-        lines.append(f"winner {position} ({anchors.captions[row]}): {text}")
+        caption = textwrap.shorten(anchors.captions[row], 80, placeholder=" ...")
+        lines.append(f"winner {position} ({caption}): {text}")
     return "\n".join(lines)

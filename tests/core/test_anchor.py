@@ -1,13 +1,36 @@
 """The grid behind the anchor preview: its numbers, its stability, and the verdict on samples."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
-from seppo_core.anchor import AnchorMap, Contest, Verdict, anchor_map, level_positions, verdicts
-from seppo_core.config import ComputeConfig, LoRAConfig, ReferenceConfig
-from seppo_core.errors import ConfigError, DatasetError
+from seppo_core.anchor import (
+    AnchorMap,
+    Contest,
+    PreviewSettings,
+    Verdict,
+    anchor_map,
+    level_positions,
+    preview,
+    summary,
+    verdicts,
+)
+from seppo_core.checkpoint import Run
+from seppo_core.config import (
+    ComputeConfig,
+    LoRAConfig,
+    LossConfig,
+    OptimizerConfig,
+    ReferenceConfig,
+    RunConfig,
+    SePPOConfig,
+)
+from seppo_core.data import in_memory
+from seppo_core.errors import CheckpointError, ConfigError, DatasetError
 from seppo_core.lora import LoRA
 from seppo_core.randomness import normal
+from seppo_core.trainer import train
 
 
 @pytest.fixture
@@ -151,3 +174,93 @@ def test_winner_that_is_not_there_is_named_with_the_count(policy, dataset, conte
 def test_unknown_criterion_lists_the_choices(policy, dataset, contest):
     with pytest.raises(ConfigError, match="indicator"):
         grid(policy, dataset, [0], contest, criterion="vote")
+
+
+def trained(policy, dataset, directory, **loss):
+    """A run of four steps on the tiny denoiser with snapshots after steps 2 and 4."""
+    config = SePPOConfig(
+        steps=4,
+        loss=LossConfig(**loss),
+        references=ReferenceConfig(snapshot_every=2, sampling_steps=2),
+        lora=LoRAConfig(rank=2, alpha=1),
+        optimizer=OptimizerConfig(learning_rate=0.05, warmup=0),
+        run=RunConfig(directory=str(directory)),
+    )
+    for _ in train(policy, dataset, config):
+        pass
+    return Run(directory)
+
+
+SMALL = {"winners": 2, "levels": 3, "draws": 2, "seed": 7}
+
+
+def test_preview_of_a_run_equals_the_map_of_its_weights(tmp_path, policy, dataset):
+    run = trained(policy, dataset, tmp_path / "my run")
+    shown = preview(policy, dataset, run, PreviewSettings(first=1, **SMALL))
+    lora = LoRA(policy.network, LoRAConfig(rank=2, alpha=1), 0, policy.device)
+    lora.load(run.weights())
+    with policy.session(ComputeConfig()), lora.attached():
+        against = Contest(lora, lora.policy, lora.slot(run.snapshot(0).weights))
+        expected = grid(policy, dataset, [1, 2], against)
+    assert torch.equal(shown.anchors.values, expected.values)
+    assert shown.anchors.values.abs().max() > 1e-3
+    assert len(shown.verdicts) == 2
+    assert shown.title == "my run: what the anchor sees"
+    assert "step 4 against the initial weights, criterion sign" in shown.subtitle
+    assert torch.equal(shown.latents[0], dataset[1].latents[None] * 2)
+    words = summary(shown).splitlines()
+    assert len(words) == 4
+    assert words[2].startswith(
+        f"winner 1 (winner 1): winner margin {expected.values[0].mean():+.3g}"
+    )
+
+
+def test_latest_entry_of_a_run_that_ended_with_a_snapshot_is_the_policy(tmp_path, policy, dataset):
+    run = trained(policy, dataset, tmp_path / "run")
+    settings = PreviewSettings(reference="latest", draw_samples=False, **SMALL)
+    shown = preview(policy, dataset, run, settings)
+    assert torch.equal(shown.anchors.means, torch.zeros(2, 3))
+    assert torch.equal(shown.anchors.flip_share, torch.ones(2, 3))
+    assert shown.verdicts == []
+
+
+def test_preview_takes_the_runs_criterion_unless_told_another(tmp_path, policy, dataset):
+    run = trained(policy, dataset, tmp_path / "run", criterion="constant", loser_weight=0.25)
+    own = preview(policy, dataset, run, PreviewSettings(draw_samples=False, **SMALL))
+    assert set(own.anchors.roles.unique().tolist()) == {0.25}
+    settings = PreviewSettings(criterion="indicator", draw_samples=False, **SMALL)
+    assert set(preview(policy, dataset, run, settings).anchors.roles.unique().tolist()) <= {0, 1}
+
+
+def test_preview_without_a_run_shows_the_base(policy, dataset):
+    shown = preview(policy, dataset, None, PreviewSettings(**SMALL))
+    with policy.session(ComputeConfig()):
+        assert torch.equal(shown.anchors.values, grid(policy, dataset, [0, 1], None).values)
+    assert shown.verdicts == [] and shown.title == "How well tiny explains the winners"
+    assert "flips" not in summary(shown)
+
+
+def test_preview_on_another_model_is_refused_before_its_session(
+    tmp_path, policy, dataset, make_policy
+):
+    run = trained(policy, dataset, tmp_path / "run")
+    other = make_policy(seed=1)
+    with pytest.raises(CheckpointError, match="'run' was trained on another model .tiny."):
+        preview(other, dataset, run, PreviewSettings(**SMALL))
+    assert other.calls == 0
+
+
+def test_entry_that_was_not_kept_is_named_with_those_that_were(tmp_path, policy, dataset):
+    run = trained(policy, dataset, tmp_path / "run")
+    settings = PreviewSettings(reference="step", reference_step=3, **SMALL)
+    with pytest.raises(ConfigError, match=r"no snapshot of step 3; it keeps \[0, 2, 4\]"):
+        preview(policy, dataset, run, settings)
+
+
+def test_summary_keeps_a_long_caption_on_one_line(policy, make_examples):
+    example = make_examples(1)[0]
+    long = in_memory([replace(example, caption="a fox\n" * 100)])
+    shown = preview(policy, long, None, PreviewSettings(winners=1, levels=2, draws=1))
+    (_, line) = summary(shown).splitlines()
+    assert line.startswith("winner 0 (a fox a fox") and " ...): denoising error" in line
+    assert len(line) < 130

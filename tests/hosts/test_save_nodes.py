@@ -278,3 +278,10 @@ def test_run_that_went_on_is_read_anew(host):
     config = first.config()
     make_run(host, "sd15", "goes_on", config=replace(config, steps=4))
     assert node.fingerprint_inputs(run_name="goes_on") != before
+
+
+def test_server_offers_the_saved_file_in_its_lora_loader(http_host, host, run):
+    path = save(host, run, filename_prefix="offered/fox")
+    listed = http_host.get("/object_info/LoraLoaderModelOnly")["LoraLoaderModelOnly"]
+    names = str(listed["input"]["required"]["lora_name"])
+    assert path.name in names and "offered" in names
