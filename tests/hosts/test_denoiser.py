@@ -177,6 +177,36 @@ def test_session_leaves_the_model_as_it_was_to_the_bit(host, kind):
     assert torch.is_grad_enabled() and not torch.is_inference_mode_enabled()
 
 
+def test_a_loaded_model_with_a_lora_is_left_as_it_was_and_trains_again(host):
+    """Patched weights lie on the shared network, their originals in the host's backup."""
+    import comfy.sd
+
+    with torch.inference_mode():
+        plain = make_case(host, "sd3")
+        network = plain.denoiser.network
+        lora = {
+            f"diffusion_model.{name}.lora_{part}.weight": torch.full(shape, 0.02)
+            for name in ("context_embedder", "joint_blocks.0.x_block.mlp.fc1")
+            for layer in [network.get_submodule(name)]
+            for part, shape in (("down", (2, layer.in_features)), ("up", (layer.out_features, 2)))
+        }
+        model, _ = comfy.sd.load_lora_for_models(plain.denoiser.model, None, lora, 1.0, 0)
+        case = make_case(host, "sd3", model=model)
+        samples = [host_samples(model, case.conds[0], 1, case.latents[:1])]
+        identity, before = case.denoiser.identity(), described(model)
+        for precision in ("bf16", "auto", "bf16"):
+            with case.trained(0.1, precision=precision) as policy:
+                case.errors().sum().backward()
+                assert flat_gradient(policy).norm() > 0
+                case.denoiser.sample(case.conds, case.noise, case.sampling(), 5)
+            assert described(model) == before
+            samples.append(host_samples(model, case.conds[0], 1, case.latents[:1]))
+        assert case.denoiser.identity() == identity
+    assert all(same_bits(samples[0], sample) for sample in samples[1:])
+    bare = host_samples(plain.denoiser.model, case.conds[0], 1, case.latents[:1])
+    assert not same_bits(bare, samples[0])
+
+
 def described(model) -> dict:
     """Everything about a MODEL that a session touches, but for the values of its weights."""
     import comfy.model_management as management
