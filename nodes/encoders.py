@@ -10,6 +10,9 @@ from ..seppo_core.denoisers.patcher import patcher_identity
 from ..seppo_core.errors import DatasetError
 from ..seppo_core.identity import digest_value
 
+MAY_BE_MISSING = ("text_projection.weight", "logit_scale")
+"""CLIP weights that SD 1.5 checkpoints lack: the host then leaves what the memory held before."""
+
 
 def image_encoder(vae: Any) -> Callable[[Tensor], Tensor]:
     """A picture [H, W, 3] to its latents [C, H, W]; a video VAE takes it as one frame: [C, 1, H, W]."""
@@ -48,6 +51,6 @@ def clip_identity(clip: Any) -> str:
             clip.layer_idx,
             clip.tokenizer_options,
             [clip.patcher.forced_hooks, clip.apply_hooks_to_conds, clip.use_clip_schedule],
-            patcher_identity(clip.patcher),
+            patcher_identity(clip.patcher, without=MAY_BE_MISSING),
         ]
     )
