@@ -19,7 +19,7 @@ from torch import Tensor
 from ..seppo_core.errors import ConfigError
 
 PREVIEW_SIDE = 512
-"""Longest side in pixels of the pictures shown while a node runs."""
+"""About the longest side in pixels of the pictures shown while a node runs."""
 
 
 def known_only(function: Callable[..., Any], settings: dict[str, Any]) -> dict[str, Any]:
@@ -103,10 +103,10 @@ def preview_message(image: Image.Image | None) -> tuple[str, Image.Image, int] |
     """A picture as the host's progress bar takes it; small ones are enlarged without smoothing."""
     if image is None:
         return None
-    factor = max(1, 256 // max(image.size))
+    factor = max(1, PREVIEW_SIDE // max(image.size))
     if factor > 1:
         image = image.resize((image.width * factor, image.height * factor), Image.NEAREST)
-    return ("JPEG", image, PREVIEW_SIDE)
+    return ("JPEG", image, max(image.size))
 
 
 def image(picture: Image.Image) -> Tensor:
