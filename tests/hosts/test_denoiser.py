@@ -144,6 +144,27 @@ def test_sampling_neither_reads_nor_moves_the_global_generator(host):
     assert not torch.equal(drawn[0], other)
 
 
+def test_sampling_runs_on_the_hosts_own_kernels_and_errors_on_those_with_a_gradient(host):
+    import comfy.model_management as management
+
+    case = make_case(host, "sd3")
+    seen = []
+    with case.session(), torch.no_grad():
+        layer = case.denoiser.network.context_embedder
+        hook = layer.register_forward_hook(
+            lambda module, *_: seen.append(
+                (module.training, getattr(management, "in_training", True))
+            )
+        )
+        case.errors()
+        assert set(seen) == {(True, True)}
+        seen.clear()
+        case.denoiser.sample(case.conds, case.noise, case.sampling(), 5)
+        assert {training for training, _ in seen} == {False}
+        assert {flag for _, flag in seen} == {not hasattr(management, "in_training")}
+        hook.remove()
+
+
 def test_nested_sampling_keeps_the_session_and_copies_no_weights(host):
     """comfy.sample loads models itself; the sampler's own clean-up must not end the session."""
     case = make_case(host, "sd3")
@@ -163,17 +184,17 @@ def test_nested_sampling_keeps_the_session_and_copies_no_weights(host):
 def test_session_leaves_the_model_as_it_was_to_the_bit(host, kind):
     case = make_case(host, kind)
     model = case.denoiser.model
-    before = described(model)
     weights = weights_of(model)
     sample = host_samples(model, case.conds[0], 1, case.latents[:1])
+    before = described(model)
     with case.trained(0.1, precision="bf16", gradient_checkpointing=True):
         case.errors().sum().backward()
         case.denoiser.sample(case.conds, case.noise, case.sampling(), 5)
+    assert described(model) == before
     after = weights_of(model)
     assert weights.keys() == after.keys()
     assert all(same_bits(weights[name], after[name]) for name in weights)
     assert same_bits(host_samples(model, case.conds[0], 1, case.latents[:1]), sample)
-    assert described(model) == before
     assert torch.is_grad_enabled() and not torch.is_inference_mode_enabled()
 
 
