@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-STEPS, WARM_UP, SIZE = 12, 2, 32
+STEPS, WARM_UP, SIZE = 8, 1, 32
 
 
 def main() -> None:
@@ -79,7 +79,7 @@ def inside(path: Path) -> None:
     with tempfile.TemporaryDirectory() as scratch:
         host = inprocess.start(path, inprocess.prepare_base(Path(scratch).resolve()))
         version = ".".join(map(str, host.version))
-        for batch_size, reuse in ((1, 1), (4, 1), (4, 4)):
+        for batch_size, reuse in ((1, 1), (1, 4), (2, 4)):
             overhead(host, version, batch_size, reuse)
         switch(host, version)
 

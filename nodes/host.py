@@ -55,9 +55,10 @@ def confined(root: str | Path, relative: str) -> Path:
 
 def confined_name(root: str | Path, name: str) -> Path:
     """A file or folder directly below `root`; ConfigError for anything but a plain name."""
-    if not name.strip() or name in (".", "..") or any(c in name for c in '/\\:*?"<>|\0'):
+    if not name.strip() or name[0] == "." or any(c in name for c in '/\\:*?"<>|\0'):
         raise ConfigError(
-            f"{name!r} is not a usable name: take letters, digits, spaces, '-', '_' and '.'"
+            f"{name!r} is not a usable name: take letters, digits, spaces, '-', '_' and '.', "
+            "not '.' first"
         )
     return confined(root, name)
 
@@ -72,8 +73,8 @@ def runs_root() -> Path:
 
 
 def cache_root() -> Path:
-    """Where encoded winners lie, for all runs."""
-    return runs_root() / "cache"
+    """Where encoded winners lie, for all runs; no run can have its name."""
+    return runs_root() / ".cache"
 
 
 def run_names() -> list[str]:

@@ -444,7 +444,7 @@ def configuration(
     }
     for section, values in widgets.items():
         sections[section] = {**sections.get(section, {}), **values}
-    from_dict(SePPOConfig, sections)  # what a preset replaces is checked too: 0.3.64 checks no combo
+    from_dict(SePPOConfig, sections)  # also what a preset replaces: 0.3.64 checks no combo
     return from_dict(SePPOConfig, apply_preset(preset, sections))
 
 

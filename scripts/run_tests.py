@@ -11,7 +11,10 @@ import subprocess
 import sys
 import tempfile
 import xml.etree.ElementTree as ElementTree
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from hosts import find_hosts, host_python
@@ -59,12 +62,21 @@ def counted(name: str, report: Path, status: int) -> Part:
 
 
 def pytest(name: str, venv: Venv, folder: str, extra: list[str], **environment: str) -> Part:
-    print(f"\n== {name}", flush=True)
+    """One test process; its output is printed as a whole when it ends, for several run at once."""
+    print(f"== {name}: started", flush=True)
     with tempfile.TemporaryDirectory() as scratch:
         report = Path(scratch) / "report.xml"
         command = [venv.script("pytest"), folder, f"--junitxml={report}", *extra]
-        threads = {"OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "2")}
-        done = subprocess.run(command, cwd=ROOT, env=os.environ | threads | environment)
+        threads = {"OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1")}
+        done = subprocess.run(
+            command,
+            cwd=ROOT,
+            env=os.environ | threads | environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+        )
+        output = done.stdout.decode(errors="replace")
+        print(f"\n== {name}\n{output}", flush=True)
         return counted(name, report, done.returncode)
 
 
@@ -77,32 +89,28 @@ def ruff(venv: Venv, *arguments: str) -> Part:
     )
 
 
-def host_parts(venv: Venv, extra: list[str]) -> list[Part]:
+def test_runs(venv: Venv, extra: list[str]) -> list[Callable[[], Part]]:
+    """The test processes: the core's, and one for each host."""
+    runs = [partial(pytest, "core", venv, "tests/core", extra)]
     hosts = find_hosts()
     if not hosts:
-        return [pytest("no ComfyUI found, tests/hosts", venv, "tests/hosts", extra)]
-    return [
-        pytest(
-            f"ComfyUI {host.version} at {host.path}",
-            host_python(host),
-            "tests/hosts",
-            extra,
-            SEPPO_TEST_HOST=str(host.path),
-        )
-        for host in hosts
-    ]
+        runs.append(partial(pytest, "no ComfyUI found, tests/hosts", venv, "tests/hosts", extra))
+    for host in hosts:
+        name = f"ComfyUI {host.version} at {host.path}"
+        inside = host_python(host)
+        where = {"SEPPO_TEST_HOST": str(host.path)}
+        runs.append(partial(pytest, name, inside, "tests/hosts", extra, **where))
+    return runs
 
 
 def main() -> int:
     extra = sys.argv[1:]
     try:
         venv = setup(["dev"])
-        parts = [
-            ruff(venv, "check"),
-            ruff(venv, "format", "--check"),
-            pytest("core", venv, "tests/core", extra),
-            *host_parts(venv, extra),
-        ]
+        parts = [ruff(venv, "check"), ruff(venv, "format", "--check")]
+        runs = test_runs(venv, extra)
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
+            parts += pool.map(lambda run: run(), runs)
     except SetupError as error:
         print(error, file=sys.stderr)
         return 1

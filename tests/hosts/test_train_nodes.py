@@ -422,7 +422,7 @@ def test_a_dataset_that_does_not_fit_is_named_before_any_work(host, monkeypatch,
     assert not (host.output / "seppo" / "bad_data").exists()
 
 
-@pytest.mark.parametrize("name", ["", "..", "a/b", "../out", "C:\\x", "a\0b", "/tmp/x"])
+@pytest.mark.parametrize("name", ["", "..", ".cache", "a/b", "../out", "C:\\x", "a\0b", "/tmp/x"])
 def test_a_run_name_is_a_plain_name(host, name):
     with pytest.raises(GraphError, match="run_name"):
         host.run_graph(graph(host, "sd3", name), wanted=["train"])
