@@ -1,5 +1,5 @@
 """The one list of nodes."""
 
-from . import data, preview, save, train
+from . import data, preview, save, settings, train
 
-NODES = [*data.NODES, *train.NODES, *preview.NODES, *save.NODES]
+NODES = [*data.NODES, *settings.NODES, *train.NODES, *preview.NODES, *save.NODES]

@@ -1,0 +1,253 @@
+"""The settings nodes: sections of the configuration that SePPOTrain and the anchor preview take."""
+
+from typing import Any
+
+import comfy.samplers
+from comfy_api.latest import io
+
+from ..seppo_core.config import (
+    PRECISIONS,
+    SCHEDULES,
+    LoRAConfig,
+    LossConfig,
+    OptimizerConfig,
+    ReferenceConfig,
+    RunConfig,
+)
+from ..seppo_core.lora import MODULES
+from ..seppo_core.optim import OPTIMIZERS
+from ..seppo_core.references import SELECTIONS
+from . import host, sockets
+
+
+class SePPOReferenceSettings(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        default = ReferenceConfig()
+        return host.schema(
+            node_id="SePPOReferenceSettings",
+            display_name="SePPO Reference Settings",
+            category=sockets.CATEGORY,
+            description="How earlier checkpoints of the model are kept and draw reference samples.",
+            search_aliases=["preference", "snapshot", "reference model", "self-play"],
+            inputs=[
+                io.Combo.Input(
+                    "selection",
+                    options=list(SELECTIONS),
+                    default=default.selection,
+                    tooltip="Which earlier checkpoint is the reference: a random one (the paper's "
+                    "choice), the latest or the initial one. Only preset 'custom' reads this; the other "
+                    "presets bring their own.",
+                ),
+                io.Int.Input(
+                    "snapshot_every",
+                    default=default.snapshot_every,
+                    min=1,
+                    max=100_000,
+                    tooltip="Optimizer steps between checkpoints that join the reference pool.",
+                ),
+                io.Int.Input(
+                    "capacity",
+                    default=default.capacity,
+                    min=1,
+                    max=256,
+                    tooltip="How many checkpoints the pool keeps (each is only a LoRA). The initial one "
+                    "always stays; when full, the most closely spaced one goes.",
+                ),
+                io.Int.Input(
+                    "reuse",
+                    default=default.reuse,
+                    min=1,
+                    max=64,
+                    tooltip="How many optimizer steps learn from the same drawn samples, each with new "
+                    "noise. Drawing is most of the work: 4 is much faster than 1, on less fresh samples.",
+                ),
+                io.Combo.Input(
+                    "sampler",
+                    options=list(comfy.samplers.KSampler.SAMPLERS),
+                    default=default.sampler,
+                    tooltip="The sampler that draws reference samples.",
+                ),
+                io.Combo.Input(
+                    "scheduler",
+                    options=list(comfy.samplers.KSampler.SCHEDULERS),
+                    default=default.scheduler,
+                    tooltip="Spacing of the sampler's noise levels.",
+                ),
+                io.Int.Input(
+                    "sampling_steps",
+                    default=default.sampling_steps,
+                    min=1,
+                    max=200,
+                    tooltip="Sampler steps per reference sample. Fewer are faster; 12 is a fair start.",
+                ),
+                io.Float.Input(
+                    "guidance_scale",
+                    default=default.guidance_scale,
+                    min=0.0,
+                    max=30.0,
+                    step=0.1,
+                    tooltip="CFG of the reference samples. 1 takes half the time; above 1 needs the "
+                    "negative conditioning connected to SePPO Train.",
+                ),
+                io.Int.Input(
+                    "sample_batch",
+                    default=default.batch_size,
+                    min=1,
+                    max=64,
+                    tooltip="How many reference samples are drawn at once. Lower it if memory is short.",
+                ),
+            ],
+            outputs=[sockets.References.Output(display_name="references")],
+        )
+
+    @classmethod
+    def execute(cls, sample_batch: int, **settings: Any) -> io.NodeOutput:
+        return io.NodeOutput({**settings, "batch_size": sample_batch})
+
+
+class SePPOOptimizerSettings(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        default, lora, run = OptimizerConfig(), LoRAConfig(), RunConfig()
+        return host.schema(
+            node_id="SePPOOptimizerSettings",
+            display_name="SePPO Optimizer Settings",
+            category=sockets.CATEGORY,
+            description="Optimizer, LoRA layers, precision and how often a run is saved.",
+            search_aliases=["adamw", "prodigy", "lora", "gradient checkpointing"],
+            inputs=[
+                io.Combo.Input(
+                    "optimizer",
+                    options=list(OPTIMIZERS),
+                    default=default.name,
+                    tooltip="adamw and adafactor are built in. lion, prodigy (set the learning rate to 1) "
+                    "and adamw_schedule_free need the package pytorch-optimizer, adamw_8bit needs "
+                    "bitsandbytes.",
+                ),
+                io.Combo.Input(
+                    "schedule",
+                    options=list(SCHEDULES),
+                    default=default.schedule,
+                    tooltip="How the learning rate goes on after the warm-up.",
+                ),
+                io.Float.Input(
+                    "warmup",
+                    default=default.warmup,
+                    min=0.0,
+                    max=0.9,
+                    step=0.01,
+                    tooltip="Share of the steps over which the learning rate rises from zero.",
+                ),
+                io.Float.Input(
+                    "weight_decay",
+                    default=default.weight_decay,
+                    min=0.0,
+                    max=1.0,
+                    step=0.001,
+                    tooltip="Pull of the LoRA's weights towards zero. 0 is fine.",
+                ),
+                io.Float.Input(
+                    "clip",
+                    default=default.clip,
+                    min=0.0,
+                    max=1000.0,
+                    step=0.1,
+                    tooltip="Gradients longer than this are shortened to it; 0 turns that off.",
+                ),
+                io.Int.Input(
+                    "accumulation",
+                    default=1,
+                    min=1,
+                    max=1024,
+                    tooltip="Batches per optimizer step: a larger batch in the same memory, for more time.",
+                ),
+                io.Combo.Input(
+                    "precision",
+                    options=list(PRECISIONS),
+                    default="auto",
+                    tooltip="Arithmetic inside the network. auto takes what suits model and device; the "
+                    "LoRA itself is always trained in fp32.",
+                ),
+                io.Boolean.Input(
+                    "gradient_checkpointing",
+                    default=False,
+                    tooltip="Compute parts of the network twice to need much less memory.",
+                ),
+                io.Float.Input(
+                    "alpha",
+                    default=lora.alpha,
+                    min=0.0,
+                    max=1024.0,
+                    step=0.5,
+                    tooltip="LoRA alpha; its strength is alpha / rank. 0 means alpha = rank.",
+                ),
+                io.Combo.Input(
+                    "modules",
+                    options=list(MODULES),
+                    default=lora.modules,
+                    tooltip="Which layers learn: all linear ones, those of attention only, or all "
+                    "including convolutions.",
+                ),
+                io.String.Input(
+                    "pattern",
+                    default="",
+                    tooltip="Only layers whose name contains this regular expression learn. Empty: all.",
+                ),
+                io.Float.Input(
+                    "loser_weight",
+                    default=LossConfig().loser_weight,
+                    min=0.0,
+                    max=1.0,
+                    step=0.05,
+                    tooltip="How strongly samples are pushed away; read by criterion 'constant' alone.",
+                ),
+                io.Int.Input(
+                    "checkpoint_every",
+                    default=run.checkpoint_every,
+                    min=1,
+                    max=100_000,
+                    tooltip="Optimizer steps between saves of the whole run, from which it can go on.",
+                ),
+                io.Int.Input(
+                    "preview_every",
+                    default=run.preview_every,
+                    min=0,
+                    max=100_000,
+                    tooltip="Optimizer steps between preview pictures; 0 shows none.",
+                ),
+            ],
+            outputs=[sockets.Optimizer.Output(display_name="optimizer")],
+        )
+
+    @classmethod
+    def execute(
+        cls,
+        optimizer: str,
+        accumulation: int,
+        precision: str,
+        gradient_checkpointing: bool,
+        alpha: float,
+        modules: str,
+        pattern: str,
+        loser_weight: float,
+        checkpoint_every: int,
+        preview_every: int,
+        **settings: Any,
+    ) -> io.NodeOutput:
+        return io.NodeOutput(
+            {
+                "accumulation": accumulation,
+                "optimizer": {"name": optimizer, **settings},
+                "compute": {
+                    "precision": precision,
+                    "gradient_checkpointing": gradient_checkpointing,
+                },
+                "lora": {"alpha": alpha, "modules": modules, "pattern": pattern},
+                "loss": {"loser_weight": loser_weight},
+                "run": {"checkpoint_every": checkpoint_every, "preview_every": preview_every},
+            }
+        )
+
+
+NODES = [SePPOReferenceSettings, SePPOOptimizerSettings]
