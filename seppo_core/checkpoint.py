@@ -7,57 +7,31 @@ always whole.
 
 import json
 import os
-import tempfile
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+import re
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from .config import SePPOConfig, from_dict, load_json
 from .errors import CheckpointError, ConfigError
+from .files import atomic, load_metadata, load_tensors, save_tensors, write_json
 from .references import Snapshot
 
 FORMAT = 1
-RESUMABLE = ("steps", "run.directory", "run.checkpoint_every", "run.preview_every")
-"""Settings that may change between a run and its continuation."""
-
-
-@contextmanager
-def atomic(path: Path) -> Iterator[Path]:
-    """A temporary path beside `path`; on success its file is flushed to disk and takes `path`'s place."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    os.close(handle)
-    temporary = Path(name)
-    try:
-        yield temporary
-        with temporary.open("rb+") as file:
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def save_tensors(path: Path, tensors: dict[str, Tensor], about: dict[str, str]) -> None:
-    """One safetensors file, written atomically."""
-    with atomic(path) as temporary:
-        save_file(tensors, temporary, metadata=about)
-
-
-def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Tensors on the CPU and the metadata; CheckpointError if the file is missing or damaged."""
-    try:
-        with safe_open(path, framework="pt") as file:
-            about = file.metadata() or {}
-        return load_file(path), about
-    except (OSError, SafetensorError) as error:
-        raise CheckpointError(f"{path}: cannot be read ({error})") from None
+RESUMABLE = (
+    "steps",
+    "run.directory",
+    "run.checkpoint_every",
+    "run.preview_every",
+    "run.initial_weights",
+)
+"""Settings that may change between a run and its continuation: `steps` under schedule constant only, and
+where the initial weights lie, not which they are."""
 
 
 @dataclass(frozen=True)
@@ -104,20 +78,23 @@ class Run:
         return from_dict(SePPOConfig, self.about()["config"])
 
     def metrics(self) -> list[dict[str, Any]]:
-        """One dict per optimizer step, in order."""
+        """One dict per optimizer step, in order; a last line that a crash tore is left out."""
         path = self.directory / "metrics.jsonl"
         if not path.is_file():
             return []
-        lines = path.read_text(encoding="utf-8").splitlines()
-        return [json.loads(line) for line in lines]
+        whole, _, _ = path.read_text(encoding="utf-8").rpartition("\n")
+        return [json.loads(line) for line in whole.splitlines()]
 
-    def _states(self) -> list[Path]:
-        return sorted((self.directory / "state").glob("step_*.safetensors"), reverse=True)
+    def _saved(self, folder: str) -> list[tuple[int, Path]]:
+        """(step, file) of what lies in one of the run's folders, oldest first."""
+        files = (self.directory / folder).glob("step_*.safetensors")
+        steps = ((re.fullmatch(r"step_(\d{8})", path.stem), path) for path in files)
+        return sorted((int(match[1]), path) for match, path in steps if match)
 
     def state(self) -> TrainingState | None:
         """The newest state that reads whole, or None if nothing was saved yet."""
         problems = []
-        for path in self._states():
+        for _, path in reversed(self._saved("state")):
             try:
                 return self._read_state(path)
             except CheckpointError as error:
@@ -143,16 +120,19 @@ class Run:
             raise CheckpointError(f"{path}: not a state of this product ({error})") from None
 
     def step(self) -> int:
-        """The optimizer step of the newest checkpoint; 0 before the first."""
-        state = self.state()
-        return state.step if state else 0
+        """The optimizer step of the newest checkpoint that reads; 0 before the first."""
+        for step, path in reversed(self._saved("state")):
+            with suppress(CheckpointError):  # then an older one is the newest that reads
+                load_metadata(path)
+                return step
+        return 0
 
     def weights_path(self) -> Path:
         """The LoRA file of the newest checkpoint, in the keys of the run's family."""
-        paths = sorted((self.directory / "weights").glob("step_*.safetensors"))
-        if not paths:
+        saved = self._saved("weights")
+        if not saved:
             raise CheckpointError(f"{self.directory}: the run has no weights yet; train it first")
-        return paths[-1]
+        return saved[-1][1]
 
     def weights(self) -> dict[str, Tensor]:
         """The aligned LoRA of the newest checkpoint: `<layer>.down`, `<layer>.up`, float32."""
@@ -162,8 +142,7 @@ class Run:
 
     def snapshot_steps(self) -> list[int]:
         """Steps of the pool's entries, oldest first."""
-        paths = (self.directory / "pool").glob("step_*.safetensors")
-        return sorted(int(path.stem.removeprefix("step_")) for path in paths)
+        return [step for step, _ in self._saved("pool")]
 
     def snapshot(self, step: int) -> Snapshot:
         return Snapshot(step, load_tensors(self._file("pool", step))[0])
@@ -179,8 +158,7 @@ class Run:
         self.write_about(about)
 
     def write_about(self, about: dict[str, Any]) -> None:
-        with atomic(self.directory / "run.json") as temporary:
-            temporary.write_text(json.dumps(about, indent=1), encoding="utf-8")
+        write_json(self.directory / "run.json", about)
 
     def save(self, state: TrainingState, save_weights: Callable[[Path], None]) -> None:
         """Pool, weights, then state; what the new state does not name goes last."""
@@ -201,9 +179,10 @@ class Run:
         save_tensors(self._file("state", state.step), tensors, {"seppo": json.dumps(fields)})
         keep = set(fields["pool"])
         for folder, kept in (("state", {state.step}), ("weights", {state.step}), ("pool", keep)):
-            for path in (self.directory / folder).glob("step_*.safetensors"):
-                if int(path.stem.removeprefix("step_")) not in kept:
-                    path.unlink()
+            for step, path in self._saved(folder):
+                if step not in kept:
+                    with suppress(OSError):  # open elsewhere (Windows): the next save removes it
+                        path.unlink()
 
     def append_metrics(self, line: dict[str, Any]) -> None:
         with (self.directory / "metrics.jsonl").open("a", encoding="utf-8") as file:
@@ -226,13 +205,12 @@ def _part(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
 
 def differences(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
     """What keeps a run described by `before` (its run.json) from being continued as `now`."""
-    found = [name for name in ("base", "dataset", "initial") if before.get(name) != now.get(name)]
-    found += [
-        name
-        for name in _changed(before["config"], now["config"])
-        if name not in RESUMABLE and not name.startswith("run.initial_weights")
-    ]
-    return found
+    parts = ("base", "conditions", "dataset", "initial")
+    found = [name for name in parts if before.get(name) != now.get(name)]
+    free = set(RESUMABLE)
+    if now["config"]["optimizer"]["schedule"] != "constant":
+        free.remove("steps")  # the whole schedule would move
+    return found + [name for name in _changed(before["config"], now["config"]) if name not in free]
 
 
 def _changed(before: Any, now: Any, path: str = "") -> list[str]:

@@ -10,7 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from .errors import ConfigError
+from .lora import MODULES
 from .loss import CRITERIA
+from .optim import OPTIMIZERS, SCHEDULES
 from .references import SELECTIONS
 
 
@@ -26,7 +28,6 @@ def _choice(name: str, value: str, choices: typing.Iterable[str]) -> None:
 
 OBJECTIVES = ("preference", "winner_error")
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")
-SCHEDULES = ("constant", "linear", "cosine")
 
 
 @dataclass(frozen=True)
@@ -89,8 +90,6 @@ class LoRAConfig:
     """Regular expression that a layer's name must contain as well; empty takes all."""
 
     def __post_init__(self) -> None:
-        from .lora import MODULES
-
         _require(self.rank >= 1, f"lora.rank must be at least 1, got {self.rank}")
         _require(self.alpha >= 0, f"lora.alpha must not be negative, got {self.alpha}")
         _choice("lora.modules", self.modules, MODULES)
@@ -118,8 +117,6 @@ class OptimizerConfig:
     """Gradient norm above which the gradient is scaled down; 0 turns clipping off."""
 
     def __post_init__(self) -> None:
-        from .optim import OPTIMIZERS
-
         _choice("optimizer.name", self.name, OPTIMIZERS)
         _choice("optimizer.schedule", self.schedule, SCHEDULES)
         for name in ("learning_rate", "weight_decay", "clip"):

@@ -15,9 +15,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .checkpoint import load_tensors, save_tensors
 from .config import PRESETS, LoRAConfig, SePPOConfig, from_dict
 from .errors import CheckpointError, ConfigError, UnsupportedModelError
+from .files import load_tensors, save_tensors
 
 COMPONENTS = ("diffusion_model", "unet", "transformer")
 """What a file's layer names start with: ComfyUI's network, a diffusers UNet, a diffusers transformer."""
@@ -197,11 +197,12 @@ def load_lora(path: Path, scale: float | None = None) -> tuple[dict[str, Tensor]
         rows_of[rows.layer] = max(rows_of.get(rows.layer, 0), rows.start + (rows.count or 0))
     weights: dict[str, Tensor] = {}
     for rows, down, up, found in pieces:
+        factor = 1.0 if found == wanted else found / wanted  # a file of strength 0 has scale 0
         whole = weights.setdefault(
             f"{rows.layer}.up", torch.zeros(rows_of[rows.layer], *up.shape[1:])
         )
         target = whole[rows.start : rows.start + len(up)]
-        target.copy_(Rows("", swapped=rows.swapped).of(up) * (found / wanted))
+        target.copy_(Rows("", swapped=rows.swapped).of(up) * factor)
         weights[f"{rows.layer}.down"] = down.float()
     return weights, metadata
 
@@ -256,6 +257,7 @@ def describe(
     """
     config = from_dict(SePPOConfig, about["config"])
     preset = preset_of(config)
+    settings = {name: part for name, part in config.as_dict().items() if name != "run"}  # no paths
     base_name = str(about.get("base_name") or "an unnamed model")
     return {
         "modelspec.title": f"{name}, step {step}",
@@ -282,5 +284,5 @@ def describe(
         "seppo.criterion": config.loss.criterion,
         "seppo.selection": config.references.selection,
         "seppo.strength": repr(float(strength)),
-        "seppo.settings": json.dumps(config.as_dict()),
+        "seppo.settings": json.dumps(settings),
     }

@@ -5,18 +5,23 @@ are never read, so they may be stored in any format and are never copied. Which 
 the *active slot*: the policy's trainable ones, a snapshot's, or none (the bare base).
 """
 
+from __future__ import annotations
+
 import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .config import LoRAConfig
 from .errors import CheckpointError, UnsupportedModelError
 from .randomness import generator
+
+if TYPE_CHECKING:
+    from .config import LoRAConfig
 
 ConvNd = nn.modules.conv._ConvNd
 Slot = Mapping[str, tuple[Tensor, Tensor]]
@@ -189,8 +194,8 @@ class LoRA:
         """A snapshot's weights on the network's device, ready for `using`."""
         return {
             path.name: (
-                weights[f"{path.name}.down"].to(self.device, non_blocking=True),
-                weights[f"{path.name}.up"].to(self.device, non_blocking=True),
+                weights[f"{path.name}.down"].to(self.device),
+                weights[f"{path.name}.up"].to(self.device),
             )
             for path in self.paths
         }

@@ -1,17 +1,22 @@
 """Optimizers and learning-rate schedules over the LoRA's weights, and their state as plain data."""
 
+from __future__ import annotations
+
 import json
 import math
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from .config import OptimizerConfig
 from .errors import MissingPackageError
+from .files import flatten, unflatten
+
+if TYPE_CHECKING:
+    from .config import OptimizerConfig
 
 Parameters = Iterable[nn.Parameter]
 
@@ -23,8 +28,21 @@ def adamw(parameters: Parameters, config: OptimizerConfig) -> Optimizer:
 
 
 def adafactor(parameters: Parameters, config: OptimizerConfig) -> Optimizer:
+    """Adafactor with steps of the size of the learning rate.
+
+    As published, steps scale with the weights' own size, from 1e-3 up: LoRA's `up` starts at zero and would
+    hardly move. A floor of 1 takes that scaling off.
+    """
+    if not hasattr(torch.optim, "Adafactor"):
+        raise MissingPackageError(
+            f"optimizer 'adafactor' needs torch 2.5 or later, this is {torch.__version__}; use 'adamw'"
+        )
     return torch.optim.Adafactor(
-        parameters, lr=config.learning_rate, weight_decay=config.weight_decay, foreach=True
+        parameters,
+        lr=config.learning_rate,
+        eps=(None, 1.0),
+        weight_decay=config.weight_decay,
+        foreach=True,
     )
 
 
@@ -128,32 +146,11 @@ def evaluation_weights(optimizer: Optimizer, parameters: list[nn.Parameter]) -> 
 
 def optimizer_state(optimizer: Optimizer) -> tuple[dict[str, Tensor], str]:
     """The state as tensors on the CPU and JSON for the rest."""
-    state = optimizer.state_dict()
     tensors: dict[str, Tensor] = {}
-
-    def plain(value: Any, name: str) -> Any:
-        if isinstance(value, Tensor):
-            tensors[name] = value.detach().to("cpu", copy=True).contiguous()
-            return {"tensor": name}
-        if isinstance(value, dict):
-            return {"dict": [[key, plain(item, f"{name}.{key}")] for key, item in value.items()]}
-        if isinstance(value, list | tuple):
-            return [plain(item, f"{name}.{index}") for index, item in enumerate(value)]
-        return value
-
-    return tensors, json.dumps(plain(state, "optimizer"))
+    tree = flatten(optimizer.state_dict(), tensors)
+    return tensors, json.dumps(tree)
 
 
 def load_optimizer_state(optimizer: Optimizer, tensors: dict[str, Tensor], text: str) -> None:
-    """Undo `optimizer_state` on an optimizer over the same parameters."""
-
-    def rebuilt(value: Any) -> Any:
-        if isinstance(value, dict):
-            if "tensor" in value:
-                return tensors[value["tensor"]].clone()
-            return {key: rebuilt(item) for key, item in value["dict"]}
-        if isinstance(value, list):
-            return [rebuilt(item) for item in value]
-        return value
-
-    optimizer.load_state_dict(rebuilt(json.loads(text)))
+    """Undo `optimizer_state` on an optimizer over the same parameters; it takes the tensors over."""
+    optimizer.load_state_dict(unflatten(json.loads(text), tensors))

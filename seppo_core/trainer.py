@@ -5,6 +5,8 @@ drew for them; every step has its own noise and levels, shared by winner and sam
 reference. Every random number derives from (seed, step or window, rank, index of the winner).
 """
 
+import hashlib
+import logging
 import math
 import time
 from collections.abc import Iterator
@@ -13,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from torch import Tensor
 from torch.optim import Optimizer
 
@@ -21,7 +24,7 @@ from .checkpoint import Run, TrainingState, check_writable, differences
 from .config import SePPOConfig
 from .data import Conditioning, EncodedDataset
 from .denoisers import Denoiser
-from .errors import CheckpointError, DatasetError, NonFiniteLossError
+from .errors import CheckpointError, DatasetError, NonFiniteLossError, SePPOError
 from .export import describe, load_lora, save_run_weights
 from .lora import LoRA, Slot, check_fit, find_paths
 from .loss import DenoisingErrors, seppo_loss
@@ -37,6 +40,8 @@ from .references import ReferencePool, Snapshot
 
 FIRST_LOSS_SCALE = 2.0**12
 STEPS_TO_DOUBLE_SCALE = 200
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -95,8 +100,6 @@ def run_description(
     policy: Denoiser, dataset: EncodedDataset, config: SePPOConfig
 ) -> dict[str, Any]:
     """What run.json says: two runs are the same run if they agree here (see checkpoint.differences)."""
-    import hashlib
-
     from . import __version__
 
     initial = config.run.initial_weights
@@ -106,6 +109,7 @@ def run_description(
         "family": policy.family,
         "base": policy.identity(),
         "base_name": policy.base_name(),
+        "conditions": policy.conditions(config.references.guidance_scale != 1.0),
         "dataset": dataset.identity,
         "winners": len(dataset),
         "initial": digest,
@@ -139,6 +143,11 @@ def train(policy: Denoiser, dataset: EncodedDataset, config: SePPOConfig) -> Ite
                 f"{run.directory} holds another run: {', '.join(changed)} differ. "
                 "Choose another run directory, or set these as they were"
             )
+        if run.step() > config.steps:
+            raise CheckpointError(
+                f"{run.directory} already has {run.step()} steps, more than the {config.steps} asked "
+                "for. Raise steps, or choose another run directory"
+            )
     return _steps(policy, dataset, config, about, run)
 
 
@@ -157,12 +166,16 @@ def _steps(
     with policy.session(config.compute):
         trainer = Trainer(policy, dataset, config, about, run)
         trainer.start(state)
+        del state
         try:
             with trainer.lora.attached():
                 while trainer.step < config.steps:
                     yield trainer.advance()
-        finally:
             trainer.save()
+        except BaseException:
+            trainer.save_what_is_there()
+            raise
+        finally:
             trainer.lora.load(trainer.evaluated_weights())
 
 
@@ -224,11 +237,13 @@ class Trainer:
         for group in self.optimizer.param_groups:
             group["lr"] = lr
         statistics = self._accumulate(step)
+        preview, caption = self._preview(
+            step
+        )  # may be cancelled: nothing of the step is applied yet
         self.optimizer.step()
         self.step = step
         self._grow_loss_scale()
         self._snapshot()
-        preview, caption = self._preview(step)
         report = StepReport(
             step=step,
             **statistics,
@@ -381,6 +396,8 @@ class Trainer:
         Never inside a window: the reference that drew a bank stays until the bank is used up.
         """
         every = self.config.references.snapshot_every
+        if self.pool.capacity == 1:
+            return
         window_ends = self.step % self.config.window == 0
         if window_ends and self.step // every > self.pool.entries[-1].step // every:
             self.pool.add(Snapshot(self.step, self.evaluated_weights()))
@@ -399,6 +416,13 @@ class Trainer:
             return window.samples[:1], window.caption
         example = self.dataset[0]
         return self._draw([example.cond], window.winners.shape[1:], 0), example.caption
+
+    def save_what_is_there(self) -> None:
+        """Save on the way out of a fault, which must not be hidden by another one."""
+        try:
+            self.save()
+        except (OSError, SafetensorError, SePPOError) as error:
+            log.error("the run could not be saved at step %d: %s", self.step, error)
 
     def save(self) -> None:
         """Write the run's state if it moved since the last time."""

@@ -6,27 +6,15 @@ so that a killed encoding goes on where it was, and several runs may share one c
 """
 
 import json
-import uuid
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
-from ..errors import DatasetError
-
-SCALARS = (bool, int, float, str, type(None))
-DTYPES = {
-    *(torch.float64, torch.float32, torch.float16, torch.bfloat16),
-    *(torch.float8_e4m3fn, torch.float8_e5m2),
-    *(torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8, torch.bool),
-}
-
-
-class NotStorableError(Exception):
-    """A value holds something that is neither a plain tensor nor a scalar, such as a hook."""
+from ..errors import CheckpointError, DatasetError
+from ..files import flatten, load_tensors, save_tensors, unflatten
 
 
 class MemoryStore:
@@ -70,28 +58,19 @@ class DiskStore:
         """NotStorableError if only memory can hold `value`; DatasetError if the disk cannot take it."""
         tensors: dict[str, Tensor] = {}
         tree = flatten(value, tensors)
-        path = self._path(key)
-        part = path.with_name(f"{uuid.uuid4().hex}.part")
         try:
-            path.parent.mkdir(exist_ok=True)
-            save_file(tensors, part, {"tree": json.dumps(tree)})
-            part.replace(path)
+            save_tensors(self._path(key), tensors, {"tree": json.dumps(tree)})
         except (OSError, SafetensorError) as error:
-            part.unlink(missing_ok=True)
             raise _unwritable(self.directory, error) from None
 
     def read(self, key: str) -> Any:
-        path = self._path(key)
         try:
-            # Tensors born in ComfyUI's inference mode could not be trained on, and those that safetensors
-            # maps would keep the file open.
-            with torch.inference_mode(False), safe_open(path, framework="pt") as file:
-                tensors = {name: file.get_tensor(name).clone() for name in file.keys()}
-                return unflatten(json.loads(file.metadata()["tree"]), tensors)
-        except (OSError, SafetensorError) as error:
+            tensors, about = load_tensors(self._path(key))
+            return unflatten(json.loads(about["tree"]), tensors)
+        except CheckpointError as error:
             raise DatasetError(
-                f"{path}: an encoded winner is gone or damaged ({error}). Leave the cache alone while it "
-                "is in use; encode the winners again (in ComfyUI: after a restart)"
+                f"an encoded winner is gone or damaged: {error}. Leave the cache alone while it is in use; "
+                "encode the winners again (in ComfyUI: after a restart)"
             ) from None
 
     def shape(self, key: str) -> tuple[int, ...]:
@@ -104,36 +83,6 @@ class DiskStore:
 
 
 Store = MemoryStore | DiskStore
-
-
-def flatten(value: Any, tensors: dict[str, Tensor]) -> dict[str, Any]:
-    """The nesting of `value` as JSON; its tensors are put into `tensors`, on the CPU."""
-    if type(value) in (Tensor, torch.nn.Parameter):
-        if value.dtype not in DTYPES or value.layout != torch.strided:
-            raise NotStorableError(f"tensor of {value.dtype}, {value.layout}")
-        name = str(len(tensors))
-        tensors[name] = value.detach().to("cpu", copy=True).contiguous()
-        return {"tensor": name}
-    if type(value) in SCALARS:
-        return {"scalar": value}
-    if type(value) in (list, tuple):
-        return {type(value).__name__: [flatten(item, tensors) for item in value]}
-    if type(value) is dict and all(type(key) is str for key in value):
-        return {"dict": {key: flatten(item, tensors) for key, item in value.items()}}
-    raise NotStorableError(type(value).__name__)
-
-
-def unflatten(tree: dict[str, Any], tensors: dict[str, Tensor]) -> Any:
-    """What `flatten` was given."""
-    ((kind, content),) = tree.items()
-    if kind == "tensor":
-        return tensors[content]
-    if kind == "dict":
-        return {key: unflatten(item, tensors) for key, item in content.items()}
-    if kind in ("list", "tuple"):
-        items = [unflatten(item, tensors) for item in content]
-        return items if kind == "list" else tuple(items)
-    return content
 
 
 def at_hand(value: Any) -> Any:

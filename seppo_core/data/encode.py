@@ -12,9 +12,10 @@ from typing import Any
 from torch import Tensor
 
 from ..errors import DatasetError
+from ..files import NotStorableError, flatten
 from ..identity import digest_value
 from . import Conditioning, EncodedDataset, Example, all_paired
-from .cache import DiskStore, MemoryStore, NotStorableError, Store, at_hand, flatten
+from .cache import DiskStore, MemoryStore, Store, at_hand
 from .latents import usable_latents
 from .pictures import Picture
 from .prepare import Preparation, prepare_image

@@ -57,6 +57,9 @@ class TinyDenoiser:
     def base_name(self) -> str:
         return "tiny"
 
+    def conditions(self, guided: bool) -> str:
+        return ""
+
     @contextmanager
     def session(self, compute: ComputeConfig) -> Iterator[None]:
         self.in_session = True

@@ -7,13 +7,14 @@ from PIL import Image
 from torch import Tensor
 
 from seppo_core.data import Example, in_memory
-from seppo_core.data.cache import DiskStore, NotStorableError, at_hand
+from seppo_core.data.cache import DiskStore, at_hand
 from seppo_core.data.encode import encode
 from seppo_core.data.latents import pair_latents
 from seppo_core.data.pictures import picture_from_tensor
 from seppo_core.data.prepare import Preparation, prepare_image
 from seppo_core.data.winners import Winner, Winners, pair_up
 from seppo_core.errors import ConfigError, DatasetError
+from seppo_core.files import NotStorableError
 
 SMALL = Preparation(resolution=16, multiple=8)
 
@@ -307,7 +308,7 @@ def test_every_kind_of_nesting_and_dtype_survives_the_disk(tmp_path):
 
 def test_what_json_and_safetensors_cannot_say_is_not_stored(tmp_path):
     store = DiskStore(tmp_path)
-    for value in (object(), {1: "a"}, np.float64(1), torch.zeros(1, dtype=torch.complex64)):
+    for value in (object(), {(1,): "a"}, np.float64(1), torch.zeros(1, dtype=torch.complex64)):
         with pytest.raises(NotStorableError):
             store.write("key", [value])
     assert "key" not in store

@@ -95,3 +95,13 @@ def test_a_missing_package_is_named_with_its_extra(monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "pytorch_optimizer", None)
     with pytest.raises(MissingPackageError, match=r"pytorch-optimizer.*seppo\[optimizers\]"):
         make_optimizer([nn.Parameter(torch.zeros(1))], OptimizerConfig(name="lion"))
+
+
+def test_adafactor_moves_weights_that_start_at_zero_at_the_learning_rate():
+    weight = nn.Parameter(torch.zeros(4, 4))
+    optimizer = make_optimizer([weight], OptimizerConfig(name="adafactor", learning_rate=1e-3))
+    for _ in range(10):
+        weight.grad = torch.ones(4, 4)
+        optimizer.step()
+    # ten steps against a constant gradient, each of about the learning rate
+    assert weight.mean().item() == pytest.approx(-10 * 1e-3, rel=0.3)

@@ -364,3 +364,93 @@ def test_half_precision_scales_the_loss_and_backs_off_when_it_overflows(make_pol
     assert [r.step for r in scaled] == [1, 2, 3, 4, 5, 6]
     for key, value in policy.lora.state().items():
         torch.testing.assert_close(value, plain[key], rtol=1e-4, atol=1e-6)
+
+
+def test_cancel_while_a_preview_is_drawn_leaves_no_hole_in_the_metrics(
+    make_policy, dataset, tmp_path
+):
+    loss = replace(
+        CONFIG.loss, objective="winner_error"
+    )  # previews are drawn, not taken from a bank
+    whole, _ = weights_after(make_policy(), dataset, replace(CONFIG, loss=loss))
+    cancelled = make_policy()
+
+    def cancel(*args):
+        raise RuntimeError("cancelled")
+
+    cancelled.sample = cancel
+    with pytest.raises(RuntimeError, match="cancelled"):
+        list(train(cancelled, dataset, run_in(tmp_path, loss=loss)))
+    assert Run(tmp_path).step() == 1
+    rest, _ = weights_after(make_policy(), dataset, run_in(tmp_path, loss=loss))
+    assert [line["step"] for line in Run(tmp_path).metrics()] == [1, 2, 3, 4, 5, 6]
+    assert_same(whole, rest)
+
+
+def test_a_torn_last_line_of_the_metrics_is_left_out_and_written_again(
+    make_policy, dataset, tmp_path
+):
+    list(train(make_policy(), dataset, run_in(tmp_path, steps=3)))
+    with (tmp_path / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 4, "lo')
+    list(train(make_policy(), dataset, run_in(tmp_path)))
+    assert [line["step"] for line in Run(tmp_path).metrics()] == [1, 2, 3, 4, 5, 6]
+
+
+def test_a_failing_save_does_not_hide_what_stopped_the_run(
+    make_policy, dataset, tmp_path, monkeypatch, caplog
+):
+    policy = make_policy()
+    policy.fail_at_call = 5
+
+    def disk_full(*args):
+        raise OSError("disk full")
+
+    monkeypatch.setattr(Run, "save", disk_full)
+    with pytest.raises(RuntimeError, match="injected fault"):
+        list(train(policy, dataset, run_in(tmp_path)))
+    assert "could not be saved at step 2: disk full" in caplog.text
+    assert not policy.in_session
+
+
+def test_fewer_steps_than_a_run_has_are_refused(make_policy, dataset, tmp_path):
+    list(train(make_policy(), dataset, run_in(tmp_path)))
+    with pytest.raises(CheckpointError, match="already has 6 steps, more than the 5"):
+        train(make_policy(), dataset, run_in(tmp_path, steps=5))
+
+
+def test_a_schedule_over_all_steps_is_not_stretched_afterwards(make_policy, dataset, tmp_path):
+    cosine = replace(CONFIG.optimizer, schedule="cosine")
+    list(train(make_policy(), dataset, run_in(tmp_path, optimizer=cosine)))
+    with pytest.raises(CheckpointError, match="steps differ"):
+        train(make_policy(), dataset, run_in(tmp_path, optimizer=cosine, steps=9))
+
+
+def test_other_conditions_of_the_model_are_another_run(make_policy, dataset, tmp_path):
+    list(train(make_policy(), dataset, run_in(tmp_path)))
+    shifted = make_policy()
+    shifted.conditions = lambda guided: "another noise schedule"
+    with pytest.raises(CheckpointError, match="conditions differ"):
+        train(shifted, dataset, run_in(tmp_path))
+
+
+def test_files_have_the_users_permissions_and_no_paths_of_the_machine(
+    make_policy, dataset, tmp_path
+):
+    list(train(make_policy(), dataset, run_in(tmp_path)))
+    plain = tmp_path / "plain"
+    plain.touch()
+    weights = Run(tmp_path).weights_path()
+    assert weights.stat().st_mode == plain.stat().st_mode
+    assert str(tmp_path).encode() not in weights.read_bytes()
+
+
+def test_initial_weights_of_another_rank_are_refused_before_anything_moves(
+    make_policy, dataset, tmp_path
+):
+    list(train(make_policy(), dataset, run_in(tmp_path / "first")))
+    start = str(Run(tmp_path / "first").weights_path())
+    run = RunConfig(directory=str(tmp_path / "second"), initial_weights=start)
+    with pytest.raises(CheckpointError, match="LoRA weights do not fit"):
+        train(make_policy(), dataset, replace(CONFIG, run=run, lora=LoRAConfig(rank=3)))
+    assert not (tmp_path / "second").exists()

@@ -1,0 +1,108 @@
+"""How anything reaches the disk: whole files or none, as safetensors and plain JSON."""
+
+import json
+import os
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor
+
+from .errors import CheckpointError
+
+SCALARS = (bool, int, float, str, type(None))
+DTYPES = {
+    *(torch.float64, torch.float32, torch.float16, torch.bfloat16),
+    *(torch.float8_e4m3fn, torch.float8_e5m2),
+    *(torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8, torch.bool),
+}
+
+
+class NotStorableError(Exception):
+    """A value holds something that is neither a plain tensor nor a scalar, such as a hook."""
+
+
+@contextmanager
+def atomic(path: Path) -> Iterator[Path]:
+    """A new path beside `path`; on success its file is flushed to disk and takes `path`'s place."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{uuid.uuid4().hex}.part")
+    try:
+        yield temporary
+        with temporary.open("rb+") as file:
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def save_tensors(path: Path, tensors: dict[str, Tensor], about: dict[str, str]) -> None:
+    """One safetensors file, written atomically, with the permissions that the user's files have."""
+    with atomic(path) as temporary:
+        temporary.write_bytes(save(tensors, metadata=about))  # save_file makes it private
+
+
+def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Tensors on the CPU and the metadata; CheckpointError if the file is missing or damaged.
+
+    They are copies: Windows can neither replace nor remove a file that is mapped into memory.
+    """
+    try:
+        with torch.inference_mode(False), safe_open(path, framework="pt") as file:
+            tensors = {name: file.get_tensor(name).clone() for name in file.keys()}
+            return tensors, file.metadata() or {}
+    except (OSError, SafetensorError) as error:
+        raise CheckpointError(f"{path}: cannot be read ({error})") from None
+
+
+def load_metadata(path: Path) -> dict[str, str]:
+    """The metadata alone; CheckpointError as for `load_tensors`."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            return file.metadata() or {}
+    except (OSError, SafetensorError) as error:
+        raise CheckpointError(f"{path}: cannot be read ({error})") from None
+
+
+def flatten(value: Any, tensors: dict[str, Tensor]) -> dict[str, Any]:
+    """The nesting of `value` as JSON; its tensors are put into `tensors`, on the CPU.
+
+    Raises NotStorableError for anything but tensors, scalars, lists, tuples and dicts with plain keys.
+    """
+    if type(value) in (Tensor, torch.nn.Parameter):
+        if value.dtype not in DTYPES or value.layout != torch.strided:
+            raise NotStorableError(f"tensor of {value.dtype}, {value.layout}")
+        name = str(len(tensors))
+        tensors[name] = value.detach().to("cpu", copy=True).contiguous()
+        return {"tensor": name}
+    if type(value) in SCALARS:
+        return {"scalar": value}
+    if type(value) in (list, tuple):
+        return {type(value).__name__: [flatten(item, tensors) for item in value]}
+    if type(value) is dict and all(type(key) in (str, int) for key in value):
+        return {"dict": [[key, flatten(item, tensors)] for key, item in value.items()]}
+    raise NotStorableError(type(value).__name__)
+
+
+def unflatten(tree: dict[str, Any], tensors: dict[str, Tensor]) -> Any:
+    """What `flatten` was given."""
+    ((kind, content),) = tree.items()
+    if kind == "tensor":
+        return tensors[content]
+    if kind == "dict":
+        return {key: unflatten(item, tensors) for key, item in content}
+    if kind in ("list", "tuple"):
+        items = [unflatten(item, tensors) for item in content]
+        return items if kind == "list" else tuple(items)
+    return content
+
+
+def write_json(path: Path, values: Any) -> None:
+    """One JSON file, written atomically."""
+    with atomic(path) as temporary:
+        temporary.write_text(json.dumps(values, indent=1), encoding="utf-8")
