@@ -95,7 +95,9 @@ class SePPOSaveAligned(io.ComfyNode):
         )
 
     @classmethod
-    def validate_inputs(cls, filename_prefix: str) -> bool | str:
+    def validate_inputs(cls, filename_prefix: str | None) -> bool | str:
+        if filename_prefix is None:  # linked: known only when the graph runs
+            return True
         try:
             checked_prefix("loras", filename_prefix)
         except ConfigError as error:
@@ -290,7 +292,9 @@ class SePPOLoadRun(io.ComfyNode):
         )
 
     @classmethod
-    def validate_inputs(cls, run_name: str) -> bool | str:
+    def validate_inputs(cls, run_name: str | None) -> bool | str:
+        if run_name is None:
+            return True
         try:
             existing_run(run_name)
         except (CheckpointError, ConfigError) as error:
@@ -298,8 +302,10 @@ class SePPOLoadRun(io.ComfyNode):
         return True
 
     @classmethod
-    def fingerprint_inputs(cls, run_name: str) -> str:
+    def fingerprint_inputs(cls, run_name: str | None) -> str | float:
         """Changes when the run goes on, so that what hangs on it is computed anew."""
+        if run_name is None:
+            return float("nan")  # a linked name is not known here, so the run is always read anew
         files = sorted(host.confined_name(host.runs_root(), run_name).glob("weights/*"))
         return " ".join(f"{path.name} {path.stat().st_mtime_ns}" for path in files)
 

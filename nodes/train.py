@@ -137,7 +137,9 @@ class SePPOTrain(io.ComfyNode):
         )
 
     @classmethod
-    def validate_inputs(cls, run_name: str) -> bool | str:
+    def validate_inputs(cls, run_name: str | None) -> bool | str:
+        if run_name is None:  # linked: known only when the graph runs
+            return True
         try:
             host.confined_name(host.runs_root(), run_name)
         except ConfigError as error:
@@ -154,6 +156,7 @@ class SePPOTrain(io.ComfyNode):
         run: Run | None = None,
         **widgets: Any,
     ) -> io.NodeOutput:
+        directory = host.confined_name(host.runs_root(), run_name)
         initial = run.weights_path() if run else None
         with host.gradients_allowed():
             config = configuration(**widgets, initial_weights=str(initial or ""))
@@ -164,7 +167,6 @@ class SePPOTrain(io.ComfyNode):
                     f"run {run.name!r} was trained on another model ({run.about()['base_name']}); "
                     "connect the model it was made with"
                 )
-            directory = host.confined_name(host.runs_root(), run_name)
             trained = Run(choose_directory(directory.parent, directory.name, about))
             config = replace(config, run=replace(config.run, directory=str(trained.directory)))
             progress = Progress(policy, config.steps, cls.hidden.unique_id)

@@ -261,6 +261,43 @@ def test_loaded_run_is_saved_in_a_graph(host, run):
     assert all(torch.equal(loaded[key], value) for key, value in run.weights().items())
 
 
+def test_linked_names_are_taken_and_checked_when_the_graph_runs(host, run):
+    graph = {
+        "name": host.constant("save_run"),
+        "prefix": host.constant("linked/fox"),
+        "load": {"class_type": "SePPOLoadRun", "inputs": {"run_name": ["name", 0]}},
+        "save": {
+            "class_type": "SePPOSaveAligned",
+            "inputs": {
+                "run": ["load", 0],
+                "filename_prefix": ["prefix", 0],
+                "format": "comfy",
+                "strength": 1.0,
+                "snapshot": -1,
+            },
+        },
+    }
+    path = host.run_graph(graph)["save"][0]
+    assert path == str(host.output / "loras" / "linked" / "fox_00001_.safetensors")
+    with pytest.raises(GraphError, match="must be a path inside"):
+        host.run_graph({**graph, "prefix": host.constant("../fox")})
+    with pytest.raises(GraphError, match="no run 'no_such'.*save_run"):
+        host.run_graph({**graph, "name": host.constant("no_such")})
+
+
+def test_a_run_of_a_linked_name_is_read_anew_when_it_went_on(host):
+    run = make_run(host, "sd3", "linked_on", steps=2)
+    graph = {
+        "name": host.constant("linked_on"),
+        "load": {"class_type": "SePPOLoadRun", "inputs": {"run_name": ["name", 0]}},
+        "curves": {"class_type": "SePPOCurves", "inputs": {"run": ["load", 0]}},
+    }
+    before = host.run_graph(graph)["curves"][0]
+    make_run(host, "sd3", "linked_on", config=replace(run.config(), steps=4))
+    after = host.run_graph(graph, keep_cache=True)["curves"][0]
+    assert not torch.equal(before, after)
+
+
 def test_unknown_run_lists_those_that_are_there(host, run):
     graph = {"1": {"class_type": "SePPOLoadRun", "inputs": {"run_name": "no_such"}}}
     with pytest.raises(GraphError, match="no run 'no_such'.*save_run"):

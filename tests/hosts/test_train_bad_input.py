@@ -73,6 +73,14 @@ def test_a_run_name_is_a_plain_name(host, name):
         host.run_graph(graph(host, "sd3", name), wanted=["train"])
 
 
+def test_a_linked_run_name_is_taken_and_checked_when_the_graph_runs(host):
+    prompt = graph(host, "sd3", "", train={"steps": 1}, run_name=host.constant("linked_run"))
+    assert host.run_graph(prompt, wanted=["train"])["train"][3].name == "linked_run"
+    prompt = graph(host, "sd3", "", run_name=host.constant("../out"))
+    with pytest.raises(GraphError, match="not a usable name"):
+        host.run_graph(prompt, wanted=["train"])
+
+
 def test_an_unwritable_run_directory_is_refused_before_any_work(host):
     runs = host.output / "seppo"
     runs.mkdir(exist_ok=True)

@@ -61,7 +61,7 @@ def dataset(host, kind, count=3, **losing):
 
 
 def graph(host, kind, name, dtype="fp16", train=(), references=(), optimizer=(), **links):
-    """Train on three winners, then draw two KSampler steps with the aligned model (node "sampler")."""
+    """A graph of SePPOTrain (node "train") on three winners; `links` replace or add inputs."""
     if "dataset" not in links:
         links["dataset"] = host.constant(dataset(host, kind))
     extra = {f"in_{key}": value for key, value in links.items()}
