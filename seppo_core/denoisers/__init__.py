@@ -14,12 +14,16 @@ from ..config import ComputeConfig, ReferenceConfig, SePPOConfig
 from ..data import Conditioning, EncodedDataset
 from ..lora import LoRA
 
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+"""Arithmetic by the names of `compute.precision`; `auto` is the denoiser's to choose."""
+
 
 class Denoiser(Protocol):
     """A frozen network with its noise schedule. B is the batch, shapes as in `data.Example`.
 
-    Everything but `check` and `identity` is called inside `session`. Latents are in the network's own
-    scale there (`scale_latents` makes them so); noise and levels arrive on the CPU in float32.
+    Everything but `check`, `identity`, `conditions` and `base_name` is called inside `session`. Latents
+    are in the network's own scale there (`scale_latents` makes them so); noise and levels arrive on the
+    CPU in float32.
     """
 
     network: nn.Module
@@ -38,6 +42,10 @@ class Denoiser(Protocol):
 
     def identity(self) -> str:
         """A hash over base weights and patches: the same for the same network, whatever holds it."""
+
+    def conditions(self, guided: bool) -> str:
+        """A hash over whatever else changes what training does: noise schedule, patches of the forward,
+        and where samples are drawn `guided`, the negative conditioning. Equal in every process."""
 
     def base_name(self) -> str:
         """What the base model is called, for run.json and file metadata."""

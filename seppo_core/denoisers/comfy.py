@@ -19,13 +19,12 @@ from torch import Tensor, nn
 from ..config import ComputeConfig, ReferenceConfig, SePPOConfig
 from ..data import Conditioning, EncodedDataset
 from ..errors import ConfigError, UnsupportedModelError
+from ..identity import digest_value
 from ..lora import LoRA, is_linear
 from ..randomness import derived_seed, isolated_global_rng
-from . import autograd
-from .inputs import alike, check_conditioning, check_latents, stacked
-from .patcher import checkpoint_name, compute_dtype, patcher_identity
-
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+from . import DTYPES, autograd
+from .inputs import alike, check_conditioning, check_latents, settled, stacked
+from .patcher import checkpoint_name, compute_dtype, patcher_conditions, patcher_identity
 
 CACHED_CONDITIONINGS = 32
 """How many examples' conditionings stay ready on the device; a long T5 text takes about 8 MB."""
@@ -80,6 +79,10 @@ class ComfyDenoiser:
     def identity(self) -> str:
         """A hash over the network's weights and patches, wherever the model is loaded or patched."""
         return patcher_identity(self.model, "diffusion_model.")
+
+    def conditions(self, guided: bool) -> str:
+        negative = self.negative if guided else None
+        return digest_value([patcher_conditions(self.model), negative])
 
     # Before the model is moved
 
@@ -262,7 +265,7 @@ class ComfyDenoiser:
         ready = {}
         for name, value in conds.items():
             alone = value.process_cond(batch_size=1, area=None, device=self.device)
-            ready[name] = alone._copy_with(_settled(alone.cond, self.device))
+            ready[name] = alone._copy_with(settled(alone.cond, self.device))
         self._ready[key] = (cond, ready)  # holding `cond` keeps its id from being given away
         if len(self._ready) > CACHED_CONDITIONINGS:
             self._ready.popitem(last=False)
@@ -386,13 +389,3 @@ def _joined(ready: list[dict[str, Any]]) -> dict[str, Any]:
     merged = comfy.samplers.cond_cat(ready)
     conds = {name: ready[0][name]._copy_with(value) for name, value in merged.items()}
     return {"model_conds": conds, "uuid": uuid.uuid4()}
-
-
-def _settled(value: Any, device: torch.device) -> Any:
-    """Tensors on the device and fit for autograd; whatever else there is, as it is."""
-    if isinstance(value, Tensor):
-        value = value.clone() if value.is_inference() else value
-        return value.to(device, non_blocking=True)
-    if isinstance(value, list):
-        return [_settled(item, device) for item in value]
-    return value

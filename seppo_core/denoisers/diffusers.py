@@ -12,9 +12,11 @@ from torch import Tensor, nn
 from ..config import ComputeConfig, ReferenceConfig, SePPOConfig
 from ..data import Conditioning, EncodedDataset
 from ..errors import ConfigError, DatasetError, UnsupportedModelError
-from ..identity import digest_tensors
+from ..identity import digest_tensors, digest_value
 from ..lora import LoRA
 from ..randomness import isolated_global_rng
+from . import DTYPES
+from .conditions import digest_state
 
 Batch = dict[str, Tensor]
 
@@ -123,8 +125,6 @@ SAMPLERS: dict[str, Callable[[Any, bool, bool], Any]] = {
 """ComfyUI's names for diffusers' schedulers."""
 SPACINGS = ("normal", "karras")
 
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-
 
 class DiffusersDenoiser:
     """A diffusers network as a `Denoiser` (see the protocol).
@@ -182,6 +182,13 @@ class DiffusersDenoiser:
 
     def identity(self) -> str:
         return digest_tensors(sorted(self.network.state_dict().items()))
+
+    def conditions(self, guided: bool) -> str:
+        config = {k: v for k, v in self.scheduler.config.items() if not k.startswith("_")}
+        tables = (self._timesteps, self._alpha, self._sigma)
+        scales = (float(self.latent_scale), float(self.latent_shift))
+        negative = self.negative if guided else None
+        return digest_value([digest_state(config), tables, scales, negative])
 
     def base_name(self) -> str:
         return self.name

@@ -119,6 +119,16 @@ def stacked(conds: Sequence[Conditioning]) -> Conditioning:
     return [[text, {key: _joined([entry[key] for entry in entries]) for key in entries[0]}]]
 
 
+def settled(value: Any, device: torch.device) -> Any:
+    """Tensors on the device and fit for autograd; whatever else there is, as it is."""
+    if isinstance(value, Tensor):
+        value = value.clone() if value.is_inference() else value
+        return value.to(device)
+    if isinstance(value, list):
+        return [settled(item, device) for item in value]
+    return value
+
+
 def _joined(values: list[Any]) -> Any:
     return torch.cat(values) if _has_batch_one(values[0]) else values[0]
 

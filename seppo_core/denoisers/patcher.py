@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from ..identity import digest_tensors, leaves
+from .conditions import digest_state
 
 
 def compute_dtype(patcher: Any) -> torch.dtype:
@@ -40,6 +41,17 @@ def patcher_identity(patcher: Any, prefix: str = "", without: tuple[str, ...] = 
         for place, patch in enumerate(patches):
             items.extend(leaves(f"patch {name} {place}", patch))
     return digest_tensors(items)
+
+
+def patcher_conditions(patcher: Any) -> str:
+    """A hash over a ModelPatcher's noise schedule and everything that nodes put on it besides weights.
+
+    What is loaded does not matter: object patches show on the model only then, and are read off the
+    patcher.
+    """
+    names = "object_patches weight_wrapper_patches model_options wrappers callbacks injections"
+    state = {name: getattr(patcher, name, None) for name in names.split()}
+    return digest_state([patcher.get_model_object("model_sampling"), state])
 
 
 def _stored_dtype(model: nn.Module, name: str, weight: Tensor) -> torch.dtype:

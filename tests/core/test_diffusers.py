@@ -273,3 +273,20 @@ def test_identity_names_the_weights():
     assert make("epsilon").identity() == make("epsilon").identity()
     other = DiffusersDenoiser(unet(1), DDPMScheduler())
     assert other.identity() != make("epsilon").identity()
+
+
+def test_conditions_name_the_schedule_the_latent_scale_and_where_guided_the_negative():
+    plain = make("epsilon").conditions(guided=False)
+    assert make("epsilon").conditions(guided=False) == plain
+    other = [
+        make("v_prediction").conditions(guided=False),
+        make("flow").conditions(guided=False),
+        make("epsilon", latent_scale=0.18215).conditions(guided=False),
+        make("epsilon", latent_shift=0.1).conditions(guided=False),
+        DiffusersDenoiser(unet(), DDPMScheduler(beta_end=0.012)).conditions(guided=False),
+    ]
+    assert len({plain, *other}) == 6
+    negatives = [make("epsilon", negative=text("epsilon", i)) for i in (1, 2, 2)]
+    assert {policy.conditions(guided=False) for policy in negatives} == {plain}
+    first, second, again = (policy.conditions(guided=True) for policy in negatives)
+    assert first != second == again

@@ -129,6 +129,55 @@ def test_samples_of_unlike_conditionings_are_drawn_apart_and_returned_in_order(h
     torch.testing.assert_close(found[3:], last, rtol=1e-3, atol=1e-3)
 
 
+def attention_patch(strength: float):
+    return lambda n, context, value, extra: (n, context * strength, value)
+
+
+def variants(host) -> dict:
+    """Denoisers over one base whose training differs; made anew by every call."""
+    import comfy.patcher_extension
+
+    import nodes
+
+    denoiser, plain = host.core("denoisers.comfy").ComfyDenoiser, host.thin_model("sd3")
+    shifting = nodes.NODE_CLASS_MAPPINGS["ModelSamplingSD3"]()
+    models = {f"shift {s}": shifting.patch(plain, shift=s)[0] for s in (2.0, 8.0)}
+    for strength in (2.0, 3.0):
+        models[f"patch {strength}"] = plain.clone()
+        models[f"patch {strength}"].set_model_attn2_patch(attention_patch(strength))
+        models[f"wrapper {strength}"] = plain.clone()
+        models[f"wrapper {strength}"].add_wrapper(
+            comfy.patcher_extension.WrappersMP.DIFFUSION_MODEL,
+            lambda executor, *args, by=strength, **kwargs: executor(*args, **kwargs) * by,
+        )
+    models["cast"] = plain.clone()
+    models["cast"].set_model_compute_dtype(torch.bfloat16)
+    return {name: denoiser(model) for name, model in {"plain": plain, **models}.items()}
+
+
+def test_conditions_tell_schedules_patches_and_wrappers_apart_and_hold_for_a_graph_run_again(host):
+    first, again = variants(host), variants(host)
+    found = {name: policy.conditions(guided=False) for name, policy in first.items()}
+    assert len(set(found.values())) == len(first) == 8
+    assert {policy.identity() for policy in first.values()} == {first["plain"].identity()}
+    assert {name: policy.conditions(guided=False) for name, policy in again.items()} == found
+    for name in ("plain", "shift 8.0", "patch 2.0", "cast"):
+        case = make_case(host, "sd3", model=first[name].model)
+        with case.session():  # loaded, the clone's object patches lie on the shared model
+            assert first[name].conditions(guided=False) == found[name]
+            assert first["plain"].conditions(guided=False) == found["plain"]
+        assert first[name].conditions(guided=False) == found[name]
+
+
+def test_conditions_name_the_negative_where_samples_are_guided(host):
+    model = host.thin_model("sd3")
+    denoiser = host.core("denoisers.comfy").ComfyDenoiser
+    policies = [denoiser(model, thin_conditioning("sd3", seed)) for seed in (1, 2, 2)]
+    assert len({policy.conditions(guided=False) for policy in policies}) == 1
+    first, second, again = (policy.conditions(guided=True) for policy in policies)
+    assert first != second == again
+
+
 def refuse(host, case, error: str, match: str, config=None, **second):
     """`check` raises; nothing was loaded or moved."""
     import comfy.model_management as management
