@@ -120,7 +120,7 @@ class SePPOSaveAligned(io.ComfyNode):
         if model is None and (format == CHECKPOINT or format == "diffusers" and is_comfy(about)):
             raise ConfigError(f"format {format!r} needs the base model: connect it to `model`")
         if model is not None:
-            check_base(run, model)
+            run.require_base(ComfyDenoiser(model).identity())
         step, weights = chosen_weights(run, snapshot)
         scale = config.lora.scale * strength
         facts = describe(about, run.name, step, strength)
@@ -147,16 +147,6 @@ class SePPOSaveAligned(io.ComfyNode):
 
 def is_comfy(about: dict[str, Any]) -> bool:
     return about["family"] == ComfyDenoiser.family
-
-
-def check_base(run: Run, model: Any) -> None:
-    """CheckpointError unless `model` is what the run was trained on."""
-    about = run.about()
-    if about["base"] != ComfyDenoiser(model).identity():
-        raise CheckpointError(
-            f"run {run.name!r} was trained on another model ({about['base_name']}); connect the base "
-            "model that it was trained on, not the aligned one"
-        )
 
 
 def chosen_weights(run: Run, snapshot: int) -> tuple[int, dict[str, Any]]:

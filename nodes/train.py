@@ -11,7 +11,7 @@ from comfy_api.latest import io
 from ..seppo_core.checkpoint import Run, choose_directory
 from ..seppo_core.config import PRESETS, SePPOConfig, apply_preset, from_dict
 from ..seppo_core.denoisers.comfy import ComfyDenoiser
-from ..seppo_core.errors import CheckpointError, ConfigError
+from ..seppo_core.errors import ConfigError
 from ..seppo_core.loss import CRITERIA
 from ..seppo_core.trainer import StepReport, run_description, train
 from . import host, sockets
@@ -162,11 +162,8 @@ class SePPOTrain(io.ComfyNode):
             config = configuration(**widgets, initial_weights=str(initial or ""))
             policy = ComfyDenoiser(model, negative=negative)
             about = run_description(policy, dataset, config)
-            if run and run.about()["base"] != about["base"]:
-                raise CheckpointError(
-                    f"run {run.name!r} was trained on another model ({run.about()['base_name']}); "
-                    "connect the model it was made with"
-                )
+            if run:
+                run.require_base(about["base"])
             trained = Run(choose_directory(directory.parent, directory.name, about))
             config = replace(config, run=replace(config.run, directory=str(trained.directory)))
             progress = Progress(policy, config.steps, cls.hidden.unique_id)

@@ -15,7 +15,7 @@ from .checkpoint import Run
 from .config import ReferenceConfig, SePPOConfig
 from .data import EncodedDataset
 from .denoisers import Denoiser
-from .errors import CheckpointError, ConfigError, DatasetError
+from .errors import ConfigError, DatasetError
 from .lora import LoRA, Slot
 from .loss import make_criterion
 from .randomness import derived_seed, normal
@@ -291,13 +291,9 @@ def preview(
         sampling = replace(sampling, guidance_scale=1.0)
     criterion = settings.criterion or config.loss.criterion
     make_criterion(criterion)
-    if run is not None and run.about()["base"] != denoiser.identity():
-        raise CheckpointError(
-            f"run {run.name!r} was trained on another model ({run.about()['base_name']}); connect the "
-            "base model that it was trained on, not the aligned one"
-        )
     entry, weights = None, None
     if run is not None:
+        run.require_base(denoiser.identity())
         entry = run.snapshot(
             ENTRIES[settings.reference](run.snapshot_steps(), settings.reference_step)
         )

@@ -77,6 +77,15 @@ class Run:
     def config(self) -> SePPOConfig:
         return from_dict(SePPOConfig, self.about()["config"])
 
+    def require_base(self, identity: str) -> None:
+        """CheckpointError unless `identity` is that of the model this run was trained on."""
+        about = self.about()
+        if about["base"] != identity:
+            raise CheckpointError(
+                f"run {self.name!r} was trained on another model ({about['base_name']}); connect the "
+                "base model that it was trained on, not the aligned one"
+            )
+
     def metrics(self) -> list[dict[str, Any]]:
         """One dict per optimizer step, in order; a last line that a crash tore is left out."""
         path = self.directory / "metrics.jsonl"
