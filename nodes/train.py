@@ -5,13 +5,14 @@ from dataclasses import replace
 from typing import Any
 
 import comfy.sd
-import comfy.utils
 from comfy_api.latest import io
+from torch import Tensor
 
 from ..seppo_core.checkpoint import Run, choose_directory
 from ..seppo_core.config import PRESETS, SePPOConfig, apply_preset, from_dict
 from ..seppo_core.denoisers.comfy import ComfyDenoiser
 from ..seppo_core.errors import ConfigError
+from ..seppo_core.files import load_tensors
 from ..seppo_core.loss import CRITERIA
 from ..seppo_core.trainer import StepReport, run_description, train
 from . import host, sockets
@@ -201,9 +202,9 @@ def configuration(
     return from_dict(SePPOConfig, apply_preset(preset, sections))
 
 
-def comfy_state_dict(run: Run) -> dict[str, Any]:
-    """The run's LoRA in the keys that the host loads and its Save LoRA node writes."""
-    return comfy.utils.load_torch_file(str(run.weights_path()), safe_load=True)
+def comfy_state_dict(run: Run) -> dict[str, Tensor]:
+    """The run's LoRA in the keys that the host loads and its Save LoRA node writes; not mapped from disk."""
+    return load_tensors(run.weights_path())[0]
 
 
 class Progress:

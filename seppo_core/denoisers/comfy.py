@@ -78,6 +78,10 @@ class ComfyDenoiser:
 
     def identity(self) -> str:
         """A hash over the network's weights and patches, wherever the model is loaded or patched."""
+        return self._identity
+
+    @cached_property
+    def _identity(self) -> str:
         return patcher_identity(self.model, "diffusion_model.")
 
     def conditions(self, guided: bool) -> str:

@@ -67,6 +67,30 @@ def test_the_model_samples_as_the_hosts_own_lora_loader_with_the_saved_file(host
     assert torch.equal(aligned, sampled(host, "sd15", loaded))
 
 
+def test_the_lora_is_not_mapped_from_a_file_of_the_run(host):
+    """Windows can neither replace nor remove a mapped file, and the run goes on."""
+    outputs = host.run_graph(graph(host, "sd3", "mapped", train={"steps": 1}), wanted=["train"])
+    lora, path = outputs["train"][1], outputs["train"][3].weights_path()
+    before = {key: value.clone() for key, value in lora.items()}
+    with path.open("r+b") as file:
+        file.seek(-4096, 2)
+        file.write(b"\1" * 4096)
+    assert all(torch.equal(lora[key], before[key]) for key in before)
+
+
+def test_the_weights_of_the_base_are_hashed_once(host, monkeypatch):
+    core = host.core("denoisers.comfy")
+    hashed, original = [], core.patcher_identity
+
+    def counted(patcher, *args, **kwargs):
+        hashed.append(patcher)
+        return original(patcher, *args, **kwargs)
+
+    monkeypatch.setattr(core, "patcher_identity", counted)
+    host.run_graph(graph(host, "sd3", "hashed", train={"steps": 1}), wanted=["train"])
+    assert len(hashed) == 1
+
+
 def test_training_inside_equals_sampling_with_the_lora_applied(host):
     """The paths beside the layers and the host's own patching of weights are the same model."""
     kind = "sd15"
@@ -152,7 +176,7 @@ def test_a_run_starts_from_the_weights_of_another(host):
     start, weights = second.snapshot(0).weights, first.weights()
     assert start.keys() == weights.keys()
     assert all(torch.equal(start[k], weights[k]) for k in weights)
-    with pytest.raises(GraphError, match="trained on another model"):
+    with pytest.raises(GraphError, match="'start' was trained on another model .*not the aligned"):
         host.run_graph(
             graph(host, "sd15", "from_other", run=host.constant(first)), wanted=["train"]
         )
