@@ -121,7 +121,7 @@ order of the list, nothing picked out.</p>
 <h2>Training</h2>
 <p>{config.steps} optimizer steps of {config.winners_per_step} winners with preset-free settings: criterion
 <b>{loss.criterion}</b>, reference <b>{reference.selection}</b>, beta {loss.beta:g}, LoRA rank {config.lora.rank}, learning rate
-{config.optimizer.learning_rate:g}. They were chosen on winners held out of training, not on the captions above.</p>
+{config.optimizer.learning_rate:g}. Where they come from: demo/README.md.</p>
 <img class="wide" alt="loss, margins and flip rate over the steps" src="{embedded(curves(found.metrics, "Training"))}">
 <details><summary>All settings</summary><pre>{html.escape(json.dumps(config.as_dict(), indent=1))}</pre></details>
 <h2>What this shows and what not</h2>

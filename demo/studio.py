@@ -90,7 +90,7 @@ def read_dataset(texts: Texts, keep: Sequence[str] | None = None) -> EncodedData
 
 
 def settings(steps: int, seed: int) -> SePPOConfig:
-    """The demo's run. Chosen on winners held out of training (tune.py), never on test captions."""
+    """The demo's run; README.md says how these values were found."""
     return SePPOConfig(
         steps=steps,
         batch_size=12,
