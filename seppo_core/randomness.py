@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 
 import torch
 from torch import Tensor
@@ -24,10 +24,22 @@ def normal(shape: tuple[int, ...], *key: int | str) -> Tensor:
     return torch.randn(shape, generator=generator(*key))
 
 
+GENERATORS = {
+    "cuda": ("get_rng_state_all", "set_rng_state_all"),
+    "xpu": ("get_rng_state_all", "set_rng_state_all"),
+    "mps": ("get_rng_state", "set_rng_state"),
+}
+"""torch's backends with global generators of their own, and what reads and sets their state."""
+
+
 @contextmanager
 def isolated_global_rng(seed: int) -> Iterator[None]:
     """Run foreign code that reads torch's global generators from `seed`; give them back as they were."""
-    devices = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else []
-    with torch.random.fork_rng(devices=devices):
+    with torch.random.fork_rng(devices=[]), ExitStack() as undo:
+        for name, (read, write) in GENERATORS.items():
+            backend = getattr(torch, name, None)
+            in_use = getattr(backend, "is_initialized", torch.backends.mps.is_available)
+            if backend is not None and in_use():
+                undo.callback(getattr(backend, write), getattr(backend, read)())
         torch.manual_seed(seed)
         yield
