@@ -2,7 +2,7 @@
 
 import inspect
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,7 +15,7 @@ from ..errors import ConfigError, DatasetError, UnsupportedModelError
 from ..identity import digest_tensors, digest_value
 from ..lora import LoRA
 from ..randomness import isolated_global_rng
-from . import DTYPES
+from . import DTYPES, autograd
 from .conditions import digest_state
 
 Batch = dict[str, Tensor]
@@ -126,6 +126,32 @@ SAMPLERS: dict[str, Callable[[Any, bool, bool], Any]] = {
 SPACINGS = ("normal", "karras")
 
 
+def _shapes(cond: dict[str, Tensor]) -> dict[str, tuple[int, ...]]:
+    return {key: tuple(cond[key].shape) for key in sorted(cond)}
+
+
+@contextmanager
+def checkpointing(network: nn.Module, wanted: bool) -> Iterator[None]:
+    """The library's own gradient checkpointing on or off; afterwards every block has its own choice."""
+    names = ("gradient_checkpointing", "_gradient_checkpointing_func")
+    blocks = [block for block in network.modules() if hasattr(block, "gradient_checkpointing")]
+    before = [
+        {name: vars(block)[name] for name in names if name in vars(block)} for block in blocks
+    ]
+    try:
+        if wanted:
+            network.enable_gradient_checkpointing()
+        else:
+            for block in blocks:
+                block.gradient_checkpointing = False
+        yield
+    finally:
+        for block, attributes in zip(blocks, before, strict=True):
+            for name in names:
+                vars(block).pop(name, None)
+            vars(block).update(attributes)
+
+
 class DiffusersDenoiser:
     """A diffusers network as a `Denoiser` (see the protocol).
 
@@ -195,9 +221,11 @@ class DiffusersDenoiser:
 
     def check(self, dataset: EncodedDataset, config: SePPOConfig) -> None:
         references = config.references
-        if config.draws_samples or config.run.preview_every:
+        guided = references.guidance_scale != 1.0
+        samples = config.draws_samples or config.run.preview_every > 0
+        if samples:
             self._make_solver(references)
-        if references.guidance_scale != 1.0 and self.negative is None and config.draws_samples:
+        if samples and guided and self.negative is None:
             raise ConfigError(
                 f"references.guidance_scale={references.guidance_scale} needs a negative "
                 "conditioning; give one or set it to 1"
@@ -210,13 +238,29 @@ class DiffusersDenoiser:
                     f"winner {index}: latents {shape} do not fit the network, which takes "
                     f"({channels}, height, width); encode the winners with this model's own VAE"
                 )
-        example = dataset[0]
-        missing = [key for key in self.architecture.required if key not in example.cond]
-        if missing:
-            raise DatasetError(
-                f"winner 0 ({example.caption!r}): its conditioning lacks {missing}; "
-                f"{type(self.network).__name__} takes {list(self.architecture.required)}"
-            )
+        self._check_conditionings(dataset, guided=samples and guided)
+
+    def _check_conditionings(self, dataset: EncodedDataset, guided: bool) -> None:
+        """Any two of them may stand in one batch, and the negative with all of them."""
+        named = [
+            (f"winner {index} ({example.caption!r})", example.cond)
+            for index, example in enumerate(dataset.examples)
+        ]
+        if guided:
+            named.append(("the negative conditioning", self.negative))
+        first, expected = named[0][0], _shapes(named[0][1])
+        for where, cond in named:
+            missing = [key for key in self.architecture.required if key not in cond]
+            if missing:
+                raise DatasetError(
+                    f"{where}: its conditioning lacks {missing}; "
+                    f"{type(self.network).__name__} takes {list(self.architecture.required)}"
+                )
+            if _shapes(cond) != expected:
+                raise DatasetError(
+                    f"{where}: its conditioning {_shapes(cond)} is not shaped like that of {first}, "
+                    f"{expected}; encode all texts alike, padded to one number of tokens"
+                )
 
     def _dtype(self, compute: ComputeConfig) -> torch.dtype:
         stored = next(self.network.parameters()).dtype
@@ -235,25 +279,20 @@ class DiffusersDenoiser:
     def session(self, compute: ComputeConfig) -> Iterator[None]:
         network = self.network
         home = next(network.parameters()).device
-        frozen = {name: p.requires_grad for name, p in network.named_parameters()}
-        training = network.training
         dtype_before, self.compute_dtype = self.compute_dtype, self._dtype(compute)
-        try:
-            network.to(self.device).eval().requires_grad_(False)
+        with torch.inference_mode(False), torch.enable_grad(), ExitStack() as undo:
+            undo.callback(setattr, self, "compute_dtype", dtype_before)
+            undo.callback(network.to, home)
+            network.to(self.device)
+            autograd.replace_inference_tensors(network)
+            undo.enter_context(autograd.frozen(network))
+            undo.enter_context(autograd.evaluating(network))
+            undo.enter_context(checkpointing(network, compute.gradient_checkpointing))
             self._tables = tuple(t.to(self.device) for t in (self._alpha, self._sigma))
-            if compute.gradient_checkpointing:
-                network.enable_gradient_checkpointing()
             yield
-        finally:
-            if compute.gradient_checkpointing:
-                network.disable_gradient_checkpointing()
-            for name, parameter in network.named_parameters():
-                parameter.requires_grad_(frozen[name])
-            network.train(training).to(home)
-            self.compute_dtype = dtype_before
 
     def scale_latents(self, latents: Tensor) -> Tensor:
-        latents = latents.to(self.device, torch.float32, non_blocking=True)
+        latents = latents.to(self.device, torch.float32)
         return (latents - self.latent_shift) * self.latent_scale
 
     def levels(self, uniform: Tensor) -> Tensor:
@@ -266,7 +305,7 @@ class DiffusersDenoiser:
             height, width = (8 * side for side in shape[-2:])
             size = torch.tensor([height, width, 0, 0, height, width], dtype=torch.float32)
             batch.setdefault("time_ids", size.expand(len(conds), -1))
-        return {key: value.to(self.device, non_blocking=True) for key, value in batch.items()}
+        return {key: value.to(self.device) for key, value in batch.items()}
 
     def predict(self, x: Tensor, timestep: Tensor, cond: Batch) -> Tensor:
         """The network's raw output, float32."""
@@ -277,9 +316,9 @@ class DiffusersDenoiser:
             return self.architecture.call(self.network, x.to(stored), timestep, inputs).float()
 
     def errors(self, latents: Tensor, noise: Tensor, levels: Tensor, prepared: Batch) -> Tensor:
-        timestep = self._timesteps[levels].to(self.device, non_blocking=True)
-        noise = noise.to(self.device, non_blocking=True)
-        levels = levels.to(self.device, non_blocking=True)
+        timestep = self._timesteps[levels].to(self.device)
+        noise = noise.to(self.device)
+        levels = levels.to(self.device)
         ones = (1,) * (latents.ndim - 1)
         alpha, sigma = (table[levels].view(-1, *ones) for table in self._tables)
         noisy = alpha * latents + sigma * noise

@@ -21,6 +21,7 @@ from seppo_core import SePPOConfig, train  # noqa: E402
 from seppo_core.config import (  # noqa: E402
     ComputeConfig,
     LoRAConfig,
+    LossConfig,
     OptimizerConfig,
     ReferenceConfig,
     RunConfig,
@@ -267,6 +268,84 @@ def test_what_does_not_fit_is_named_before_training():
         )
     with pytest.raises(UnsupportedModelError, match="Linear is not among"):
         DiffusersDenoiser(torch.nn.Linear(1, 1), DDPMScheduler())
+
+
+def test_previews_that_are_guided_need_a_negative_even_where_training_draws_nothing():
+    guided = ReferenceConfig(guidance_scale=4.0)
+    sft = LossConfig(objective="winner_error")
+    config = SePPOConfig(loss=sft, references=guided, run=RunConfig(preview_every=5))
+    with pytest.raises(ConfigError, match="guidance_scale=4.0 needs a negative"):
+        make("epsilon").check(winners("epsilon"), config)
+    make("epsilon", negative=text("epsilon", 9)).check(winners("epsilon"), config)
+    make("epsilon").check(winners("epsilon"), replace(config, run=RunConfig(preview_every=0)))
+
+
+def test_conditionings_that_cannot_share_a_batch_are_named_before_training():
+    def with_third(cond):
+        examples = [
+            *winners("epsilon").examples[:2],
+            Example(normal((4, 8, 8), "w", 2), cond, "fox"),
+        ]
+        return in_memory(examples)
+
+    policy, config = make("epsilon"), SePPOConfig()
+    longer = with_third({"embeds": normal((7, 12), "embeds", 2)})
+    with pytest.raises(
+        DatasetError, match=r"winner 2 \('fox'\).*\(7, 12\).*like.*winner 0.*\(5, 12\)"
+    ):
+        policy.check(longer, config)
+    more = with_third({**text("epsilon", 2), "time_ids": torch.zeros(6)})
+    with pytest.raises(DatasetError, match=r"winner 2 \('fox'\).*time_ids"):
+        policy.check(more, config)
+    with pytest.raises(
+        DatasetError, match=r"winner 2 \('fox'\): its conditioning lacks \['embeds'\]"
+    ):
+        policy.check(with_third({}), config)
+    guided = SePPOConfig(references=ReferenceConfig(guidance_scale=4.0))
+    short = make("epsilon", negative={"embeds": normal((3, 12), "negative")})
+    with pytest.raises(DatasetError, match=r"the negative conditioning.*\(3, 12\)"):
+        short.check(winners("epsilon"), guided)
+
+
+@pytest.mark.parametrize("wanted", [False, True])
+def test_session_leaves_modes_and_checkpointing_of_every_block_as_they_were(wanted):
+    policy = make("epsilon")
+    network = policy.network.train()
+    network.mid_block.eval()
+    network.enable_gradient_checkpointing()
+    network.up_blocks[0].gradient_checkpointing = False
+    network.conv_in.weight.requires_grad_(True)
+    names = ("training", "gradient_checkpointing", "_gradient_checkpointing_func")
+
+    def state():
+        modules = [[vars(module).get(name) for name in names] for module in network.modules()]
+        return modules, [weight.requires_grad for weight in network.parameters()]
+
+    before = state()
+    with pytest.raises(KeyError), policy.session(ComputeConfig("fp32", wanted)):
+        assert network.is_gradient_checkpointing == wanted
+        assert not any(module.training for module in network.modules())
+        assert not any(weight.requires_grad for weight in network.parameters())
+        raise KeyError
+    assert state() == before
+
+
+def test_session_trains_where_the_caller_has_gradients_off():
+    config = SePPOConfig(
+        steps=2,
+        loss=LossConfig(beta=10.0),
+        references=ReferenceConfig(sampling_steps=2),
+        lora=LoRAConfig(rank=2),
+    )
+    expected = make("epsilon")
+    norms = [[report.grad_norm for report in train(expected, winners("epsilon"), config)]]
+    for off in (torch.no_grad, torch.inference_mode):
+        with off():
+            policy = make("epsilon")
+            norms.append([report.grad_norm for report in train(policy, winners("epsilon"), config)])
+            assert not torch.is_grad_enabled()
+    assert norms[0][0] > 0
+    assert norms == [norms[0]] * 3
 
 
 def test_identity_names_the_weights():
