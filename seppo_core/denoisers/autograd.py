@@ -184,21 +184,20 @@ def frozen(network: nn.Module) -> Iterator[None]:
             weights[name].requires_grad_(True)
 
 
-@contextmanager
-def own_copies(layers: list[nn.Module]) -> Iterator[None]:
-    """Layers with a list `weight_function` hand autograd a copy of the weight they cast.
+def copy_casts(network: nn.Module, casts: Callable[[nn.Module], bool]) -> None:
+    """Layers with a list `weight_function` that a host `casts` hand autograd a copy; the others none.
 
     Where a host casts offloaded weights into one buffer, the next layer's would overwrite what autograd
-    keeps of this one.
+    keeps of this one. So without gradient checkpointing the copies of all offloaded weights lie on the
+    device until the backward pass, as if nothing were offloaded; with it, those of one block at a time.
     """
-    for layer in layers:
-        layer.weight_function = [*layer.weight_function, _copied_for_autograd]
-    try:
-        yield
-    finally:
-        for layer in layers:
-            left = [f for f in layer.weight_function if f is not _copied_for_autograd]
-            layer.weight_function = left
+    for layer in network.modules():
+        functions = getattr(layer, "weight_function", None)
+        if isinstance(functions, list):
+            wanted = [f for f in functions if f is not _copied_for_autograd]
+            wanted += [_copied_for_autograd] if casts(layer) else []
+            if wanted != functions:
+                layer.weight_function = wanted
 
 
 def _copied_for_autograd(weight: Tensor) -> Tensor:

@@ -8,7 +8,7 @@ import inspect
 import uuid
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -23,8 +23,14 @@ from ..identity import digest_value
 from ..lora import LoRA, is_linear
 from ..randomness import derived_seed, isolated_global_rng
 from . import DTYPES, autograd
-from .inputs import alike, check_conditioning, check_latents, settled, stacked
-from .patcher import checkpoint_name, compute_dtype, patcher_conditions, patcher_identity
+from .inputs import alike, check_conditioning, check_dataset, settled, stacked
+from .patcher import (
+    checkpoint_name,
+    compute_dtype,
+    is_elsewhere,
+    patcher_conditions,
+    patcher_identity,
+)
 
 CACHED_CONDITIONINGS = 32
 """How many examples' conditionings stay ready on the device; a long T5 text takes about 8 MB."""
@@ -93,15 +99,9 @@ class ComfyDenoiser:
     def check(self, dataset: EncodedDataset, config: SePPOConfig) -> None:
         self._check_sampling(config)
         self._check_noise()
-        model = self.model.model
-        for index, example in enumerate(dataset.examples):
-            where = f"winner {index} ({example.caption!r})"
-            check_latents(example.latents, model, where)
-            if config.loss.paired and example.losing is not None:
-                check_latents(example.losing, model, f"the losing image of {where}")
-            check_conditioning(example.cond, model, where)
+        check_dataset(dataset, self.model.model, config.loss.paired)
         if self.negative is not None:
-            check_conditioning(self.negative, model, "the negative conditioning")
+            check_conditioning(self.negative, self.model.model, "the negative conditioning")
 
     def _check_sampling(self, config: SePPOConfig) -> None:
         from comfy.samplers import KSampler
@@ -177,9 +177,13 @@ class ComfyDenoiser:
         management.load_models_gpu(
             [patcher], memory_required=1e20 if whole else total / 2, force_full_load=whole
         )
-        self._leave_inference()  # unpatching on the way put back weights from before
-        cast = [layer for layer in self.network.modules() if _is_elsewhere(layer, self.device)]
-        undo.enter_context(autograd.own_copies(cast))
+        undo.callback(autograd.copy_casts, self.network, lambda layer: False)
+        self._follow_moves()
+
+    def _follow_moves(self) -> None:
+        """After the host moved weights: unpatching on the way may have put back some from before."""
+        self._leave_inference()
+        autograd.copy_casts(self.network, lambda layer: is_elsewhere(layer, self.device))
 
     def _leave_inference(self) -> None:
         for name in autograd.inference_tensors(self.network):
@@ -224,7 +228,7 @@ class ComfyDenoiser:
 
     def scale_latents(self, latents: Tensor) -> Tensor:
         latents = latents.clone() if latents.is_inference() else latents
-        latents = latents.to(self.device, torch.float32, non_blocking=True)
+        latents = latents.to(self.device, torch.float32)
         return self._patcher.model.process_latent_in(latents)
 
     def levels(self, uniform: Tensor) -> Tensor:
@@ -262,9 +266,13 @@ class ComfyDenoiser:
             return self._ready[key][1]
         empty = torch.zeros(1, *shape, device=self.device)
         entries = {"positive": comfy.sampler_helpers.convert_cond(cond)}
-        processed = comfy.samplers.process_conds(
-            self._patcher.model, empty, entries, self.device, latent_image=empty, seed=0
-        )
+        # Some models send texts through layers of the network here. What comes out serves every slot and
+        # many steps, so it must belong to no slot and lead to no graph that a backward pass frees.
+        bare = self.lora.using(None) if self.lora else nullcontext()
+        with torch.no_grad(), bare:
+            processed = comfy.samplers.process_conds(
+                self._patcher.model, empty, entries, self.device, latent_image=empty, seed=0
+            )
         conds = processed["positive"][0]["model_conds"]
         ready = {}
         for name, value in conds.items():
@@ -280,7 +288,7 @@ class ComfyDenoiser:
 
         schedule = self._patcher.model.model_sampling
         noise = noise.to(self.device, torch.float32, copy=True)  # noise_scaling may write into it
-        sigma = levels.to(self.device, torch.float32, non_blocking=True)
+        sigma = levels.to(self.device, torch.float32)
         noisy = schedule.noise_scaling(sigma, noise, latents)
         denoised = torch.empty(0, device=self.device)
         for positions, entry in prepared.parts:
@@ -353,6 +361,7 @@ class ComfyDenoiser:
                 )
         finally:
             patcher.pre_run()  # the sampler's clean-up took the model's patcher away
+            self._follow_moves()  # to sample, the host may take layers off the device
         return self.scale_latents(latents)
 
     def latent_preview(self, latents: Tensor) -> Any:
@@ -378,12 +387,6 @@ def _unload(patcher: Any) -> None:
     patcher.detach()
     for module in patcher.model.modules():
         comfy.model_patcher.wipe_lowvram_weight(module)
-
-
-def _is_elsewhere(layer: nn.Module, device: torch.device) -> bool:
-    """Whether the host left the layer's weight off the device and casts it in every forward."""
-    weight = getattr(layer, "weight", None)
-    return hasattr(layer, "weight_function") and weight is not None and weight.device != device
 
 
 def _joined(ready: list[dict[str, Any]]) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..data import Conditioning
+from ..data import Conditioning, EncodedDataset
 from ..errors import DatasetError, UnsupportedModelError
 
 PARTIAL = {
@@ -52,16 +52,51 @@ TAKES_POOLED = {"SDXL", "SDXLRefiner", "SD3"}
 """Class names of models that cannot do without a pooled output."""
 
 
-def check_latents(latents: Tensor, model: nn.Module, where: str) -> None:
-    """Raise unless one image's `latents` suit the host's `model`, which is not called."""
+CHECKED_WHEN_READ = 16
+"""Of winners that are read when asked for, how many are looked at before training."""
+
+
+def check_dataset(dataset: EncodedDataset, model: nn.Module, paired: bool) -> None:
+    """Raise unless every winner suits the host's `model`, which is not called.
+
+    Examples at hand are looked at one by one. Of those that are read when asked for the shapes are known, and
+    one VAE, whose output was found finite, and one text encoder made them all: the first stand for the others.
+    """
+    examples = dataset.examples
+
+    def where(index: int) -> str:
+        return f"winner {index} ({examples[index].caption!r})"
+
+    for index, shape in enumerate(dataset.item_shapes):
+        if not _fits(shape, model):
+            raise _unfit(shape, model, where(index))
+    at_hand = isinstance(examples, list | tuple)
+    for index in range(len(examples) if at_hand else min(len(examples), CHECKED_WHEN_READ)):
+        example = examples[index]
+        _check_finite(example.latents, where(index))
+        if paired and example.losing is not None:
+            losing = f"the losing image of {where(index)}"
+            if not _fits(tuple(example.losing.shape), model):
+                raise _unfit(tuple(example.losing.shape), model, losing)
+            _check_finite(example.losing, losing)
+        check_conditioning(example.cond, model, where(index))
+
+
+def _fits(shape: tuple[int, ...], model: nn.Module) -> bool:
+    form = model.latent_format
+    return len(shape) == form.latent_dimensions + 1 and shape[0] == form.latent_channels
+
+
+def _unfit(shape: tuple[int, ...], model: nn.Module, where: str) -> DatasetError:
     form = model.latent_format
     axes = {1: "length", 2: "height, width", 3: "frames, height, width"}[form.latent_dimensions]
-    fits = latents.ndim == form.latent_dimensions + 1
-    if not fits or latents.shape[0] != form.latent_channels:
-        raise DatasetError(
-            f"{where}: latents {tuple(latents.shape)} do not fit {type(model).__name__}, which takes "
-            f"({form.latent_channels}, {axes}); encode the winners with this model's own VAE"
-        )
+    return DatasetError(
+        f"{where}: latents {tuple(shape)} do not fit {type(model).__name__}, which takes "
+        f"({form.latent_channels}, {axes}); encode the winners with this model's own VAE"
+    )
+
+
+def _check_finite(latents: Tensor, where: str) -> None:
     if not torch.isfinite(latents).all():
         raise DatasetError(
             f"{where}: the latents hold NaN or infinite values; encode this image again, with the VAE "

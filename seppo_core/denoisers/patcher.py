@@ -43,6 +43,20 @@ def patcher_identity(patcher: Any, prefix: str = "", without: tuple[str, ...] = 
     return digest_tensors(items)
 
 
+def is_elsewhere(layer: nn.Module, device: torch.device) -> bool:
+    """Whether the host left the layer's weight off the device and casts it in every forward."""
+    weight = getattr(layer, "weight", None)
+    if not hasattr(layer, "weight_function") or weight is None:
+        return False
+    return not _same(weight.device, device)
+
+
+def _same(one: torch.device, other: torch.device) -> bool:
+    """`mps` and `mps:0` are one device: an index counts where both have one."""
+    indices = (one.index, other.index)
+    return one.type == other.type and (None in indices or indices[0] == indices[1])
+
+
 def patcher_conditions(patcher: Any) -> str:
     """A hash over a ModelPatcher's noise schedule and everything that nodes put on it besides weights.
 

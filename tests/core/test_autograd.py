@@ -225,12 +225,24 @@ def test_weights_cast_into_one_buffer_train_through_copies():
     x = seeded(3, 6).requires_grad_()
     with pytest.raises(RuntimeError, match="modified by an inplace operation"):
         network(x).sum().backward()
-    with autograd.own_copies(list(network)):
-        (found,) = torch.autograd.grad(network(x).sum(), x)
-    assert [layer.weight_function for layer in network] == [[], []]
+    autograd.copy_casts(network, lambda layer: True)
+    (found,) = torch.autograd.grad(network(x).sum(), x)
     first, second = (layer.weight for layer in network)
     (expected,) = torch.autograd.grad(torch.tanh(torch.tanh(x @ first) @ second).sum(), x)
     torch.testing.assert_close(found, expected)
+
+
+def test_copies_follow_the_layers_that_are_cast():
+    def patched(weight: torch.Tensor) -> torch.Tensor:
+        return weight * 2
+
+    network = nn.Sequential(CastingLayer(1), CastingLayer(2), nn.Tanh())
+    network[0].weight_function = [patched]
+    for away in ([0], [0, 1], [1], []):
+        autograd.copy_casts(network, lambda layer, away=away: layer in [network[i] for i in away])
+        copies = [len(layer.weight_function) for layer in network[:2]]
+        assert copies == [1 + (0 in away), 0 + (1 in away)]
+        assert network[0].weight_function[0] is patched
 
 
 def test_inference_tensors_are_replaced_by_equal_ones_and_shared_ones_stay_shared():

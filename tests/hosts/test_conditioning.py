@@ -99,6 +99,40 @@ def test_conditioning_is_processed_once_per_example(host, monkeypatch):
     assert len(case.denoiser._ready) == 0
 
 
+def test_texts_that_pass_through_layers_of_the_network_do_so_without_path_and_gradient(
+    host, monkeypatch
+):
+    """As models with a text projector of their own do in extra_conds; the result is kept for all slots."""
+    import comfy.conds
+
+    case = make_case(host, "sd3")
+    model, seen = case.denoiser.model.model, []
+    original = model.extra_conds
+
+    def projected(**kwargs):
+        out = original(**kwargs)
+        text = kwargs["cross_attn"].to(model.get_dtype())
+        seen.append(model.diffusion_model.context_embedder(text).float())
+        out["c_crossattn"] = comfy.conds.CONDRegular(kwargs["cross_attn"] + seen[-1].mean())
+        return out
+
+    monkeypatch.setattr(model, "extra_conds", projected)
+    with case.trained(0.1) as lora:
+        case.denoiser.lora = lora
+        for _ in range(2):  # what is kept leads to no graph, so a second backward pass is fine
+            case.errors().sum().backward()
+        assert not any(text.requires_grad for text in seen)
+        layer, text = model.diffusion_model.context_embedder, case.conds[0][0][0]
+        text = text.clone().to(model.get_dtype())
+        with torch.no_grad():
+            with_path = layer(text).float()
+            with lora.using(None):
+                bare = layer(text).float()
+    assert len(seen) == 2
+    assert torch.equal(seen[0], bare)
+    assert (with_path - bare).abs().max() > 0.01
+
+
 def test_batched_samples_equal_single_ones(host, kind):
     case = make_case(host, kind)
     settings = case.sampling(sampler="euler")
@@ -218,6 +252,27 @@ def test_broken_latents_are_refused(host):
     broken = torch.zeros(4, 8, 8)
     broken[1, 2, 3] = torch.nan
     refuse(host, case, "DatasetError", "winner 1.*NaN", latents=broken)
+
+
+def test_examples_on_disk_are_checked_by_their_shapes_and_a_few_of_them_are_read(host):
+    """10 000 winners must not be read before a run; those in memory are all at hand."""
+    case = make_case(host, "sd15")
+    data, read = host.core("data"), []
+
+    class OnDisk:
+        def __len__(self):
+            return 10_000
+
+        def __getitem__(self, index):
+            read.append(index)
+            return data.Example(case.latents[0], case.conds[0], f"fox {index}")
+
+    shapes = [case.shape] * 10_000
+    case.denoiser.check(data.EncodedDataset(OnDisk(), shapes, "x"), case.config())
+    assert set(read) == set(range(16))
+    shapes[9_000] = (16, 8, 8)
+    with pytest.raises(host.core("errors").DatasetError, match=r"winner 9000 \('fox 9000'\)"):
+        case.denoiser.check(data.EncodedDataset(OnDisk(), shapes, "x"), case.config())
 
 
 def test_losing_images_are_checked_where_pairs_are_trained(host):
