@@ -33,8 +33,8 @@ def train_command(arguments: argparse.Namespace) -> None:
     say(f"the run is in {job.training.run.directory}")
 
 
-def demo_command(arguments: argparse.Namespace) -> None:
-    """Align the small model that the repository ships; needs a checkout of the repository."""
+def load_demo() -> None:
+    """Make the demo of the repository importable as `seppo_demo`; ConfigError without a checkout."""
     folder = Path(__file__).resolve().parent.parent / "demo"
     start = folder / "__init__.py"
     if not start.is_file():
@@ -48,6 +48,11 @@ def demo_command(arguments: argparse.Namespace) -> None:
     package = importlib.util.module_from_spec(spec)
     sys.modules["seppo_demo"] = package
     spec.loader.exec_module(package)
+
+
+def demo_command(arguments: argparse.Namespace) -> None:
+    """Align the small model that the repository ships; needs a checkout of the repository."""
+    load_demo()
     importlib.import_module("seppo_demo.run").main(arguments.rest)
 
 
