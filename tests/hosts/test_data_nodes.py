@@ -227,7 +227,9 @@ def test_cancelled_encoding_goes_on_where_it_was(host, checkpoint, folder, calls
 def test_progress_counts_images_and_texts(host, checkpoint, folder):
     run = host.run_graph(encoding(folder.name, checkpoint), wanted=["3"])
     seen = [(data.value, data.max) for event, data in run.messages if event == "progress"]
-    assert [step for step in seen if step[1] == 4] == [(1, 4), (2, 4), (3, 4), (4, 4)]
+    counted = [value for value, total in seen if total == 4]
+    assert (counted[0], counted[-1]) == (1, 4)  # two images and two texts
+    assert counted == sorted(set(counted))  # 0.33 leaves out what comes within a tenth of a second
 
 
 @pytest.mark.parametrize("name", ["", "   ", "no such folder", "..", "../output", "a\0b"])
