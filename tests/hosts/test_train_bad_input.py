@@ -81,9 +81,26 @@ def test_a_linked_run_name_is_taken_and_checked_when_the_graph_runs(host):
         host.run_graph(prompt, wanted=["train"])
 
 
-def test_an_unwritable_run_directory_is_refused_before_any_work(host):
+def files_below(folder):
+    return {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
+
+
+@pytest.mark.parametrize("what", ["a file", "no permission"])
+def test_an_unwritable_run_directory_is_refused_before_any_work(host, monkeypatch, what):
+    import comfy.model_management as management
+
+    def no_loading(*args, **kwargs):
+        raise AssertionError("the model was moved")
+
     runs = host.output / "seppo"
     runs.mkdir(exist_ok=True)
-    (runs / "taken").write_text("a file where the run should be")
-    with pytest.raises(GraphError, match="cannot be written"):
+    if what == "a file":
+        (runs / "taken").write_text("where the run should be")
+    else:  # patched, since root may write anywhere
+        monkeypatch.setattr("os.access", lambda path, mode: not str(path).startswith(str(runs)))
+    monkeypatch.setattr(management, "load_models_gpu", no_loading)
+    before = files_below(host.output)
+    with pytest.raises(GraphError, match="taken: cannot be written"):
         host.run_graph(graph(host, "sd3", "taken"), wanted=["train"])
+    assert files_below(host.output) == before
+    (runs / "taken").unlink(missing_ok=True)

@@ -8,7 +8,7 @@ import pytest
 import torch
 from inprocess import GraphError
 from thin import thin_conditioning, thin_latent
-from training import dataset, graph, run_of, sampled
+from training import conditionings, dataset, graph, run_of, sampled
 
 
 def test_every_architecture_trains_and_the_aligned_model_differs(host, kind):
@@ -37,34 +37,6 @@ def test_the_model_it_was_given_is_left_to_the_bit(host, kind):
     assert torch.equal(sampled(host, kind, model), before)
     assert not any(m._forward_hooks for m in model.model.modules())
     assert not any("forward" in vars(m) for m in model.model.modules())
-
-
-def test_the_model_samples_as_the_hosts_own_lora_loader_with_the_saved_file(host):
-    prompt = graph(host, "sd15", "as_saved")
-    prompt["save"] = {
-        "class_type": "SaveLoRA" if host.version > (0, 4) else "SaveLoRANode",
-        "inputs": {"lora": ["train", 1], "prefix": "loras/as_saved"},
-    }
-    outputs = host.run_graph(prompt)
-    file = next((host.output / "loras").glob("as_saved*.safetensors"))
-    (host.models / "loras").mkdir(exist_ok=True)
-    (host.models / "loras" / file.name).write_bytes(file.read_bytes())
-    loaded = host.run_graph(
-        {
-            "model": prompt["model"],
-            "lora": {
-                "class_type": "LoraLoaderModelOnly",
-                "inputs": {
-                    "model": ["model", 0],
-                    "lora_name": file.name,
-                    "strength_model": 1.0,
-                },
-            },
-        },
-        wanted=["lora"],
-    )["lora"][0]
-    aligned = sampled(host, "sd15", outputs["train"][0])
-    assert torch.equal(aligned, sampled(host, "sd15", loaded))
 
 
 def test_the_lora_is_not_mapped_from_a_file_of_the_run(host):
@@ -127,22 +99,51 @@ def test_same_seed_same_lora_whatever_the_global_generator_did(host):
 
 @pytest.mark.parametrize("kind", ["sd15", "sdxl", "sd3"])
 def test_a_batch_equals_as_many_accumulated_batches_of_one(host, kind):
-    """The native trainer mixes the captions of a batch; here every sample has its own."""
-    loras = []
-    for size, accumulation in ((2, 1), (1, 2)):
+    """The native trainer mixes the captions of a batch; here every winner has its own, and its sample too.
+
+    Four steps in which every sample is pushed away. Float32 sums in another order differ by about 1e-7, a
+    LoRA amplifies that in the rows whose gradient all but cancels; Adafactor scales whole rows and columns,
+    where Adam would blow up single entries. Asked is 1e-5 of the largest weight for every weight, and
+    2e-5 of its norm for each half, since `up` is small.
+    """
+
+    def trained(size, accumulation, **links):
         prompt = graph(
             host,
             kind,
-            f"batch_{kind}_{size}",
+            f"batch_{kind}",
             dtype="fp32",
-            train={"batch_size": size, "steps": 1, "learning_rate": 1e-4},
-            optimizer={"accumulation": accumulation, "clip": 1.0},
+            train={
+                "preset": "custom",
+                "criterion": "none",
+                "batch_size": size,
+                "steps": 4,
+                "learning_rate": 1e-4,
+            },
+            optimizer={"optimizer": "adafactor", "accumulation": accumulation},
+            **links,
         )
-        host.run_graph(prompt, wanted=["train"])
-        loras.append(run_of(host, f"batch_{kind}_{size}"))
-    first, second = (run.metrics()[0] for run in loras)
-    assert first["loss"] == pytest.approx(second["loss"], rel=1e-5)
-    assert first["grad_norm"] == pytest.approx(second["grad_norm"], rel=1e-4)
+        run = host.run_graph(prompt, wanted=["train"])["train"][3]
+        assert [line["flip_rate"] for line in run.metrics()] == [0.0] * 4
+        return run.weights()
+
+    def halves(weights):
+        ordered = sorted(weights.items())
+        return [
+            torch.cat([value.flatten() for name, value in ordered if name.endswith(half)])
+            for half in ("down", "up")
+        ]
+
+    together, apart = halves(trained(2, 1)), halves(trained(1, 2))
+    largest = max(half.abs().max() for half in together)
+    for one, other in zip(together, apart, strict=True):
+        assert (one - other).abs().max() <= 1e-5 * largest
+        assert (one - other).norm() <= 2e-5 * one.norm()
+
+    captions = conditionings(kind)
+    exchanged = dataset(host, kind, positive=captions[1:] + captions[:1])
+    _, up = halves(trained(2, 1, dataset=host.constant(exchanged)))
+    assert (up - together[1]).norm() > 0.1 * together[1].norm()
 
 
 def test_the_loss_map_plots_in_the_hosts_own_node(host):
@@ -289,6 +290,11 @@ def test_every_input_has_a_tooltip_a_default_and_a_range(host):
                 where = f"{node.define_schema().node_id}.{name}"
                 settings = options[0] if options else {}
                 assert len(settings.get("tooltip", "")) > 20, where
+                if io_type == "BOOLEAN":
+                    assert isinstance(settings["default"], bool), where
+                choices = settings.get("options") if io_type == "COMBO" else io_type
+                if isinstance(choices, list):
+                    assert settings["default"] in choices, where
                 if io_type in ("INT", "FLOAT"):
                     assert settings["min"] <= settings["default"] <= settings["max"], where
                 if io_type == "STRING" and not settings.get("forceInput"):

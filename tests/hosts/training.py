@@ -51,13 +51,9 @@ def conditionings(kind, count=3):
     return [thin_conditioning(kind, seed=i) for i in range(count)]
 
 
-def dataset(host, kind, count=3, **losing):
-    return host.call(
-        "SePPODatasetFromLatents",
-        latents=latents(kind, count),
-        positive=conditionings(kind, count),
-        **losing,
-    )[0]
+def dataset(host, kind, count=3, **others):
+    inputs = {"latents": latents(kind, count), "positive": conditionings(kind, count), **others}
+    return host.call("SePPODatasetFromLatents", **inputs)[0]
 
 
 def graph(host, kind, name, dtype="fp16", train=(), references=(), optimizer=(), **links):
