@@ -63,9 +63,8 @@ class ComfyDenoiser:
     @cached_property
     def _static(self) -> Any:
         """The MODEL, or where the host streams its weights from disk a twin with weights that stay."""
-        if "disable_dynamic" not in inspect.signature(self.model.clone).parameters:
-            return self.model
-        if not self.model.is_dynamic():
+        streams = "disable_dynamic" in inspect.signature(self.model.clone).parameters
+        if not (streams and self.model.is_dynamic()):
             return self.model
         if self.model.cached_patcher_init is None:
             raise UnsupportedModelError(
@@ -142,6 +141,7 @@ class ComfyDenoiser:
         with torch.inference_mode(False), torch.enable_grad(), ExitStack() as undo:
             undo.callback(self._forget)
             patcher = self._patcher = self._static.clone()
+            patcher.add_wrapper("apply_model", _unless_cancelled)  # WrappersMP.APPLY_MODEL
             self._load(compute, undo)
             undo.enter_context(autograd.frozen(self.network))
             undo.enter_context(autograd.evaluating(self.network))
@@ -155,8 +155,7 @@ class ComfyDenoiser:
             yield
 
     def _forget(self) -> None:
-        self._patcher, self._sigmas = None, None
-        self._options = {}
+        self._patcher, self._sigmas, self._options = None, None, {}
         self._ready.clear()
         self.compute_dtype = compute_dtype(self.model)
 
@@ -284,15 +283,12 @@ class ComfyDenoiser:
         return ready
 
     def errors(self, latents: Tensor, noise: Tensor, levels: Tensor, prepared: Prepared) -> Tensor:
-        import comfy.model_management as management
-
         schedule = self._patcher.model.model_sampling
         noise = noise.to(self.device, torch.float32, copy=True)  # noise_scaling may write into it
         sigma = levels.to(self.device, torch.float32)
         noisy = schedule.noise_scaling(sigma, noise, latents)
         denoised = torch.empty(0, device=self.device)
         for positions, entry in prepared.parts:
-            management.throw_exception_if_processing_interrupted()
             if len(positions) == len(latents):
                 denoised = self._denoised(noisy, sigma, entry)
                 continue
@@ -338,7 +334,6 @@ class ComfyDenoiser:
         self, positive: Conditioning, noise: Tensor, sampling: ReferenceConfig, seed: int
     ) -> Tensor:
         """One run of the host's sampler, [B, ...] in the network's scale."""
-        import comfy.model_management as management
         import comfy.sample
 
         patcher = self._patcher
@@ -355,7 +350,6 @@ class ComfyDenoiser:
                     positive,
                     positive if sampling.guidance_scale == 1.0 else self.negative,
                     empty,
-                    callback=lambda *_: management.throw_exception_if_processing_interrupted(),
                     disable_pbar=True,
                     seed=seed,
                 )
@@ -378,6 +372,14 @@ class ComfyDenoiser:
         if previewer is None:
             return None
         return previewer.decode_latent_to_preview(latents[:1].detach())
+
+
+def _unless_cancelled(call: Any, *args: Any, **kwargs: Any) -> Tensor:
+    """A call of the network, if the user did not press Cancel; samplers look for that by steps only."""
+    import comfy.model_management as management
+
+    management.throw_exception_if_processing_interrupted()
+    return call(*args, **kwargs)
 
 
 def _unload(patcher: Any) -> None:

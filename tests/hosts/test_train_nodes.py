@@ -271,6 +271,31 @@ def test_cancel_keeps_the_run_and_leaves_the_host_as_it_was(host, monkeypatch):
     assert all(torch.equal(resumed[k], whole[k]) for k in whole)
 
 
+def test_cancel_while_samples_are_drawn_ends_it_within_one_call(host):
+    """Heun calls the network twice a step, and only steps end in the host's callback."""
+    import comfy.model_management as management
+
+    kind = "sd15"
+    model = host.thin_model(kind)
+    before, calls = sampled(host, kind, model), []
+
+    def press_cancel(module, args, output):
+        calls.append(True)
+        if len(calls) == 2:  # the second call of the first step, while nothing is trained yet
+            management.interrupt_current_processing()
+
+    prompt = graph(host, kind, "drawing", references={"sampler": "heun", "sampling_steps": 4})
+    prompt["model"] = host.constant(model)
+    hook = model.model.diffusion_model.register_forward_hook(press_cancel)
+    try:
+        with pytest.raises(GraphError, match="interrupted"):
+            host.run_graph(prompt, wanted=["train"])
+    finally:
+        hook.remove()
+    assert len(calls) == 2
+    assert torch.equal(sampled(host, kind, model), before)
+
+
 def test_the_run_says_what_it_was_made_of(host):
     host.run_graph(graph(host, "sd15", "about"), wanted=["train"])
     about = json.loads((host.output / "seppo" / "about" / "run.json").read_text())
