@@ -14,7 +14,8 @@ from ..seppo_core.denoisers.comfy import ComfyDenoiser
 from ..seppo_core.errors import ConfigError
 from ..seppo_core.files import load_tensors
 from ..seppo_core.loss import CRITERIA
-from ..seppo_core.trainer import StepReport, run_description, train
+from ..seppo_core.report import StepReport
+from ..seppo_core.trainer import run_description, train
 from . import host, sockets
 
 

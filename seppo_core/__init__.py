@@ -4,7 +4,8 @@ from .config import SePPOConfig
 from .errors import SePPOError
 from .loss import CRITERIA, DenoisingErrors, LossTerms, seppo_loss
 from .references import SELECTIONS, ReferencePool
-from .trainer import StepReport, train
+from .report import StepReport
+from .trainer import train
 
 __version__ = "0.1.0"
 

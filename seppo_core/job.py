@@ -19,7 +19,8 @@ from .data.readers import read_winners
 from .denoisers.diffusers import DTYPES, DiffusersDenoiser
 from .errors import ConfigError, MissingPackageError, UnsupportedModelError
 from .identity import digest_tensors
-from .trainer import StepReport, train
+from .report import StepReport
+from .trainer import train
 
 DEVICES = ("auto", "cpu", "cuda", "mps")
 

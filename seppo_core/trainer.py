@@ -10,7 +10,7 @@ import logging
 import math
 import time
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -37,47 +37,12 @@ from .optim import (
 )
 from .randomness import derived_seed, generator, normal
 from .references import ReferencePool, Snapshot
+from .report import StepReport, statistics
 
 FIRST_LOSS_SCALE = 2.0**12
 STEPS_TO_DOUBLE_SCALE = 200
 
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class StepReport:
-    """One optimizer step. Means over its winners; a mean over nothing is None."""
-
-    step: int
-    """counted from 1"""
-    loss: float
-    winner_margin: float | None
-    sample_margin_losing: float | None
-    sample_margin_winning: float | None
-    flip_rate: float | None
-    """share of samples that are not pushed away (role <= 0)"""
-    implicit_accuracy: float | None
-    """share of logits above 0, ties counted half"""
-    policy_error: float
-    """denoising error of the policy on the winners"""
-    reference_error: float | None
-    grad_norm: float
-    lr: float
-    reference_step: int | None
-    """the pool entry that was the reference"""
-    seconds: float
-    steps: int = field(metadata={"logged": False})
-    """how many the run will have"""
-    preview: Tensor | None = field(default=None, metadata={"logged": False})
-    """latents [1, ...] to look at: the newest reference sample, or one of the policy's own"""
-    caption: str = field(default="", metadata={"logged": False})
-    """of the preview"""
-
-    def metrics(self) -> dict[str, Any]:
-        """The line of metrics.jsonl."""
-        return {
-            f.name: getattr(self, f.name) for f in fields(self) if f.metadata.get("logged", True)
-        }
 
 
 @dataclass
@@ -236,7 +201,7 @@ class Trainer:
         lr = learning_rate(self.config.optimizer, step, self.config.steps)
         for group in self.optimizer.param_groups:
             group["lr"] = lr
-        statistics = self._accumulate(step)
+        measured = self._accumulate(step)
         preview, caption = self._preview(
             step
         )  # may be cancelled: nothing of the step is applied yet
@@ -246,7 +211,7 @@ class Trainer:
         self._snapshot()
         report = StepReport(
             step=step,
-            **statistics,
+            **measured,
             lr=lr,
             reference_step=self.window.reference.step if self.window.reference else None,
             seconds=time.perf_counter() - started,
@@ -445,24 +410,3 @@ class Trainer:
             lambda path: save_run_weights(path, weights, self.config.lora, metadata),
         )
         self.saved_step = self.step
-
-
-def statistics(columns: Tensor) -> dict[str, float | None]:
-    """Means over the step's winners from the rows of `_micro_batch`, [7, N]; NaN rows are unknown."""
-    loss, role, logits, winner_margin, sample_margin, policy_error, reference_error = columns
-
-    def mean(values: Tensor) -> float | None:
-        return float(values.mean()) if values.numel() and not values.isnan().any() else None
-
-    known = not bool(role.isnan().any())
-    accuracy = (logits > 0).float() + (logits == 0).float() / 2
-    return {
-        "loss": float(loss.mean()),
-        "winner_margin": mean(winner_margin),
-        "sample_margin_losing": mean(sample_margin[role > 0]),
-        "sample_margin_winning": mean(sample_margin[role < 0]),
-        "flip_rate": mean((role <= 0).float()) if known else None,
-        "implicit_accuracy": mean(accuracy) if known else None,
-        "policy_error": float(policy_error.mean()),
-        "reference_error": mean(reference_error),
-    }

@@ -1,0 +1,63 @@
+"""What one optimizer step was like: the line of metrics.jsonl and what hosts show of it."""
+
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class StepReport:
+    """One optimizer step. Means over its winners; a mean over nothing is None."""
+
+    step: int
+    """counted from 1"""
+    loss: float
+    winner_margin: float | None
+    sample_margin_losing: float | None
+    sample_margin_winning: float | None
+    flip_rate: float | None
+    """share of samples that are not pushed away (role <= 0)"""
+    implicit_accuracy: float | None
+    """share of logits above 0, ties counted half"""
+    policy_error: float
+    """denoising error of the policy on the winners"""
+    reference_error: float | None
+    grad_norm: float
+    lr: float
+    reference_step: int | None
+    """the pool entry that was the reference"""
+    seconds: float
+    steps: int = field(metadata={"logged": False})
+    """how many the run will have"""
+    preview: Tensor | None = field(default=None, metadata={"logged": False})
+    """latents [1, ...] to look at: the newest reference sample, or one of the policy's own"""
+    caption: str = field(default="", metadata={"logged": False})
+    """of the preview"""
+
+    def metrics(self) -> dict[str, Any]:
+        """The line of metrics.jsonl."""
+        return {
+            f.name: getattr(self, f.name) for f in fields(self) if f.metadata.get("logged", True)
+        }
+
+
+def statistics(columns: Tensor) -> dict[str, float | None]:
+    """Means over the step's winners from the rows of `_micro_batch`, [7, N]; NaN rows are unknown."""
+    loss, role, logits, winner_margin, sample_margin, policy_error, reference_error = columns
+
+    def mean(values: Tensor) -> float | None:
+        return float(values.mean()) if values.numel() and not values.isnan().any() else None
+
+    known = not bool(role.isnan().any())
+    accuracy = (logits > 0).float() + (logits == 0).float() / 2
+    return {
+        "loss": float(loss.mean()),
+        "winner_margin": mean(winner_margin),
+        "sample_margin_losing": mean(sample_margin[role > 0]),
+        "sample_margin_winning": mean(sample_margin[role < 0]),
+        "flip_rate": mean((role <= 0).float()) if known else None,
+        "implicit_accuracy": mean(accuracy) if known else None,
+        "policy_error": float(policy_error.mean()),
+        "reference_error": mean(reference_error),
+    }
