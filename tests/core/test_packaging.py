@@ -74,3 +74,9 @@ def test_registry_metadata_says_who_and_for_which_comfyui():
     }
     assert "comfyui" not in PROJECT["project"]["name"].lower()
     assert re.fullmatch(r"\d+\.\d+\.\d+", PROJECT["project"]["version"])
+
+
+def test_the_package_and_its_metadata_name_one_version():
+    import seppo_core
+
+    assert seppo_core.__version__ == PROJECT["project"]["version"]
