@@ -13,7 +13,7 @@ test:
 
 demo:
 	$(PYTHON) scripts/setup_env.py demo
-	OMP_WAIT_POLICY=PASSIVE .venv/bin/seppo demo
+	.venv/bin/seppo demo
 
 lint: setup
 	.venv/bin/ruff check .
