@@ -123,11 +123,11 @@ def _steps(
     about: dict[str, Any],
     run: Run | None,
 ) -> Iterator[StepReport]:
-    state = run.state() if run is not None and run.exists() else None
-    if state is not None and state.step >= config.steps:
+    if run is not None and run.step() >= config.steps:  # optimizer and pool need not be read
         policy.lora = LoRA(policy.network, config.lora, config.seed, policy.device)
         policy.lora.load(run.weights())
         return
+    state = run.state() if run is not None and run.exists() else None
     with policy.session(config.compute):
         trainer = Trainer(policy, dataset, config, about, run)
         trainer.start(state)
@@ -202,9 +202,8 @@ class Trainer:
         for group in self.optimizer.param_groups:
             group["lr"] = lr
         measured = self._accumulate(step)
-        preview, caption = self._preview(
-            step
-        )  # may be cancelled: nothing of the step is applied yet
+        # Drawing a preview may be cancelled, so it comes before anything of the step is applied.
+        preview, caption = self._preview(step)
         self.optimizer.step()
         self.step = step
         self._grow_loss_scale()
