@@ -1,10 +1,15 @@
 """One picture: where it lies, a name for its content, and its pixels as plain RGB."""
 
 import hashlib
+import io
+import struct
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
-from typing import Protocol
+from typing import BinaryIO, Protocol
 
 import numpy as np
 import torch
@@ -19,11 +24,18 @@ FORMATS = {
     "WEBP": (".webp",),
     "BMP": (".bmp",),
     "TIFF": (".tif", ".tiff"),
+    "AVIF": (".avif",),
 }
 """Pillow's name -> file suffixes. A file is opened as any of these, whichever suffix it carries."""
 
 MAX_PIXELS = 100_000_000
 """Larger pictures are refused before they are decoded; they would take over 300 MB each."""
+
+MIN_SIDE = 8
+"""Pixels that one latent value stands for; narrower pictures show nothing that could be encoded."""
+
+ANIMATED = ("PNG", "WEBP", "AVIF")
+"""Formats whose files may hold more than one picture of the same scene."""
 
 END_MARKS = {"PNG": b"IEND", "JPEG": b"\xff\xd9"}
 END_BYTES = 64
@@ -34,46 +46,64 @@ class Picture(Protocol):
 
     name: str
 
-    def load(self) -> Image.Image:
-        """Pixels as RGB, 8 bit, upright, alpha composed over white. DatasetError says what is wrong."""
+    def load(self, background: str = "white") -> Image.Image:
+        """Pixels as RGB, 8 bit, upright, alpha composed over `background`. DatasetError says what is wrong."""
 
     def content(self) -> str:
         """A hash over the stored bytes: equal content is encoded once."""
 
 
-@dataclass(frozen=True)
-class PictureFile:
-    """A picture on disk, read anew at every `load`."""
+class StoredPicture:
+    """A picture whose encoded bytes are read anew whenever they are needed; subclasses say from where."""
 
-    path: Path
+    __slots__ = ()
     name: str
 
-    def load(self) -> Image.Image:
-        try:
-            with _open(self.path) as image:
-                return as_rgb(image)
-        except DatasetError as error:
-            raise DatasetError(f"{self.name}: {error}") from None
+    def open(self) -> BinaryIO:
+        """The encoded bytes, seekable. OSError or DatasetError if they cannot be had."""
+        raise NotImplementedError
+
+    def load(self, background: str = "white") -> Image.Image:
+        with self._named(), self.open() as file, open_image(file) as image:
+            return as_rgb(image, background)
 
     def content(self) -> str:
-        try:
-            return hashlib.sha256(self.path.read_bytes()).hexdigest()
-        except OSError as error:
-            raise DatasetError(f"{self.name}: cannot be read ({error.strerror})") from None
+        with self._named(), self.open() as file:
+            return hashlib.sha256(file.read()).hexdigest()
 
     def complaint(self) -> str:
-        """Why this file is no usable picture; empty if it is one.
+        """Why this is no usable picture; empty if it is one.
 
         Only the header is read, and the end of the file; what looks cut off there is decoded to be sure,
         for some cameras append data of their own.
         """
         try:
-            with _open(self.path) as image:
-                if not _ends_properly(self.path, image.format):
+            with reasons(), self.open() as file, open_image(file) as image:
+                if not _ends_properly(file, image.format):
                     as_rgb(image)
         except DatasetError as error:
             return str(error)
         return ""
+
+    @contextmanager
+    def _named(self) -> Iterator[None]:
+        """Errors of the block carry this picture's name."""
+        try:
+            with reasons():
+                yield
+        except DatasetError as error:
+            raise DatasetError(f"{self.name}: {error}") from None
+
+
+@dataclass(frozen=True, slots=True)
+class PictureFile(StoredPicture):
+    """A picture in a file of its own."""
+
+    path: str | Path
+    name: str
+
+    def open(self) -> BinaryIO:
+        return open(self.path, "rb")  # noqa: PTH123 (100,000 paths as str are half the memory)
 
 
 @dataclass(frozen=True, eq=False)
@@ -83,7 +113,7 @@ class PictureTensor:
     pixels: Tensor
     name: str
 
-    def load(self) -> Image.Image:
+    def load(self, background: str = "white") -> Image.Image:
         return Image.fromarray(self.pixels.numpy())
 
     def content(self) -> str:
@@ -109,46 +139,72 @@ def picture_from_tensor(image: Tensor, name: str) -> PictureTensor:
         return PictureTensor((pixels.clone() * 255).round().to(torch.uint8), name)
 
 
-def _open(path: Path) -> Image.Image:
-    """The picture with only its header read. DatasetError carries the reason alone, without a name."""
+@contextmanager
+def reasons() -> Iterator[None]:
+    """Turn what the system says while a file is read into a DatasetError that gives the reason alone."""
     try:
-        if path.stat().st_size == 0:
-            raise DatasetError("the file is empty (0 bytes)")
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            image = Image.open(path, formats=list(FORMATS))
-    except UnidentifiedImageError:
-        raise DatasetError(f"not a {', '.join(FORMATS)} picture, whatever its name says") from None
-    except Image.DecompressionBombError as error:
-        raise DatasetError(f"too large to be decoded safely: {error}") from None
+        yield
     except OSError as error:
         raise DatasetError(f"cannot be read ({error.strerror or error})") from None
-    except (ValueError, SyntaxError) as error:
-        raise DatasetError(f"its header is damaged ({error})") from None
-    if image.width * image.height > MAX_PIXELS:
-        image.close()
+
+
+@cache
+def _formats() -> list[str]:
+    """Of FORMATS, those that the installed Pillow reads: AVIF came with 11.3."""
+    Image.init()
+    return [name for name in FORMATS if name in Image.OPEN]
+
+
+def open_image(file: BinaryIO) -> Image.Image:
+    """The picture with only its header read. DatasetError carries the reason alone, without a name."""
+    if not file.read(1):
+        raise DatasetError("the file is empty (0 bytes)")
+    file.seek(0)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            image = Image.open(file, formats=_formats())
+    except UnidentifiedImageError:
         raise DatasetError(
-            f"{image.width}x{image.height} pixels are over the limit of {MAX_PIXELS // 10**6} "
-            "megapixels; make it smaller"
+            f"not a {', '.join(_formats())} picture, whatever its name says"
+        ) from None
+    except Image.DecompressionBombError as error:
+        raise DatasetError(f"too large to be decoded safely: {error}") from None
+    except (ValueError, SyntaxError, EOFError, struct.error) as error:
+        raise DatasetError(f"its header is damaged ({error})") from None
+    if complaint := _size_complaint(image.size):
+        raise DatasetError(complaint)
+    if image.format in ANIMATED and getattr(image, "is_animated", False):
+        raise DatasetError(
+            "is an animation; take reader 'clips' for a video model, or save one frame"
         )
     return image
 
 
-def _ends_properly(path: Path, kind: str | None) -> bool:
+def _size_complaint(size: tuple[int, int]) -> str:
+    width, height = size
+    if width * height > MAX_PIXELS:
+        limit = MAX_PIXELS // 10**6
+        return f"{width}x{height} pixels are over the limit of {limit} megapixels; make it smaller"
+    if min(size) < MIN_SIDE:
+        return f"{width}x{height} pixels are too few; each side needs at least {MIN_SIDE}"
+    return ""
+
+
+def _ends_properly(file: BinaryIO, kind: str | None) -> bool:
     """Whether the file's last bytes are those of a whole picture; False means it has to be decoded."""
+    size = file.seek(0, io.SEEK_END)
     if kind == "WEBP":
-        with path.open("rb") as file:
-            declared = int.from_bytes(file.read(8)[4:], "little") + 8
-        return path.stat().st_size >= declared
+        file.seek(0)
+        return size >= int.from_bytes(file.read(8)[4:], "little") + 8
     if kind not in END_MARKS:
         return False
-    with path.open("rb") as file:
-        file.seek(max(0, path.stat().st_size - END_BYTES))
-        return END_MARKS[kind] in file.read()
+    file.seek(max(0, size - END_BYTES))
+    return END_MARKS[kind] in file.read()
 
 
-def as_rgb(image: Image.Image) -> Image.Image:
-    """Decode to 8-bit RGB: rotated as EXIF asks, alpha over white, 16 bit scaled down."""
+def as_rgb(image: Image.Image, background: str = "white") -> Image.Image:
+    """Decode to 8-bit RGB: rotated as EXIF asks, alpha over `background`, 16 bit scaled down."""
     try:
         image.load()
         image = ImageOps.exif_transpose(image)
@@ -156,11 +212,10 @@ def as_rgb(image: Image.Image) -> Image.Image:
             return _from_16_bit(image)
         if image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:
             image = image.convert("RGBA")
-            return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert(
-                "RGB"
-            )
+            paper = Image.new("RGBA", image.size, background)
+            return Image.alpha_composite(paper, image).convert("RGB")
         return image.convert("RGB")
-    except (OSError, ValueError, SyntaxError, EOFError, MemoryError) as error:
+    except (OSError, ValueError, SyntaxError, EOFError, MemoryError, struct.error) as error:
         raise DatasetError(f"cannot be decoded, the file is cut off or damaged ({error})") from None
 
 

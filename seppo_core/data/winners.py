@@ -1,16 +1,20 @@
 """Winning images as they were given: pictures with captions, decoded only when asked for."""
 
 import hashlib
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from PIL import Image
 
 from ..errors import DatasetError
+from .generation import Generation
 from .pictures import Picture
 
+MAX_REASONS = 50
 
-@dataclass(frozen=True)
+
+@dataclass(frozen=True, slots=True)
 class Winner:
     """One winning image."""
 
@@ -20,39 +24,71 @@ class Winner:
     """how often it counts within one pass over the data"""
     losing: Picture | None = None
     """the image that lost against it, where pairs are given"""
+    about: Generation | None = None
+    """how it was generated, where its file was asked and told"""
 
     @property
     def name(self) -> str:
         return self.picture.name
 
-    def load(self) -> Image.Image:
+    def load(self, background: str = "white") -> Image.Image:
         """The picture as upright RGB. DatasetError says why it cannot be read."""
-        return self.picture.load()
+        return self.picture.load(background)
 
     def content(self) -> str:
         """A hash over the picture's stored bytes."""
         return self.picture.content()
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class LeftOut:
     """A picture that is not used, and the reason."""
 
     name: str
     reason: str
 
+    def __str__(self) -> str:
+        return printable(f"{self.name}: {self.reason}")
+
+
+def printable(text: str) -> str:
+    """One line that any log can take: line breaks and bytes that are no text are spelled out."""
+    text = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+    return text.encode("utf-8", "backslashreplace").decode()
+
 
 def nothing_usable(source: str, left_out: Sequence[LeftOut]) -> DatasetError:
     """The error for a set without a single usable picture."""
-    reasons = "".join(f"\n  {item.name}: {item.reason}" for item in left_out[:5])
-    return DatasetError(f"{source}: no usable image. Give at least one picture.{reasons}")
+    return DatasetError(
+        f"{source}: no usable image. Give at least one picture." + _listed(left_out, 5)
+    )
+
+
+def _listed(left_out: Sequence[LeftOut], limit: int) -> str:
+    """A line for each, those of one reason together; `limit` names are given for each reason."""
+    names: dict[str, list[str]] = {}
+    for item in left_out:
+        names.setdefault(item.reason, []).append(item.name)
+    lines = []
+    for reason, all_names in names.items():
+        if len(all_names) > limit:
+            more = f"{', '.join(all_names[:limit])} and {len(all_names) - limit} more"
+        else:
+            more = ", ".join(all_names)
+        lines.append(f"\n  {LeftOut(more, reason)}")
+    rest = f"\n  and {len(lines) - MAX_REASONS} more reasons" if len(lines) > MAX_REASONS else ""
+    return "".join(lines[:MAX_REASONS]) + rest
 
 
 class Winners(Sequence[Winner]):
     """A set of winning images. At least one; what could not be used is listed in `left_out`."""
 
     def __init__(
-        self, winners: Sequence[Winner], source: str, left_out: Sequence[LeftOut] = ()
+        self,
+        winners: Sequence[Winner],
+        source: str,
+        left_out: Sequence[LeftOut] = (),
+        notes: Sequence[str] = (),
     ) -> None:
         if not winners:
             raise nothing_usable(source, left_out)
@@ -60,6 +96,8 @@ class Winners(Sequence[Winner]):
         self.source = source
         """where they come from, for messages"""
         self.left_out = list(left_out)
+        self.notes = list(notes)
+        """lines for the report"""
 
     def __len__(self) -> int:
         return len(self._winners)
@@ -77,18 +115,20 @@ class Winners(Sequence[Winner]):
             digest.update(repr(parts).encode())
         return digest.hexdigest()
 
-    def report(self, limit: int = 50) -> str:
-        """What is there, in a few lines, and what was left out and why (the first `limit` of them)."""
+    def report(self) -> str:
+        """What is there, in a few lines, and what was left out and why."""
         passes = sum(winner.repeats for winner in self)
         captions = len({winner.caption for winner in self})
         lines = [f"{self.source}: {len(self)} winning images, {captions} different captions"]
         if passes != len(self):
             lines.append(f"with repeats they count as {passes} per pass")
+        models = Counter(w.about.model for w in self if w.about and w.about.model)
+        if models:
+            made = ", ".join(f"{model} ({count})" for model, count in models.most_common(5))
+            lines.append(printable(f"their files name the models they were made with: {made}"))
+        lines += self.notes
         if self.left_out:
-            lines.append(f"left out: {len(self.left_out)}")
-            lines += [f"  {item.name}: {item.reason}" for item in self.left_out[:limit]]
-        if len(self.left_out) > limit:
-            lines.append(f"  and {len(self.left_out) - limit} more")
+            lines.append(f"left out: {len(self.left_out)}{_listed(self.left_out, 20)}")
         return "\n".join(lines)
 
 

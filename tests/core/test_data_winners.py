@@ -6,8 +6,9 @@ import pytest
 import torch
 from PIL import Image
 
+from seppo_core.data.folder import folder_repeats
 from seppo_core.data.pictures import PictureFile, picture_from_tensor
-from seppo_core.data.readers import READERS, caption_beside, folder_repeats, listing, read_winners
+from seppo_core.data.readers import READERS, listing, read_winners
 from seppo_core.data.sheet import contact_sheet
 from seppo_core.data.winners import pair_up
 from seppo_core.errors import ConfigError, DatasetError
@@ -81,19 +82,27 @@ def test_common_caption_serves_pictures_without_their_own(tmp_path):
     assert captions == ["its own", "in the house style", "in the house style"]
 
 
-def test_missing_captions_are_counted_and_the_first_is_named(tmp_path):
+def test_pictures_without_caption_are_left_out_and_told_together(tmp_path):
     draw(tmp_path / "a.png")
     draw(tmp_path / "b.png", None)
     draw(tmp_path / "c.png", None)
-    with pytest.raises(DatasetError, match=r"2 of 3 images have no caption \(first: b.png\)"):
-        read_winners(tmp_path)
+    winners = read_winners(tmp_path)
+    assert [winner.name for winner in winners] == ["a.png"]
+    assert "left out: 2\n  b.png, c.png: no caption" in winners.report()
+
+
+def test_strict_makes_what_cannot_be_used_an_error(tmp_path):
+    draw(tmp_path / "a.png")
+    draw(tmp_path / "b.png", None)
+    with pytest.raises(DatasetError, match="b.png: no caption(.|\n)*without strict"):
+        read_winners(tmp_path, strict=True)
 
 
 def test_caption_may_carry_a_byte_order_mark_or_be_utf_16(tmp_path):
     picture = draw(tmp_path / "a.png", None)
     for data in ("Füchse".encode("utf-8-sig"), "Füchse".encode("utf-16")):
         picture.with_suffix(".txt").write_bytes(data)
-        assert caption_beside(picture) == "Füchse"
+        assert read_winners(tmp_path)[0].caption == "Füchse"
 
 
 def test_caption_in_another_encoding_leaves_the_picture_out(tmp_path):
@@ -114,7 +123,7 @@ def test_broken_pictures_are_reported_and_the_rest_goes_on(tmp_path):
     assert [winner.name for winner in winners] == ["good.png"]
     reasons = {item.name: item.reason for item in winners.left_out}
     assert reasons.pop("empty.png") == "the file is empty (0 bytes)"
-    assert reasons.pop("words.jpg").startswith("not a PNG, JPEG, WEBP, BMP, TIFF picture")
+    assert reasons.pop("words.jpg").startswith("not a PNG, JPEG, WEBP, BMP, TIFF, AVIF picture")
     assert set(reasons) == {
         *("cut.png", "cut.jpg", "cut.webp", "cut.bmp", "cut.tiff", "header.png")
     }
@@ -155,7 +164,7 @@ def test_no_usable_picture_is_one_error_that_says_why(tmp_path):
 
 
 def test_unknown_reader_lists_the_choices(tmp_path):
-    with pytest.raises(ConfigError, match=re.escape(str(sorted(READERS)))):
+    with pytest.raises(ConfigError, match=re.escape(str(["auto", *READERS]))):
         read_winners(tmp_path, reader="tape")
 
 
@@ -186,20 +195,20 @@ def test_picture_is_turned_as_exif_says_and_alpha_lies_on_white(tmp_path):
     draw(tmp_path / "turned.jpg", exif=exif)
     assert PictureFile(tmp_path / "turned.jpg", "").load().size == (8, 12)
 
-    half = Image.new("RGBA", (4, 4), (255, 0, 0, 128))
+    half = Image.new("RGBA", (8, 8), (255, 0, 0, 128))
     half.save(tmp_path / "half.png")
     # 255 * 128/255 + 255 * 127/255 = 255 in red, 127 in the others
     assert pixel(PictureFile(tmp_path / "half.png", "").load()) == (255, 127, 127)
 
     half.convert("P").save(tmp_path / "palette.gif", transparency=0)
-    clear = Image.new("P", (4, 4), 0)
+    clear = Image.new("P", (8, 8), 0)
     clear.putpalette([0, 0, 0, 255, 0, 0])
     clear.save(tmp_path / "palette.png", transparency=0)
     assert pixel(PictureFile(tmp_path / "palette.png", "").load()) == (255, 255, 255)
 
 
 def test_sixteen_bit_grey_is_scaled_not_clipped(tmp_path):
-    Image.fromarray(np.full((4, 4), 32896, dtype=np.uint16)).save(tmp_path / "deep.png")
+    Image.fromarray(np.full((8, 8), 32896, dtype=np.uint16)).save(tmp_path / "deep.png")
     # 32896 / 65535 * 255 = 128
     assert pixel(PictureFile(tmp_path / "deep.png", "").load()) == (128, 128, 128)
 
@@ -233,7 +242,7 @@ def test_reading_stays_lazy(tmp_path, monkeypatch):
     for index in range(3):
         draw(tmp_path / f"{index}.png")
     decoded = []
-    monkeypatch.setattr(PictureFile, "load", lambda self: decoded.append(self.name))
+    monkeypatch.setattr(PictureFile, "load", lambda self, background: decoded.append(self.name))
     winners = read_winners(tmp_path)
     assert decoded == []
     winners[1].load()

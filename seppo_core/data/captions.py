@@ -1,0 +1,135 @@
+"""Where a winner's caption is found: in a file beside it, in a table of its folder, in its name."""
+
+import csv
+import io
+import json
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..errors import ConfigError, DatasetError
+
+SUFFIXES = (".txt", ".caption", ".json")
+"""Files that caption what lies beside them under the same name, in the order they are asked."""
+
+TABLES = ("metadata.jsonl", "metadata.csv")
+"""Files that caption their folder's pictures: one row each, as Hugging Face's imagefolder has them."""
+
+CAPTION_KEYS = ("caption", "text", "prompt", "description", "tags")
+"""Names under which JSON and tables hold a caption, in the order they are asked."""
+
+MAX_CAPTION_BYTES = 1_000_000
+MAX_TABLE_BYTES = 500_000_000
+
+SOURCES = ("files", "file names")
+"""`files`: what was written beside the pictures."""
+
+
+@dataclass(frozen=True)
+class Reading:
+    """How a reader treats what it finds."""
+
+    caption: str = ""
+    """for what has none of its own"""
+    captions: str = SOURCES[0]
+    ties: str = "skip"
+    """a row of `parquet.TIES`: what becomes of pairs that nobody won"""
+    strict: bool = False
+    """whatever cannot be used is an error"""
+    on_item: Callable[[int], None] = lambda seen: None
+    """called with the count of what was seen so far; may raise to stop"""
+
+    def __post_init__(self) -> None:
+        if self.captions not in SOURCES:
+            raise ConfigError(f"unknown captions {self.captions!r}; choose from {list(SOURCES)}")
+
+
+def caption_of(written: str, stem: str, reading: Reading, otherwise: str = "") -> str:
+    """The caption of a picture: `written` stood beside it, `otherwise` is what its folder says.
+
+    DatasetError gives the reason alone why there is none.
+    """
+    if reading.captions == "file names":
+        return words_of(stem)
+    text = written or otherwise or reading.caption.strip()
+    if not text:
+        raise DatasetError(
+            "no caption. Put a .txt of the same name beside it, or give one caption for all"
+        )
+    return text
+
+
+def words_of(stem: str) -> str:
+    """A caption from a file's name: `red_bird_00012_` -> "red bird", `blue-book` -> "blue book"."""
+    words = re.sub(r"[_\s]+", " ", re.sub(r"_\d{5}_?$", "", stem)).strip()
+    return words if " " in words else words.replace("-", " ").strip()
+
+
+def decoded(data: bytes) -> str:
+    """A caption file's text: UTF-8, or UTF-16 with its mark. DatasetError gives the reason alone."""
+    if len(data) > MAX_CAPTION_BYTES:
+        raise DatasetError(
+            f"its caption file is over {MAX_CAPTION_BYTES // 1000} kB; is it the right file?"
+        )
+    encoding = "utf-16" if data[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig"
+    try:
+        return data.decode(encoding).strip()
+    except UnicodeDecodeError:
+        raise DatasetError("its caption file is not UTF-8 text; save it as UTF-8") from None
+
+
+def written_caption(suffix: str, data: bytes) -> str:
+    """The caption that a file of this suffix holds. DatasetError gives the reason alone."""
+    text = decoded(data)
+    if suffix != ".json":
+        return text
+    try:
+        values = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise DatasetError(f"its .json is not valid JSON ({error})") from None
+    return caption_in(values)
+
+
+def caption_in(values: Any) -> str:
+    """The caption of a JSON value: a string, a list of tags, or an object with one of CAPTION_KEYS."""
+    if isinstance(values, dict):
+        found = (caption_in(values[key]) for key in CAPTION_KEYS if key in values)
+        return next((text for text in found if text), "")
+    if isinstance(values, list):
+        return ", ".join(item.strip() for item in values if isinstance(item, str) and item.strip())
+    return values.strip() if isinstance(values, str) else ""
+
+
+def table_rows(path: Path) -> Iterator[tuple[str, str]]:
+    """(file name, caption) of every row of a metadata table. DatasetError says what is wrong with it."""
+    if path.stat().st_size > MAX_TABLE_BYTES:
+        raise DatasetError(f"is over {MAX_TABLE_BYTES // 10**6} MB; split it into folders")
+    rows = _csv_rows if path.suffix == ".csv" else _json_rows
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            for number, row in enumerate(rows(file), 1):
+                name, caption = row.get("file_name"), caption_in(row)
+                if not isinstance(name, str) or not name or not caption:
+                    raise DatasetError(
+                        f"row {number} lacks file_name or a caption (one of {', '.join(CAPTION_KEYS)})"
+                    )
+                yield name, caption
+    except UnicodeDecodeError:
+        raise DatasetError("is not UTF-8 text; save it as UTF-8") from None
+    except (csv.Error, ValueError, RecursionError) as error:
+        raise DatasetError(f"cannot be read ({error})") from None
+
+
+def _csv_rows(file: io.TextIOBase) -> Iterator[dict[str, Any]]:
+    return csv.DictReader(file)
+
+
+def _json_rows(file: io.TextIOBase) -> Iterator[dict[str, Any]]:
+    for number, line in enumerate(file, 1):
+        if line.strip():
+            row = json.loads(line)
+            if not isinstance(row, dict):
+                raise DatasetError(f"line {number} is no JSON object")
+            yield row

@@ -1,0 +1,149 @@
+"""Winning images from a folder: pictures with captions beside them, in tables, or in names."""
+
+import os
+import posixpath
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from ..errors import DatasetError
+from . import captions
+from .captions import Reading, caption_of, table_rows, written_caption
+from .pictures import FORMATS, PictureFile
+from .winners import LeftOut, Winner, Winners
+
+SUFFIXES = {suffix for suffixes in FORMATS.values() for suffix in suffixes}
+REPEATS = re.compile(r"(\d+)_(.*)", re.DOTALL)
+MAX_REPEATS = 10_000
+
+
+@dataclass
+class Folder:
+    """What one folder holds; names only, nothing is read."""
+
+    path: str
+    name: str
+    """relative to where the walk began, with slashes; empty for that place itself"""
+    files: dict[str, bool] = field(default_factory=dict)
+    """name -> whether it is a link"""
+
+    def named(self, file: str) -> str:
+        return f"{self.name}/{file}" if self.name else file
+
+
+def walk(root: str | Path, left_out: list[LeftOut]) -> Iterator[Folder]:
+    """Every folder below `root`, sorted by name; hidden ones and links to folders are passed over."""
+    root = str(root)
+    waiting = [Folder(root, "")]
+    while waiting:
+        folder = waiting.pop()
+        inner = []
+        try:
+            with os.scandir(folder.path) as entries:
+                for entry in entries:
+                    if entry.name.startswith("."):
+                        continue
+                    if entry.is_dir(follow_symlinks=False):
+                        inner.append(Folder(entry.path, folder.named(entry.name)))
+                    else:
+                        folder.files[entry.name] = entry.is_symlink()
+        except OSError as error:
+            if folder.path == root:
+                raise DatasetError(f"{root}: cannot be read ({error.strerror})") from None
+            left_out.append(LeftOut(folder.name, f"the folder cannot be read ({error.strerror})"))
+        folder.files = dict(sorted(folder.files.items()))
+        yield folder
+        waiting += sorted(inner, key=lambda found: found.name, reverse=True)
+
+
+def read_folder(path: Path, reading: Reading) -> Winners:
+    """Pictures below `path`, each with the caption that `reading` asks for.
+
+    Folders named `N_words`, as kohya's trainer has them, count N times, and their words caption what has
+    nothing better. Hidden files, links to folders and links that leave the folder are not followed.
+    """
+    winners: list[Winner] = []
+    left_out: list[LeftOut] = []
+    tables: dict[str, str] = {}
+    root = os.path.realpath(path)
+    for folder in walk(path, left_out):
+        tables |= _tables(folder, root, left_out)
+        for name in folder.files:
+            if suffix_of(name) not in SUFFIXES:
+                continue
+            listed = tables.pop(folder.named(name), "")
+            try:
+                winners.append(_winner(folder, name, listed, root, reading))
+            except DatasetError as error:
+                left_out.append(LeftOut(folder.named(name), str(error)))
+            reading.on_item(len(winners) + len(left_out))
+    left_out += [LeftOut(name, "named in a metadata table, but no such picture") for name in tables]
+    return Winners(winners, path.name, left_out)
+
+
+def _winner(folder: Folder, name: str, listed: str, root: str, reading: Reading) -> Winner:
+    """DatasetError gives the reason, without the name, why this picture is not used."""
+    picture = PictureFile(confined(folder, name, root), folder.named(name))
+    if complaint := picture.complaint():
+        raise DatasetError(complaint)
+    repeats, words = folder_repeats(folder.name.rpartition("/")[2])
+    if repeats == 0:
+        raise DatasetError("its folder's name asks for 0 repeats")
+    stem = name.rpartition(".")[0]
+    written = caption_beside(folder, stem, root) or listed
+    return Winner(picture, caption_of(written, stem, reading, words), repeats)
+
+
+def confined(folder: Folder, name: str, root: str) -> str:
+    """The path of a file in `folder`; DatasetError if it is a link that leaves `root`."""
+    path = f"{folder.path}{os.sep}{name}"
+    if folder.files[name] and not os.path.realpath(path).startswith(root + os.sep):
+        raise DatasetError(f"{name} is a link to a file outside the folder")
+    return path
+
+
+def caption_beside(folder: Folder, stem: str, root: str) -> str:
+    """What the caption file of this name says; empty without one."""
+    for suffix in captions.SUFFIXES:
+        if stem + suffix in folder.files:
+            path = confined(folder, stem + suffix, root)
+            try:
+                with open(path, "rb") as file:  # noqa: PTH123 (once for each of 100,000 pictures)
+                    data = file.read(captions.MAX_CAPTION_BYTES + 1)
+            except OSError as error:
+                raise DatasetError(f"its caption file cannot be read ({error.strerror})") from None
+            if text := written_caption(suffix, data):
+                return text
+    return ""
+
+
+def folder_repeats(name: str) -> tuple[int, str]:
+    """Repeats and words of a folder's name: `10_my cat` -> (10, "my cat"), anything else (1, "")."""
+    match = REPEATS.fullmatch(name)
+    if not match:
+        return 1, ""
+    if len(match[1]) > 5 or int(match[1]) > MAX_REPEATS:
+        raise DatasetError(f"folder {name!r} asks for more than {MAX_REPEATS} repeats; rename it")
+    return int(match[1]), match[2].strip()
+
+
+def _tables(folder: Folder, root: str, left_out: list[LeftOut]) -> dict[str, str]:
+    """Caption by name, from the walk's beginning, of the folder's tables; what cannot be read is reported."""
+    found: dict[str, str] = {}
+    for name in captions.TABLES:
+        if name in folder.files:
+            try:
+                for file, caption in table_rows(Path(confined(folder, name, root))):
+                    found[posixpath.normpath(folder.named(file))] = caption
+            except DatasetError as error:
+                left_out.append(LeftOut(folder.named(name), str(error)))
+            except OSError as error:
+                reason = f"cannot be read ({error.strerror})"
+                left_out.append(LeftOut(folder.named(name), reason))
+    return found
+
+
+def suffix_of(name: str) -> str:
+    """In small letters, with its dot; empty without one."""
+    return name[name.rfind(".") :].lower() if "." in name else ""
