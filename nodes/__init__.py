@@ -1,5 +1,12 @@
 """The one list of nodes."""
 
-from . import data, preview, save, settings, train
+from . import datasets, preview, save, settings, train, winners
 
-NODES = [*data.NODES, *settings.NODES, *train.NODES, *preview.NODES, *save.NODES]
+NODES = [
+    *winners.NODES,
+    *datasets.NODES,
+    *settings.NODES,
+    *train.NODES,
+    *preview.NODES,
+    *save.NODES,
+]
