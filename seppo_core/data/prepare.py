@@ -34,6 +34,25 @@ def square(source: Size, resolution: int, multiple: int) -> Size:
     return side, side
 
 
+@dataclass(frozen=True)
+class ClipSelection:
+    """Which frames of a clip are taken."""
+
+    count: int = 33
+    """at most so many; video VAEs take 4n + 1"""
+    stride: int = 1
+    """every n-th frame"""
+    fps: float = 0.0
+    """frames a second to which a clip is brought first; 0 takes them as recorded"""
+
+    def __post_init__(self) -> None:
+        for name in ("count", "stride"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"clip.{name} must be at least 1, got {getattr(self, name)}")
+        if not 0 <= self.fps < math.inf:
+            raise ConfigError(f"clip.fps must be 0 or more, got {self.fps}")
+
+
 MODES: dict[str, Callable[[Size, int, int], Size]] = {"keep aspect": keep_aspect, "square": square}
 
 
