@@ -10,6 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import ConfigError, DatasetError
+from .generation import Generation, NoPromptError
+from .pictures import StoredPicture, reasons
+from .prompts import read_generation
 
 SUFFIXES = (".txt", ".caption", ".json")
 """Files that caption what lies beside them under the same name, in the order they are asked."""
@@ -23,8 +26,10 @@ CAPTION_KEYS = ("caption", "text", "prompt", "description", "tags")
 MAX_CAPTION_BYTES = 1_000_000
 MAX_TABLE_BYTES = 500_000_000
 
-SOURCES = ("files", "file names")
-"""`files`: what was written beside the pictures."""
+SOURCES = ("files, then pictures", "files", "file names")
+"""`files`: what was written beside the pictures; `pictures`: what they carry within."""
+
+NO_CAPTION = "Put a .txt of the same name beside it, or give one caption for all"
 
 
 @dataclass(frozen=True)
@@ -46,19 +51,30 @@ class Reading:
             raise ConfigError(f"unknown captions {self.captions!r}; choose from {list(SOURCES)}")
 
 
-def caption_of(written: str, stem: str, reading: Reading, otherwise: str = "") -> str:
-    """The caption of a picture: `written` stood beside it, `otherwise` is what its folder says.
+def caption_of(
+    written: str, picture: StoredPicture, stem: str, reading: Reading, otherwise: str = ""
+) -> tuple[str, Generation | None]:
+    """The caption of a picture or clip, and how it was made if it had to be asked.
 
-    DatasetError gives the reason alone why there is none.
+    `written` stood beside it, `otherwise` is what its folder says. What the file itself carries comes
+    between the two. DatasetError gives the reason alone why there is no caption.
     """
     if reading.captions == "file names":
-        return words_of(stem)
-    text = written or otherwise or reading.caption.strip()
+        return words_of(stem), None
+    if written:
+        return written, None
+    silence = ""
+    if reading.captions == SOURCES[0]:
+        try:
+            with reasons(), picture.open() as file:
+                about = read_generation(file, picture.name)
+            return about.prompt, about
+        except NoPromptError as error:
+            silence = f"; in the file: {error}"
+    text = otherwise or reading.caption.strip()
     if not text:
-        raise DatasetError(
-            "no caption. Put a .txt of the same name beside it, or give one caption for all"
-        )
-    return text
+        raise DatasetError(f"no caption beside it{silence}. {NO_CAPTION}")
+    return text, None
 
 
 def words_of(stem: str) -> str:

@@ -92,7 +92,8 @@ def _winner(folder: Folder, name: str, listed: str, root: str, reading: Reading)
         raise DatasetError("its folder's name asks for 0 repeats")
     stem = name.rpartition(".")[0]
     written = caption_beside(folder, stem, root) or listed
-    return Winner(picture, caption_of(written, stem, reading, words), repeats)
+    caption, about = caption_of(written, picture, stem, reading, words)
+    return Winner(picture, caption, repeats, about=about)
 
 
 def confined(folder: Folder, name: str, root: str) -> str:

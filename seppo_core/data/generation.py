@@ -2,6 +2,12 @@
 
 from dataclasses import dataclass
 
+from ..errors import DatasetError
+
+
+class NoPromptError(DatasetError):
+    """A file or a graph tells no prompt; the message is the reason alone."""
+
 
 @dataclass(frozen=True, slots=True)
 class Generation:

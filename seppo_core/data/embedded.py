@@ -1,0 +1,247 @@
+"""The texts that programs store in a picture or a clip, found without decoding a pixel."""
+
+import io
+import re
+import struct
+import warnings
+import zlib
+from collections.abc import Callable, Iterator
+from typing import Any, BinaryIO
+
+from PIL import Image
+
+from .generation import NoPromptError
+
+MAX_TEXT = 16_000_000
+"""Bytes of text, unpacked, that are read from one file."""
+
+MAX_CHUNKS = 200_000
+"""Of one file; a walk over more takes seconds and finds nothing that a program wrote."""
+
+PNG = b"\x89PNG\r\n\x1a\n"
+USER_COMMENT, EXIF_IFD = 0x9286, 0x8769
+PREFIXED = re.compile(r"\s*(prompt|workflow)\s*:\s*", re.IGNORECASE)
+"""ComfyUI's mark before the JSON that it puts into EXIF tags."""
+
+DAMAGE = (
+    *(OSError, ValueError, SyntaxError, EOFError, KeyError, IndexError, TypeError),
+    *(struct.error, OverflowError, zlib.error, MemoryError, RuntimeError),
+)
+"""What Pillow and the like raise on damaged metadata."""
+
+Found = Iterator[tuple[str, bytes | str]]
+"""Key and text; bytes are UTF-8 or Latin-1."""
+
+
+class TextTooLongError(Exception):
+    """One text is over the limit; its message is the key."""
+
+
+def embedded_texts(file: BinaryIO) -> dict[str, str]:
+    """Every text in the file by its key; empty if there is none, or the file is of an unknown kind.
+
+    The kind is told by the first bytes. Texts before any damage count. NoPromptError if the only texts
+    there are over MAX_TEXT.
+    """
+    file.seek(0)
+    head = file.read(16)
+    file.seek(0)
+    texts: dict[str, str] = {}
+    too_long: list[str] = []
+    left = MAX_TEXT
+    for key, value in _found(file, head, too_long):
+        left -= len(value)
+        if left < 0:
+            too_long.append(key)
+            break
+        texts.setdefault(key, value if isinstance(value, str) else _decoded(value))
+    if too_long and not texts:
+        raise NoPromptError(
+            f"its text {too_long[0][:40]!r} is over {MAX_TEXT // 10**6} MB; is it the right file?"
+        )
+    return texts
+
+
+def _found(file: BinaryIO, head: bytes, too_long: list[str]) -> Found:
+    read = next((read for fits, read in KINDS if fits(head)), None)
+    if read is None:
+        return
+    try:
+        yield from read(file, too_long)
+    except DAMAGE:
+        return
+
+
+def _decoded(data: bytes) -> str:
+    """Some programs write UTF-8 where the format asks for Latin-1."""
+    try:
+        return data.decode("utf-8")
+    except UnicodeDecodeError:
+        return data.decode("latin-1")
+
+
+def _png(file: BinaryIO, too_long: list[str]) -> Found:
+    """Text chunks wherever they stand; checksums are not looked at."""
+    file.seek(len(PNG))
+    for _ in range(MAX_CHUNKS):
+        header = file.read(8)
+        if len(header) < 8 or header[4:] == b"IEND":
+            return
+        length = int.from_bytes(header[:4], "big")
+        unpack = PNG_TEXTS.get(header[4:])
+        if unpack is None:
+            file.seek(length + 4, io.SEEK_CUR)
+        elif length > MAX_TEXT:
+            too_long.append(_decoded(file.read(80).partition(b"\0")[0]))
+            file.seek(length - 80 + 4, io.SEEK_CUR)
+        else:
+            data = file.read(length + 4)[:length]
+            try:
+                yield from unpack(data)
+            except TextTooLongError as error:
+                too_long.append(str(error))
+            except zlib.error:
+                continue
+
+
+def _plain_chunk(data: bytes) -> Found:
+    key, _, text = data.partition(b"\0")
+    yield _decoded(key), text
+
+
+def _packed_chunk(data: bytes) -> Found:
+    key, _, packed = data.partition(b"\0")
+    yield _decoded(key), _inflated(_decoded(key), packed[1:])
+
+
+def _international_chunk(data: bytes) -> Found:
+    key, _, rest = data.partition(b"\0")
+    text = rest[2:].split(b"\0", 2)[-1]
+    yield _decoded(key), _inflated(_decoded(key), text) if rest[:1] == b"\1" else text
+
+
+def _inflated(key: str, packed: bytes) -> bytes:
+    stream = zlib.decompressobj()
+    data = stream.decompress(packed, MAX_TEXT)
+    if stream.unconsumed_tail:
+        raise TextTooLongError(key)
+    return data
+
+
+def _exif(data: bytes) -> Found:
+    """Texts of an EXIF block, with or without its `Exif` mark."""
+    exif = Image.Exif()
+    exif.load(data)
+    yield from _exif_texts(exif)
+
+
+def _exif_texts(exif: Image.Exif) -> Found:
+    tags: list[tuple[int, Any]] = [*exif.items()]
+    comment = exif.get_ifd(EXIF_IFD).get(USER_COMMENT) or exif.get(USER_COMMENT)
+    for tag, value in tags:
+        if isinstance(value, bytes):
+            value = _decoded(value).rstrip("\0")
+        if isinstance(value, str) and tag != USER_COMMENT:
+            marked = PREFIXED.match(value)
+            key = marked[1].lower() if marked else EXIF_NAMES.get(tag, f"0x{tag:04x}")
+            yield key, value[marked.end() :] if marked else value
+    if comment:
+        text = _user_comment(comment) if isinstance(comment, bytes) else str(comment)
+        marked = PREFIXED.match(text)
+        yield marked[1].lower() if marked else "UserComment", text[marked.end() if marked else 0 :]
+
+
+EXIF_NAMES = {0x010E: "ImageDescription", 0x0131: "Software", 0x9C9C: "XPComment"}
+
+
+def _user_comment(data: bytes) -> str:
+    """EXIF's UserComment: eight bytes name the encoding; UTF-16 comes in either byte order."""
+    mark, text = data[:8], data[8:]
+    if mark.startswith(b"UNICODE"):
+        big = text[0:200:2].count(0) >= text[1:200:2].count(0)
+        return text.decode("utf-16-be" if big else "utf-16-le", "replace").strip("\0\ufeff")
+    if mark.startswith(b"JIS"):
+        return text.decode("iso2022_jp", "replace").strip("\0")
+    known = mark.startswith(b"ASCII") or not mark.strip(b"\0")
+    return _decoded(text if known else data).strip("\0")
+
+
+def _webp(file: BinaryIO, too_long: list[str]) -> Found:
+    file.seek(12)
+    for _ in range(MAX_CHUNKS):
+        header = file.read(8)
+        if len(header) < 8:
+            return
+        length = int.from_bytes(header[4:], "little")
+        if header[:4] == b"EXIF":
+            if length > MAX_TEXT:
+                too_long.append("EXIF")
+                return
+            yield from _exif(file.read(length))
+            return
+        file.seek(length + length % 2, io.SEEK_CUR)
+
+
+def _jpeg(file: BinaryIO, too_long: list[str]) -> Found:
+    """Segments up to the pixels; each is at most 64 kB."""
+    file.seek(2)
+    for _ in range(MAX_CHUNKS):
+        marker = file.read(2)
+        if len(marker) < 2 or marker[0] != 0xFF or marker[1] in (0xDA, 0xD9):
+            return
+        if marker[1] == 0xFF:
+            file.seek(-1, io.SEEK_CUR)
+            continue
+        length = int.from_bytes(file.read(2), "big") - 2
+        if length < 0:
+            return
+        data = file.read(length) if marker[1] in (0xE1, 0xFE) else b""
+        if marker[1] == 0xFE:
+            yield "Comment", data
+        elif data.startswith(b"Exif\0"):
+            yield from _exif(data)
+        elif not data:
+            file.seek(length, io.SEEK_CUR)
+
+
+def _through_pillow(file: BinaryIO, too_long: list[str]) -> Found:
+    """Formats whose EXIF lies scattered; Pillow reads their headers alone."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            with Image.open(file, formats=["TIFF", "AVIF"]) as image:
+                texts = [*_exif_texts(image.getexif())]
+        except Image.DecompressionBombError:
+            return
+    yield from texts
+
+
+def _container(file: BinaryIO, too_long: list[str]) -> Found:
+    """Tags of a video's container and its streams."""
+    try:
+        import av
+    except ImportError:
+        raise NoPromptError("a video's tags are read with PyAV: pip install av") from None
+    with av.open(file, metadata_errors="replace") as container:
+        for tagged in (container, *container.streams):
+            yield from ((str(key), str(value)) for key, value in tagged.metadata.items())
+
+
+PNG_TEXTS: dict[bytes, Callable[[bytes], Found]] = {
+    b"tEXt": _plain_chunk,
+    b"comf": _plain_chunk,  # ComfyUI's animated PNG
+    b"zTXt": _packed_chunk,
+    b"iTXt": _international_chunk,
+    b"eXIf": _exif,
+}
+
+KINDS: list[tuple[Callable[[bytes], bool], Callable[[BinaryIO, list[str]], Found]]] = [
+    (lambda head: head.startswith(PNG), _png),
+    (lambda head: head[:4] == b"RIFF" and head[8:12] == b"WEBP", _webp),
+    (lambda head: head.startswith(b"\xff\xd8"), _jpeg),
+    (lambda head: head[:4] in (b"II*\0", b"MM\0*"), _through_pillow),
+    (lambda head: head[4:12] in (b"ftypavif", b"ftypavis", b"ftypmif1"), _through_pillow),
+    (lambda head: head[4:8] in (b"ftyp", b"moov", b"mdat", b"wide", b"free"), _container),
+    (lambda head: head.startswith(b"\x1aE\xdf\xa3"), _container),
+]
+"""Whether the first 16 bytes fit, and what reads such a file. The first that fits is taken."""
