@@ -1,8 +1,8 @@
 """The training loop: `train` yields a report after every optimizer step and owns nothing of its host.
 
-One window of R steps has one reference, one batch of winners and one bank of samples that this reference
-drew for them; every step has its own noise and levels, shared by winner and sample, by policy and
-reference. Every random number derives from (seed, step or window, rank, index of the winner).
+The steps of one window (windows.py) share reference, winners and samples; every step has its own noise
+and levels, shared by winner and sample, by policy and reference. Every random number derives from
+(seed, step or window, rank, index of the winner).
 """
 
 import hashlib
@@ -10,7 +10,7 @@ import logging
 import math
 import time
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -19,14 +19,13 @@ from safetensors import SafetensorError
 from torch import Tensor
 from torch.optim import Optimizer
 
-from .batches import BatchPlan
 from .checkpoint import Run, TrainingState, check_writable, differences
 from .config import SePPOConfig
-from .data import Conditioning, EncodedDataset
+from .data import EncodedDataset
 from .denoisers import Denoiser
 from .errors import CheckpointError, DatasetError, NonFiniteLossError, SePPOError
 from .export import describe, load_lora, save_run_weights
-from .lora import LoRA, Slot, check_fit, find_paths
+from .lora import LoRA, check_fit, find_paths
 from .loss import DenoisingErrors, seppo_loss
 from .optim import (
     evaluation_weights,
@@ -35,30 +34,15 @@ from .optim import (
     make_optimizer,
     optimizer_state,
 )
-from .randomness import derived_seed, generator, normal
+from .randomness import generator, normal
 from .references import ReferencePool, Snapshot
 from .report import StepReport, statistics
+from .windows import Window, Windows
 
 FIRST_LOSS_SCALE = 2.0**12
 STEPS_TO_DOUBLE_SCALE = 200
 
 log = logging.getLogger(__name__)
-
-
-@dataclass
-class Window:
-    """What the steps of one window share."""
-
-    index: int
-    conds: list[Conditioning]
-    caption: str
-    """of the first winner"""
-    winners: Tensor
-    """[N, ...], in the network's scale, on the device"""
-    samples: Tensor | None
-    """[N, ...]: drawn by the reference, or the losing images; None for SFT"""
-    reference: Snapshot | None
-    slot: Slot | None
 
 
 def run_description(
@@ -159,9 +143,9 @@ class Trainer:
         self.about, self.run = about, run
         self.rank = 0
         self.step = self.saved_step = 0
-        self.plan = BatchPlan(dataset.shapes, config.winners_per_step, config.seed)
         self.lora = policy.lora = LoRA(policy.network, config.lora, config.seed, policy.device)
         self.parameters = self.lora.parameters()
+        self.windows = Windows(policy, self.lora, dataset, config, self.rank)
         self.optimizer: Optimizer = make_optimizer(self.parameters, config.optimizer)
         self.loss_scale = FIRST_LOSS_SCALE if policy.compute_dtype == torch.float16 else 1.0
         self.good_steps = 0
@@ -225,36 +209,8 @@ class Trainer:
         return report
 
     def _enter_window(self, index: int) -> None:
-        if self.window is not None and self.window.index == index:
-            return
-        config, policy = self.config, self.policy
-        examples = [self.dataset[position] for position in self.plan.batch(index)]
-        conds = [example.cond for example in examples]
-        winners = policy.scale_latents(torch.stack([example.latents for example in examples]))
-        reference, slot, samples = None, None, None
-        if config.loss.objective == "preference":
-            choice = generator(config.seed, "reference", index)  # the same on every rank
-            reference = self.pool.select(config.references.selection, choice)
-            slot = self.lora.slot(reference.weights)
-            if config.loss.paired:
-                losing = torch.stack([example.losing for example in examples])
-                samples = policy.scale_latents(losing)
-            else:
-                with self.lora.using(slot):
-                    samples = self._draw(conds, winners.shape[1:], index)
-        self.window = Window(index, conds, examples[0].caption, winners, samples, reference, slot)
-
-    @torch.no_grad()
-    def _draw(self, conds: list[Any], shape: torch.Size, window: int) -> Tensor:
-        """One sample per conditioning from the active slot, [N, ...]; stays latent."""
-        references, seed = self.config.references, self.config.seed
-        drawn = []
-        for first in range(0, len(conds), references.batch_size):
-            part = conds[first : first + references.batch_size]
-            keys = [(seed, window, self.rank, "sample", first + i) for i in range(len(part))]
-            noise = torch.stack([normal(tuple(shape), *key) for key in keys])
-            drawn.append(self.policy.sample(part, noise, references, derived_seed(*keys[0])))
-        return torch.cat(drawn)
+        if self.window is None or self.window.index != index:
+            self.window = self.windows.open(index, self.pool)
 
     def _accumulate(self, step: int) -> dict[str, float | None]:
         """Gradients of one optimizer step, clipped; the step's statistics.
@@ -379,7 +335,7 @@ class Trainer:
         if self.config.draws_samples:
             return window.samples[:1], window.caption
         example = self.dataset[0]
-        return self._draw([example.cond], window.winners.shape[1:], 0), example.caption
+        return self.windows.draw([example.cond], window.winners.shape[1:], 0), example.caption
 
     def save_what_is_there(self) -> None:
         """Save on the way out of a fault, which must not be hidden by another one."""
