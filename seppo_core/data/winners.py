@@ -4,12 +4,16 @@ import hashlib
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from PIL import Image
 
 from ..errors import DatasetError
 from .generation import Generation
 from .pictures import Picture
+
+if TYPE_CHECKING:
+    from .wording import Wording
 
 MAX_REASONS = 50
 
@@ -26,10 +30,16 @@ class Winner:
     """the image that lost against it, where pairs are given"""
     about: Generation | None = None
     """how it was generated, where its file was asked and told"""
+    wording: "Wording | None" = None
+    """what becomes of the caption before it is encoded; None leaves it as it is"""
 
     @property
     def name(self) -> str:
         return self.picture.name
+
+    def captions(self) -> tuple[str, ...]:
+        """What training reads for the caption: first the given order of its tags."""
+        return self.wording.variants(self.caption) if self.wording else (self.caption,)
 
     def load(self, background: str = "white") -> Image.Image:
         """The picture as upright RGB. DatasetError says why it cannot be read."""
@@ -107,11 +117,11 @@ class Winners(Sequence[Winner]):
 
     @property
     def identity(self) -> str:
-        """Changes with any picture, caption, repeat, pair or their order; reads every file."""
+        """Changes with any picture, caption, wording, repeat, pair or their order; reads every file."""
         digest = hashlib.sha256()
         for winner in self:
             losing = winner.losing.content() if winner.losing else ""
-            parts = (winner.content(), losing, winner.caption, winner.repeats)
+            parts = (winner.content(), losing, winner.caption, winner.wording, winner.repeats)
             digest.update(repr(parts).encode())
         return digest.hexdigest()
 

@@ -1,0 +1,105 @@
+"""What becomes of captions before they are encoded: a trigger word, words around them, orders of their tags."""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import torch
+
+from ..errors import ConfigError
+from ..randomness import generator
+from .winners import Winner, Winners
+
+MOST_ORDERS = 100
+TRIES_PER_ORDER = 20
+"""Draws until an order is new; few tags have few orders, and then all of them are found."""
+
+CLOSING = (",", ".", ";", ":", "!", "?")
+"""A suffix that begins so stands right behind the caption."""
+
+COMMA = re.compile(r",(?![^()]{0,300}\))")
+"""Between tags; not inside the brackets of a weighted group, `(red, blue:1.2)`."""
+
+
+@dataclass(frozen=True)
+class Wording:
+    """How a caption is worded for training. Each of its variants is encoded once, before training."""
+
+    trigger: str = ""
+    """put in front of captions that do not hold it, with a comma"""
+    prefix: str = ""
+    suffix: str = ""
+    shuffle: int = 0
+    """how many orders of the comma-separated tags there are besides the given one"""
+    keep: int = 0
+    """first tags that stay where they are"""
+    dropout: float = 0.0
+    """share of the times that a winner is trained on with the empty caption"""
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.shuffle <= MOST_ORDERS:
+            raise ConfigError(f"shuffle must lie in [0, {MOST_ORDERS}], got {self.shuffle}")
+        if self.keep < 0:
+            raise ConfigError(f"keep must not be negative, got {self.keep}")
+        if not 0 <= self.dropout <= 1:
+            raise ConfigError(f"dropout must lie in [0, 1], got {self.dropout}")
+
+    def apply(self, text: str) -> str:
+        """`text` between prefix and suffix, behind the trigger word if that is not in it already."""
+        around = " ".join(part for part in (self.prefix.strip(), text) if part)
+        suffix = self.suffix.strip()
+        around += suffix if suffix.startswith(CLOSING) else f" {suffix}" if suffix else ""
+        trigger = self.trigger.strip()
+        if not trigger or _holds(around, trigger):
+            return around
+        return f"{trigger}, {around}"
+
+    def variants(self, caption: str) -> tuple[str, ...]:
+        """The caption in its given order, then in others; all different, determined by the caption.
+
+        Fewer than `shuffle` others come where its tags have no more.
+        """
+        return tuple(self.apply(text) for text in (caption, *self._others(caption)))
+
+    def _others(self, caption: str) -> list[str]:
+        tags = [tag.strip() for tag in COMMA.split(caption) if tag.strip()] if self.shuffle else []
+        fixed, free = self._parted(tags)
+        if len(free) < 2:
+            return []
+        found = {", ".join(tags): None}
+        draw = generator("tags", caption)
+        for _ in range(self.shuffle * TRIES_PER_ORDER):
+            order = torch.randperm(len(free), generator=draw).tolist()
+            found[", ".join([*fixed, *(free[i] for i in order)])] = None
+            if len(found) > self.shuffle:
+                break
+        return list(found)[1:]
+
+    def _parted(self, tags: list[str]) -> tuple[list[str], list[str]]:
+        """Tags that stay in front, the trigger's own first, and those that change places."""
+        trigger = self.trigger.strip()
+        own = {tag: None for tag in tags if trigger and _holds(tag, trigger)}
+        first = [tag for tag in tags[: self.keep] if tag not in own]
+        return [*own, *first], [tag for tag in tags[self.keep :] if tag not in own]
+
+
+def _holds(text: str, words: str) -> bool:
+    """Whether `words` stand in `text` as whole words, in small or capital letters."""
+    return re.search(rf"(?<!\w){re.escape(words)}(?!\w)", text, re.IGNORECASE) is not None
+
+
+@dataclass(frozen=True)
+class _Reworded(Sequence[Winner]):
+    winners: Winners
+    wording: Wording
+
+    def __len__(self) -> int:
+        return len(self.winners)
+
+    def __getitem__(self, index: int) -> Winner:
+        return replace(self.winners[index], wording=self.wording)
+
+
+def reworded(winners: Winners, wording: Wording) -> Winners:
+    """The same winners with this wording, in place of any they had; nothing is read for it."""
+    return Winners(_Reworded(winners, wording), winners.source, winners.left_out, winners.notes)
