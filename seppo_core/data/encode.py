@@ -15,7 +15,7 @@ from ..errors import DatasetError
 from ..files import NotStorableError, flatten
 from ..identity import digest_value
 from . import Conditioning, EncodedDataset, Example, all_paired
-from .cache import DiskStore, MemoryStore, Store, at_hand
+from .cache import DiskStore, MemoryStore, Store, at_hand, kept
 from .latents import usable_latents
 from .pictures import Picture
 from .prepare import Preparation, prepare_image
@@ -30,7 +30,7 @@ RECENT = 16
 log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Entry:
     """One encoded value: read when needed."""
 
@@ -38,13 +38,14 @@ class Entry:
     key: str
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Row:
-    """One encoded winner."""
+    """One encoded winner; the picture itself is let go."""
 
     image: Entry
     losing: Entry | None
-    winner: Winner
+    caption: str
+    repeats: int
 
 
 class StoredExamples(Sequence[Example]):
@@ -60,12 +61,11 @@ class StoredExamples(Sequence[Example]):
 
     def __getitem__(self, index: int) -> Example:
         row = self.rows[index]
-        caption = row.winner.caption
         return Example(
-            latents=self._read(row.image),
-            cond=self._read(self.texts[caption]),
-            caption=caption,
-            losing=self._read(row.losing) if row.losing else None,
+            latents=self._read(row.image)["latents"],
+            cond=self._read(self.texts[row.caption]),
+            caption=row.caption,
+            losing=self._read(row.losing)["latents"] if row.losing else None,
         )
 
 
@@ -91,24 +91,32 @@ def encode(
     captions = list(dict.fromkeys(winner.caption for winner in winners))
     total = len(winners) + len(captions)
 
+    with kept(store):
+        images = ImageEncoding(store, encode_image, preparation, image_identity)
+        rows, left_out = _image_rows(winners, images, lambda done: on_item(done, total))
+        texts = {}
+        for done, caption in enumerate(captions, len(winners) + 1):
+            texts[caption] = _text_entry(store, caption, encode_text, text_identity)
+            on_item(done, total)
+    return _dataset(rows, texts)
+
+
+def _image_rows(
+    winners: Winners, images: "ImageEncoding", on_item: Callable[[int], None]
+) -> tuple[list[Row], list[LeftOut]]:
+    """A row for each picture that can be decoded, and those that cannot. DatasetError if none can."""
     rows: list[Row] = []
     left_out: list[LeftOut] = []
-    images = ImageEncoding(store, encode_image, preparation, image_identity)
     for done, winner in enumerate(winners, 1):
         try:
             rows.append(images.row(winner))
         except DamagedPictureError as error:
             log.warning("left out: %s", error)
             left_out.append(LeftOut(winner.name, str(error)))
-        on_item(done, total)
+        on_item(done)
     if not rows:
         raise nothing_usable(winners.source, left_out)
-
-    texts = {}
-    for done, caption in enumerate(captions, len(winners) + 1):
-        texts[caption] = _text_entry(store, caption, encode_text, text_identity)
-        on_item(done, total)
-    return _dataset(rows, texts)
+    return rows, left_out
 
 
 class DamagedPictureError(Exception):
@@ -133,9 +141,9 @@ class ImageEncoding:
             raise DamagedPictureError(str(error)) from None
         image = self._entry(winner.picture, self._key(content))
         if winner.losing is None:
-            return Row(image, None, winner)
+            return Row(image, None, winner.caption, winner.repeats)
         losing = self._entry(winner.losing, self._key(against, fitted_to=content), winner.picture)
-        return Row(image, losing, winner)
+        return Row(image, losing, winner.caption, winner.repeats)
 
     def _key(self, content: str, fitted_to: str = "") -> str:
         settings = asdict(self.preparation)
@@ -150,7 +158,8 @@ class ImageEncoding:
                 raise DamagedPictureError(str(error)) from None
             prepared = prepare_image(image, self.preparation.size(shaped_like.size))
             latents = usable_latents(self.encode_image(prepared), picture.name)
-            self.store.write(key, latents)
+            height, width, _ = prepared.shape
+            self.store.write(key, {"latents": latents, "size": [width, height]})
         return Entry(self.store, key)
 
 
@@ -180,15 +189,15 @@ def _dataset(rows: list[Row], texts: dict[str, Entry]) -> EncodedDataset:
         (
             row.image.key,
             row.losing.key if row.losing else "",
-            texts[row.winner.caption].key,
-            row.winner.repeats,
+            texts[row.caption].key,
+            row.repeats,
         )
         for row in rows
     ]
     return EncodedDataset(
         StoredExamples(rows, texts),
-        [row.image.store.shape(row.image.key) for row in rows],
+        [row.image.store.outline(row.image.key)["latents"] for row in rows],
         identity=_key("dataset", content),
-        repeats=[row.winner.repeats for row in rows],
+        repeats=[row.repeats for row in rows],
         paired=all_paired(rows),
     )
