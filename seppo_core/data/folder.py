@@ -3,14 +3,14 @@
 import os
 import posixpath
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from ..errors import DatasetError
 from . import captions
 from .captions import Reading, caption_of, table_rows, written_caption
-from .pictures import FORMATS, PictureFile
+from .pictures import FORMATS, PictureFile, StoredPicture
 from .winners import LeftOut, Winner, Winners
 
 SUFFIXES = {suffix for suffixes in FORMATS.values() for suffix in suffixes}
@@ -57,8 +57,51 @@ def walk(root: str | Path, left_out: list[LeftOut]) -> Iterator[Folder]:
         waiting += sorted(inner, key=lambda found: found.name, reverse=True)
 
 
+def reached(path: Path, left_out: list[LeftOut]) -> Iterator[tuple[Folder, list[str]]]:
+    """Every folder below `path` with the names of its files; of a file, its folder and that name alone."""
+    if path.is_file():
+        folder = next(walk(path.parent, left_out))
+        folder.files.setdefault(path.name, path.is_symlink())
+        yield folder, [path.name]
+    else:
+        for folder in walk(path, left_out):
+            yield folder, [*folder.files]
+
+
+def root_of(path: Path) -> str:
+    """The folder that links must not leave."""
+    return os.path.realpath(path.parent if path.is_file() else path)
+
+
+def files_of(
+    path: Path, suffixes: Collection[str], left_out: list[LeftOut]
+) -> Iterator[tuple[str, str]]:
+    """Path and name of every file of these suffixes below `path`, or of `path` itself."""
+    root = root_of(path)
+    for folder, names in reached(path, left_out):
+        for name in names:
+            if suffix_of(name) not in suffixes:
+                continue
+            try:
+                found = confined(folder, name, root)
+            except DatasetError as error:
+                left_out.append(LeftOut(folder.named(name), str(error)))
+                continue
+            yield found, folder.named(name)
+
+
 def read_folder(path: Path, reading: Reading) -> Winners:
-    """Pictures below `path`, each with the caption that `reading` asks for.
+    """Pictures below `path`, each with the caption that `reading` asks for."""
+    return read_captioned(path, reading, SUFFIXES, PictureFile)
+
+
+def read_captioned(
+    path: Path,
+    reading: Reading,
+    suffixes: Collection[str],
+    stored: Callable[[str, str], StoredPicture],
+) -> Winners:
+    """Files of these suffixes below `path`, or `path` itself; `stored(path, name)` makes each a picture.
 
     Folders named `N_words`, as kohya's trainer has them, count N times, and their words caption what has
     nothing better. Hidden files, links to folders and links that leave the folder are not followed.
@@ -66,25 +109,31 @@ def read_folder(path: Path, reading: Reading) -> Winners:
     winners: list[Winner] = []
     left_out: list[LeftOut] = []
     tables: dict[str, str] = {}
-    root = os.path.realpath(path)
-    for folder in walk(path, left_out):
+    root = root_of(path)
+    for folder, names in reached(path, left_out):
         tables |= _tables(folder, root, left_out)
-        for name in folder.files:
-            if suffix_of(name) not in SUFFIXES:
+        for name in names:
+            named = folder.named(name)
+            listed = tables.pop(named, "")
+            if suffix_of(name) not in suffixes:
                 continue
-            listed = tables.pop(folder.named(name), "")
             try:
-                winners.append(_winner(folder, name, listed, root, reading))
+                picture = stored(confined(folder, name, root), named)
+                winners.append(_winner(folder, name, picture, listed, root, reading))
             except DatasetError as error:
-                left_out.append(LeftOut(folder.named(name), str(error)))
+                left_out.append(LeftOut(named, str(error)))
             reading.on_item(len(winners) + len(left_out))
-    left_out += [LeftOut(name, "named in a metadata table, but no such picture") for name in tables]
+    if not path.is_file():
+        left_out += [
+            LeftOut(name, "named in a metadata table, but no such file") for name in tables
+        ]
     return Winners(winners, path.name, left_out)
 
 
-def _winner(folder: Folder, name: str, listed: str, root: str, reading: Reading) -> Winner:
+def _winner(
+    folder: Folder, name: str, picture: StoredPicture, listed: str, root: str, reading: Reading
+) -> Winner:
     """DatasetError gives the reason, without the name, why this picture is not used."""
-    picture = PictureFile(confined(folder, name, root), folder.named(name))
     if complaint := picture.complaint():
         raise DatasetError(complaint)
     repeats, words = folder_repeats(folder.name.rpartition("/")[2])
