@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import ConfigError, DatasetError
-from . import captions, folder
+from . import captions, folder, parquet
 from .captions import Reading
 from .folder import read_folder, suffix_of
+from .parquet import read_parquet
 from .winners import Winners
 
 
@@ -25,6 +26,7 @@ class Reader:
 
 READERS: dict[str, Reader] = {
     "folder": Reader(read_folder, frozenset(folder.SUFFIXES)),
+    "parquet": Reader(read_parquet, frozenset(parquet.SUFFIXES)),
 }
 
 AUTOMATIC = "auto"
@@ -53,14 +55,15 @@ def read_winners(path: Path, *, reader: str = AUTOMATIC, **settings: Any) -> Win
 
 def fitting(path: Path) -> str:
     """The reader whose files are the most at `path`."""
-    names = [path.name] if path.is_file() else [name for name, _, _ in listing(path)]
-    suffixes = [suffix_of(name) for name in names]
+    suffixes = [suffix_of(name) for name, _, _ in listing(path)]
     counts = {name: sum(s in reader.suffixes for s in suffixes) for name, reader in READERS.items()}
     return max(counts, key=counts.__getitem__)
 
 
 def listing(path: Path) -> list[tuple[str, int, int]]:
     """Name, size and modification time of every file below `path` that any reader depends on."""
+    if path.is_file():
+        return [(path.name, path.stat().st_size, path.stat().st_mtime_ns)]
     known = {*captions.SUFFIXES, *(s for reader in READERS.values() for s in reader.suffixes)}
     rows = []
     for found in folder.walk(path, []):

@@ -32,6 +32,7 @@ COMFY = {
 COMFY_FILE = CORE / "denoisers" / "comfy.py"
 HEAVY = {
     "accelerate",
+    "av",
     "bitsandbytes",
     "datasets",
     "diffusers",
