@@ -3,7 +3,8 @@
 import hashlib
 import json
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -18,11 +19,11 @@ from . import Conditioning, EncodedDataset, Example, all_paired
 from .cache import DiskStore, MemoryStore, Store, at_hand, kept
 from .latents import usable_latents
 from .pictures import Picture
-from .prepare import Preparation, prepare_image
+from .prepare import Clip, Preparation, is_clip, prepare
 from .winners import LeftOut, Winner, Winners, nothing_usable
 
-PREPARATION_VERSION = 1
-"""Raised when `prepare_image` or `Picture.load` gives other pixels, so that old entries are not used."""
+PREPARATION_VERSION = 2
+"""Raised when `prepare` or `Picture.load` gives other pixels, so that old entries are not used."""
 
 RECENT = 16
 """How many encoded values are kept in memory while a dataset is read."""
@@ -82,8 +83,8 @@ def encode(
 ) -> EncodedDataset:
     """Encode what the cache does not hold yet: first all images, then all texts, each text once.
 
-    `encode_image` takes float32 [H, W, 3] in 0..1 and gives latents [C, H, W], or [C, F, H, W] of a video
-    VAE. The identities name the encoders: another identity, another cache entry. Without `cache` everything
+    `encode_image` takes float32 [H, W, 3] in 0..1, of a clip [F, H, W, 3], and gives latents [C, H, W], or
+    [C, F, H, W] of a video VAE. The identities name the encoders: another identity, another cache entry. Without `cache` everything
     stays in memory. `on_item(done, total)` runs after every image and text and may raise to stop; what is
     encoded by then stays. A picture that cannot be decoded is left out, with a warning.
     """
@@ -92,7 +93,8 @@ def encode(
     total = len(winners) + len(captions)
 
     with kept(store):
-        images = ImageEncoding(store, encode_image, preparation, image_identity)
+        settled = preparation.with_step(None)
+        images = ImageEncoding(store, encode_image, settled, image_identity)
         rows, left_out = _image_rows(winners, images, lambda done: on_item(done, total))
         texts = {}
         for done, caption in enumerate(captions, len(winners) + 1):
@@ -112,7 +114,7 @@ def _image_rows(
             rows.append(images.row(winner))
         except DamagedPictureError as error:
             log.warning("left out: %s", error)
-            left_out.append(LeftOut(winner.name, str(error)))
+            left_out.append(LeftOut(winner.name, str(error).removeprefix(f"{winner.name}: ")))
         on_item(done)
     if not rows:
         raise nothing_usable(winners.source, left_out)
@@ -134,33 +136,43 @@ class ImageEncoding:
 
     def row(self, winner: Winner) -> Row:
         """The winner encoded, and its losing image at the same size."""
-        try:
-            content = winner.content()
-            against = winner.losing.content() if winner.losing else None
-        except DatasetError as error:
-            raise DamagedPictureError(str(error)) from None
-        image = self._entry(winner.picture, self._key(content))
-        if winner.losing is None:
-            return Row(image, None, winner.caption, winner.repeats)
-        losing = self._entry(winner.losing, self._key(against, fitted_to=content), winner.picture)
-        return Row(image, losing, winner.caption, winner.repeats)
+        with _damage_told():
+            image = self._key(winner.picture)
+            losing = self._key(winner.losing, image) if winner.losing else ""
+        if image not in self.store or (losing and losing not in self.store):
+            self._encode(winner, image, losing)
+        against = Entry(self.store, losing) if losing else None
+        return Row(Entry(self.store, image), against, winner.caption, winner.repeats)
 
-    def _key(self, content: str, fitted_to: str = "") -> str:
+    def _key(self, picture: Picture | Clip, fitted_to: str = "") -> str:
         settings = asdict(self.preparation)
-        return _key("image", PREPARATION_VERSION, self.identity, settings, content, fitted_to)
+        if not is_clip(picture):
+            del settings["clip"]
+        parts = (PREPARATION_VERSION, self.identity, settings, picture.content(), fitted_to)
+        return _key("image", *parts)
 
-    def _entry(self, picture: Picture, key: str, size_of: Picture | None = None) -> Entry:
-        if key not in self.store:
-            try:
-                image = picture.load()
-                shaped_like = size_of.load() if size_of else image
-            except DatasetError as error:
-                raise DamagedPictureError(str(error)) from None
-            prepared = prepare_image(image, self.preparation.size(shaped_like.size))
-            latents = usable_latents(self.encode_image(prepared), picture.name)
-            height, width, _ = prepared.shape
-            self.store.write(key, {"latents": latents, "size": [width, height]})
-        return Entry(self.store, key)
+    def _encode(self, winner: Winner, image: str, losing: str) -> None:
+        with _damage_told():
+            shown = prepare(winner.picture, self.preparation)
+            against = prepare(winner.losing, self.preparation, shown) if losing else None
+        if image not in self.store:
+            self._write(image, shown, winner.picture.name)
+        if losing and losing not in self.store:
+            self._write(losing, against, winner.losing.name)
+
+    def _write(self, key: str, prepared: Tensor, name: str) -> None:
+        latents = usable_latents(self.encode_image(prepared), name)
+        size = [prepared.shape[-2], prepared.shape[-3]]
+        self.store.write(key, {"latents": latents, "size": size})
+
+
+@contextmanager
+def _damage_told() -> Iterator[None]:
+    """What is wrong with a picture is told apart from what is wrong with the encoder."""
+    try:
+        yield
+    except DatasetError as error:
+        raise DamagedPictureError(str(error)) from None
 
 
 def _text_entry(

@@ -13,7 +13,7 @@ from typing import BinaryIO, Protocol
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, UnidentifiedImageError
 from torch import Tensor
 
 from ..errors import DatasetError
@@ -36,6 +36,21 @@ MIN_SIDE = 8
 
 ANIMATED = ("PNG", "WEBP", "AVIF")
 """Formats whose files may hold more than one picture of the same scene."""
+
+WHITES = (255, 65535, 2**31 - 1)
+FLOAT_WHITES = (1, 255, 65535)
+"""What white may be in pictures of 32-bit numbers, which do not say it: their maximum tells."""
+
+TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+"""EXIF orientation -> what makes it upright"""
 
 END_MARKS = {"PNG": b"IEND", "JPEG": b"\xff\xd9"}
 END_BYTES = 64
@@ -204,22 +219,37 @@ def _ends_properly(file: BinaryIO, kind: str | None) -> bool:
 
 
 def as_rgb(image: Image.Image, background: str = "white") -> Image.Image:
-    """Decode to 8-bit RGB: rotated as EXIF asks, alpha over `background`, 16 bit scaled down."""
+    """Decode to 8-bit RGB: rotated as EXIF asks, alpha over `background`, wider numbers scaled down."""
     try:
         image.load()
-        image = ImageOps.exif_transpose(image)
-        if image.mode.startswith("I"):
-            return _from_16_bit(image)
+        upright = _upright(image)
+        if image.mode.startswith(("I", "F")):
+            return _from_wide(upright, known_16_bit=";16" in image.mode or image.format == "PNG")
         if image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:
-            image = image.convert("RGBA")
-            paper = Image.new("RGBA", image.size, background)
-            return Image.alpha_composite(paper, image).convert("RGB")
-        return image.convert("RGB")
+            layer = upright.convert("RGBA")
+            paper = Image.new("RGBA", layer.size, background)
+            return Image.alpha_composite(paper, layer).convert("RGB")
+        return upright.convert("RGB")
     except (OSError, ValueError, SyntaxError, EOFError, MemoryError, struct.error) as error:
         raise DatasetError(f"cannot be decoded, the file is cut off or damaged ({error})") from None
 
 
-def _from_16_bit(image: Image.Image) -> Image.Image:
-    """Pillow clips 16-bit grey at 255; scale it instead."""
-    values = np.asarray(image, dtype=np.float64) / 257
-    return Image.fromarray(values.clip(0, 255).round().astype(np.uint8)).convert("RGB")
+def _upright(image: Image.Image) -> Image.Image:
+    """Pillow's own way writes the EXIF anew, which fails on what some cameras put there."""
+    try:
+        turn = TURNS.get(image.getexif().get(ExifTags.Base.Orientation))
+    except (OSError, ValueError, SyntaxError, TypeError, LookupError, struct.error):
+        turn = None
+    return image if turn is None else image.transpose(turn)
+
+
+def _from_wide(image: Image.Image, known_16_bit: bool) -> Image.Image:
+    """Pillow clips 16-bit, 32-bit and float grey at 255; scale it instead, by the least white that fits."""
+    values = np.asarray(image, dtype=np.float64)
+    if not np.isfinite(values).all():
+        raise DatasetError("holds NaN or infinite pixels; save it as 8-bit RGB")
+    top = float(values.max())
+    whites = (65535,) if known_16_bit else FLOAT_WHITES if image.mode == "F" else WHITES
+    white = next((white for white in whites if top <= white), top)
+    grey = (values * (255 / white)).clip(0, 255).round().astype(np.uint8)
+    return Image.fromarray(grey).convert("RGB")

@@ -1,21 +1,31 @@
-"""From a picture of any size to the tensor a VAE encodes."""
+"""From a picture or clip of any size to the tensor a VAE encodes."""
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
+from typing import Protocol
 
 import numpy as np
 import torch
-from PIL import Image
+from PIL import Image, ImageColor
 from torch import Tensor
 
-from ..errors import ConfigError
+from ..errors import ConfigError, DatasetError
+from .pictures import Picture
 
 Size = tuple[int, int]
 """width, height in pixels"""
 
 MAX_ASPECT = 4
-"""Longer or taller pictures are cropped to this ratio of their sides."""
+"""Under "keep aspect", longer or taller pictures are cropped to this ratio of their sides."""
+
+ASPECTS = ((1, 1), (5, 4), (4, 3), (3, 2), (16, 9), (2, 1), (3, 1))
+"""Proportions of "buckets", each lying and standing."""
+
+COMMON_STEP = 64
+"""Pixels whose multiples suit every model known: the VAE's factor times the network's own step."""
+
+FILTER = Image.Resampling.LANCZOS
 
 
 def keep_aspect(source: Size, resolution: int, multiple: int) -> Size:
@@ -30,8 +40,69 @@ def keep_aspect(source: Size, resolution: int, multiple: int) -> Size:
 
 def square(source: Size, resolution: int, multiple: int) -> Size:
     """A square of `resolution`, to the nearest multiple; a smaller picture is enlarged."""
-    side = max(1, round(resolution / multiple)) * multiple
-    return side, side
+    return of_aspect(1, 1, resolution, multiple)
+
+
+def bucket(source: Size, resolution: int, multiple: int) -> Size:
+    """The nearest, by the ratio of its sides, of a few sizes; a smaller picture is enlarged."""
+    lying = [of_aspect(*aspect, resolution, multiple) for aspect in ASPECTS]
+    wanted = math.log(source[0] / source[1])
+    sizes = [*lying, *((height, width) for width, height in lying)]
+    return min(sizes, key=lambda size: abs(math.log(size[0] / size[1]) - wanted))
+
+
+def of_aspect(across: int, down: int, resolution: int, multiple: int) -> Size:
+    """About resolution^2 pixels in these proportions, to the nearest multiples."""
+    stretch = math.sqrt(across / down)
+    columns, rows = resolution * stretch / multiple, resolution / stretch / multiple
+    return max(1, round(columns)) * multiple, max(1, round(rows)) * multiple
+
+
+MODES: dict[str, Callable[[Size, int, int], Size]] = {
+    "keep aspect": keep_aspect,
+    "buckets": bucket,
+    "square": square,
+}
+
+
+def crop(image: Image.Image, size: Size, background: str) -> Image.Image:
+    """What sticks out is cut evenly from both sides."""
+    return _cropped(image, size, 0.5)
+
+
+def crop_top(image: Image.Image, size: Size, background: str) -> Image.Image:
+    """What sticks out is cut from the bottom, or evenly from left and right."""
+    return _cropped(image, size, 0.0)
+
+
+def pad(image: Image.Image, size: Size, background: str) -> Image.Image:
+    """The whole picture in the middle of the background."""
+    scale = min(size[0] / image.width, size[1] / image.height)
+    inner = max(1, round(image.width * scale)), max(1, round(image.height * scale))
+    paper = Image.new("RGB", size, background)
+    paper.paste(image.resize(inner, FILTER), ((size[0] - inner[0]) // 2, (size[1] - inner[1]) // 2))
+    return paper
+
+
+def stretch(image: Image.Image, size: Size, background: str) -> Image.Image:
+    """The whole picture, out of its proportions."""
+    return image.resize(size, FILTER)
+
+
+def _cropped(image: Image.Image, size: Size, above: float) -> Image.Image:
+    """The largest part of these proportions; `above` is the share of the cut that falls on the top."""
+    scale = min(image.width / size[0], image.height / size[1])
+    width, height = size[0] * scale, size[1] * scale
+    left, top = (image.width - width) / 2, (image.height - height) * above
+    return image.resize(size, FILTER, box=(left, top, left + width, top + height))
+
+
+FITS: dict[str, Callable[[Image.Image, Size, str], Image.Image]] = {
+    "crop": crop,
+    "crop top": crop_top,
+    "pad": pad,
+    "stretch": stretch,
+}
 
 
 @dataclass(frozen=True)
@@ -53,43 +124,100 @@ class ClipSelection:
             raise ConfigError(f"clip.fps must be 0 or more, got {self.fps}")
 
 
-MODES: dict[str, Callable[[Size, int, int], Size]] = {"keep aspect": keep_aspect, "square": square}
+class Clip(Protocol):
+    """Anything that shows a scene over time."""
+
+    name: str
+
+    def frames(self, selection: ClipSelection, background: str) -> list[Image.Image]:
+        """RGB images of one size. DatasetError says what is wrong."""
+
+    def content(self) -> str:
+        """A hash over the stored bytes: equal content is encoded once."""
 
 
 @dataclass(frozen=True)
 class Preparation:
-    """Which size winners are brought to; what sticks out of it is cropped evenly on both sides."""
+    """Which size winners are brought to, and how."""
 
     resolution: int = 512
     """side of the square whose area every picture gets, in pixels"""
-    multiple: int = 64
-    """both sides are rounded to this: the VAE's factor times the network's own step"""
+    multiple: int = 0
+    """both sides are rounded to this; 0 is the model's own step, or COMMON_STEP where it is not known"""
     mode: str = "keep aspect"
+    fit: str = "crop"
+    """what becomes of pictures in other proportions: a row of FITS"""
+    background: str = "white"
+    """under transparent pictures and around padded ones: a name that Pillow knows, or #rrggbb"""
+    clip: ClipSelection = field(default_factory=ClipSelection)
 
     def __post_init__(self) -> None:
-        if self.mode not in MODES:
-            raise ConfigError(f"unknown mode {self.mode!r}; choose from {sorted(MODES)}")
-        for name in ("resolution", "multiple"):
+        for name, table in (("mode", MODES), ("fit", FITS)):
             value = getattr(self, name)
-            if value < 1:
-                raise ConfigError(f"{name} must be at least 1, got {value}")
+            if value not in table:
+                raise ConfigError(f"unknown {name} {value!r}; choose from {list(table)}")
+        for name, least in (("resolution", 1), ("multiple", 0)):
+            value = getattr(self, name)
+            if value < least:
+                raise ConfigError(f"{name} must be at least {least}, got {value}")
         if self.resolution < self.multiple:
             raise ConfigError(
                 f"resolution {self.resolution} is smaller than multiple {self.multiple}; "
                 "raise the resolution"
             )
+        if not _is_opaque_colour(self.background):
+            raise ConfigError(
+                f"unknown background {self.background!r}; take a colour's name, such as white or black, or "
+                "#rrggbb"
+            )
+
+    def with_step(self, step: int | None) -> "Preparation":
+        """The same with `multiple` settled: `step` is the model's own, None is not known."""
+        return self if self.multiple else replace(self, multiple=step or COMMON_STEP)
 
     def size(self, source: Size) -> Size:
         """Width and height that a picture of `source` gets."""
-        return MODES[self.mode](source, self.resolution, self.multiple)
+        return MODES[self.mode](source, self.resolution, self.multiple or COMMON_STEP)
 
 
-def prepare_image(image: Image.Image, size: Size) -> Tensor:
-    """Resize and crop around the middle to `size`: float32 [H, W, 3] in 0..1."""
-    width, height = size
-    scale = min(image.width / width, image.height / height)
-    cut_width, cut_height = width * scale, height * scale
-    left, top = (image.width - cut_width) / 2, (image.height - cut_height) / 2
-    box = (left, top, left + cut_width, top + cut_height)
-    resized = image.resize(size, Image.Resampling.LANCZOS, box=box)
-    return torch.from_numpy(np.asarray(resized, dtype=np.float32) / 255)
+def _is_opaque_colour(name: str) -> bool:
+    try:
+        return len(ImageColor.getrgb(name)) == 3
+    except ValueError:
+        return False
+
+
+def is_clip(picture: Picture | Clip) -> bool:
+    return hasattr(picture, "frames")
+
+
+def prepare(
+    picture: Picture | Clip, preparation: Preparation, shaped_like: Tensor | None = None
+) -> Tensor:
+    """Float32 in 0..1: [H, W, 3] of a picture, [F, H, W, 3] of a clip; shaped as another one if asked.
+
+    DatasetError if the picture cannot be decoded, or has another number of frames than `shaped_like`.
+    """
+    if is_clip(picture):
+        images = picture.frames(preparation.clip, preparation.background)
+    else:
+        images = [picture.load(preparation.background)]
+    size = preparation.size(images[0].size)
+    if shaped_like is not None:
+        size = (shaped_like.shape[-2], shaped_like.shape[-3])
+    prepared = torch.empty(len(images), size[1], size[0], 3)
+    for index, image in enumerate(images):
+        fitted = FITS[preparation.fit](image, size, preparation.background)
+        prepared[index] = torch.from_numpy(np.array(fitted))
+    prepared /= 255
+    prepared = prepared if is_clip(picture) else prepared[0]
+    if shaped_like is not None and prepared.shape != shaped_like.shape:
+        raise DatasetError(
+            f"{picture.name}: has {_frames(prepared)}, its winner {_frames(shaped_like)}; "
+            "give pairs of one length"
+        )
+    return prepared
+
+
+def _frames(prepared: Tensor) -> str:
+    return "a single image" if prepared.ndim == 3 else f"{len(prepared)} frames"

@@ -3,19 +3,17 @@ import subprocess
 import sys
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
-from PIL import Image
 from torch import Tensor
 
 from seppo_core.data import Example, in_memory
 from seppo_core.data.encode import encode
 from seppo_core.data.latents import pair_latents
 from seppo_core.data.pictures import picture_from_tensor
-from seppo_core.data.prepare import Preparation, prepare_image
+from seppo_core.data.prepare import Preparation
 from seppo_core.data.winners import Winner, Winners, pair_up
-from seppo_core.errors import ConfigError, DatasetError
+from seppo_core.errors import DatasetError
 
 SMALL = Preparation(resolution=16, multiple=8)
 
@@ -49,49 +47,6 @@ def winners_of(*captions: str, size=(16, 16)) -> Winners:
     images = [torch.rand(*size, 3, generator=generator) for _ in captions]
     pictures = [picture_from_tensor(image, f"image {i + 1}") for i, image in enumerate(images)]
     return pair_up(pictures, captions)
-
-
-def test_area_is_kept_and_sides_are_multiples():
-    preparation = Preparation(512, 64)
-    # 512 * sqrt(3/2) = 627 -> 640 (10 * 64), 512 / sqrt(3/2) = 418 -> 448 (7 * 64; 6.53 rounds up)
-    assert preparation.size((3000, 2000)) == (640, 448)
-    assert preparation.size((2000, 3000)) == (448, 640)
-    assert preparation.size((1024, 1024)) == (512, 512)
-
-
-def test_smaller_pictures_are_not_enlarged_beyond_one_multiple():
-    preparation = Preparation(512, 64)
-    assert preparation.size((200, 300)) == (192, 256)
-    assert preparation.size((1, 1)) == (64, 64)
-
-
-def test_extreme_proportions_are_cropped_to_four_to_one():
-    preparation = Preparation(512, 64)
-    assert preparation.size((8000, 600)) == (1024, 256)
-    assert preparation.size((20000, 1)) == (64, 64)
-
-
-def test_square_mode_gives_a_square_of_the_nearest_multiple():
-    assert Preparation(500, 64, "square").size((100, 3000)) == (512, 512)
-
-
-def test_settings_that_cannot_work_are_refused():
-    with pytest.raises(ConfigError, match="keep aspect.*square"):
-        Preparation(mode="stretch")
-    with pytest.raises(ConfigError, match="resolution 32 is smaller than multiple 64"):
-        Preparation(resolution=32)
-    with pytest.raises(ConfigError, match="multiple must be at least 1, got 0"):
-        Preparation(multiple=0)
-
-
-def test_what_sticks_out_is_cropped_evenly():
-    # four columns of 8 pixels: the middle two are what a square keeps
-    columns = np.repeat(np.array([0, 255, 255, 0], dtype=np.uint8), 8)
-    picture = Image.fromarray(np.broadcast_to(columns[None, :, None], (16, 32, 3)).copy())
-    prepared = prepare_image(picture, (16, 16))
-    assert prepared.shape == (16, 16, 3)
-    assert prepared.dtype == torch.float32
-    assert prepared.min() == 1.0
 
 
 def test_encoded_examples_are_what_the_encoders_gave(tmp_path):
@@ -280,7 +235,7 @@ def test_picture_that_turns_out_damaged_is_left_out(caplog):
     class Damaged:
         name = "bad.png"
 
-        def load(self):
+        def load(self, background):
             raise DatasetError("bad.png: cannot be decoded")
 
         def content(self):
