@@ -7,10 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import ConfigError, DatasetError
-from . import captions, folder, parquet
+from . import captions, folder, parquet, tars
 from .captions import Reading
 from .folder import read_folder, suffix_of
 from .parquet import read_parquet
+from .tars import read_tars
 from .winners import Winners
 
 
@@ -27,6 +28,7 @@ class Reader:
 READERS: dict[str, Reader] = {
     "folder": Reader(read_folder, frozenset(folder.SUFFIXES)),
     "parquet": Reader(read_parquet, frozenset(parquet.SUFFIXES)),
+    "webdataset": Reader(read_tars, frozenset(tars.SUFFIXES)),
 }
 
 AUTOMATIC = "auto"
