@@ -1,19 +1,166 @@
 """The prompt that a picture or clip carries within its own file."""
 
 import json
-from typing import BinaryIO
+import re
+import warnings
+from collections.abc import Callable
+from typing import Any, BinaryIO
 
-from .embedded import embedded_texts
+from PIL import Image
+
+from .embedded import DAMAGE, embedded_texts
 from .generation import Generation, NoPromptError
-from .graphs import generation_of
+from .graphs import api_graph, generation_of
+
+CARRIERS = ("comment", "usercomment", "description", "imagedescription", "prompt")
+"""Keys under which some programs put one JSON object that holds the graphs."""
+
+MAX_PROMPT = 20_000
+MAX_NAME = 200
+CONTROL = re.compile(r"[\x00-\x09\x0b-\x1f\x7f-\x9f\u2028\u2029\ufeff\ud800-\udfff]")
 
 
 def read_generation(file: BinaryIO, name: str) -> Generation:
-    """How the picture or clip in `file`, called `name`, was generated. NoPromptError says why it tells nothing."""
+    """How the picture or clip in `file`, called `name`, was generated.
+
+    ComfyUI's graphs are asked first, then what other programs write. The prompt is never empty.
+    NoPromptError gives the reason alone why it tells none. OSError if the file cannot be read.
+    """
     texts = embedded_texts(file)
-    if "prompt" not in texts:
+    found = _graph_told(texts, name, lambda: _size(file))
+    if found is None:
+        found = _other_programs(texts)
+    return _cleaned(found)
+
+
+def _size(file: BinaryIO) -> tuple[int, int] | None:
+    """Width and height by the picture's header; None where Pillow cannot tell."""
+    file.seek(0)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            with Image.open(file) as image:
+                return image.size
+    except (*DAMAGE, Image.DecompressionBombError):
+        return None
+
+
+def _graph_told(
+    texts: dict[str, str], name: str, size_of_file: Callable[[], tuple[int, int] | None]
+) -> Generation | None:
+    """What ComfyUI's texts tell; None if there are none."""
+    lower = {key.lower(): text for key, text in texts.items()}
+    for key in CARRIERS:
+        carried = _json(lower.get(key, ""))
+        if isinstance(carried, dict) and carried.keys() & {"prompt", "workflow"}:
+            graphs = {inner: carried[inner] for inner in ("prompt", "workflow") if inner in carried}
+            lower |= {inner: _as_text(graph) for inner, graph in graphs.items()}
+            break
+    graph, workflow = (_json(lower.get(key, "")) for key in ("prompt", "workflow"))
+    if isinstance(graph, dict):
+        return generation_of(graph, name, size_of_file)
+    if isinstance(workflow, dict):
+        return generation_of(api_graph(workflow), name, size_of_file)
+    prompt = lower.get("prompt", "")
+    if prompt.lstrip()[:1] in ("{", "["):
+        raise NoPromptError("its graph is no valid JSON, or nested too deeply")
+    return Generation(prompt) if prompt.strip() else None
+
+
+def _as_text(graph: Any) -> str:
+    return graph if isinstance(graph, str) else json.dumps(graph)
+
+
+def _json(text: str) -> Any:
+    """The value of a JSON object; None for anything else."""
+    if not text.lstrip().startswith("{"):
+        return None
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        return None
+
+
+def _other_programs(texts: dict[str, str]) -> Generation:
+    """What the other programs' texts say, read by sd-parsers; only where there are such texts."""
+    parameters = {SAME.get(key, key): text for key, text in texts.items()}
+    known = [name for name, keys in PROGRAMS.items() if keys & parameters.keys()]
+    if not known:
         raise NoPromptError("it carries no text of a program that makes pictures")
     try:
-        return generation_of(json.loads(texts["prompt"]), name)
-    except (LookupError, AttributeError, TypeError, ValueError) as error:
-        raise NoPromptError(f"its graph cannot be read ({error})") from None
+        from sd_parsers import parsers
+    except ImportError:
+        raise NoPromptError(
+            f"{' or '.join(known)} wrote its prompt, which is read with: pip install sd-parsers"
+        ) from None
+    reasons = []
+    for name in known:
+        try:
+            return _parsed(getattr(parsers, f"{name}Parser")().parse(dict(parameters)))
+        except Exception as error:  # whatever a foreign text makes a foreign parser raise
+            reasons.append(f"{name}: {error or type(error).__name__}")
+    raise NoPromptError(f"its text cannot be read as that of {'; '.join(reasons)[:300]}")
+
+
+SAME = {"UserComment": "parameters"}
+"""Keys in EXIF -> the keys of PNG chunks that hold the same."""
+
+PROGRAMS = {
+    "AUTOMATIC1111": {"parameters"},
+    "Fooocus": {"parameters"},
+    "InvokeAI": {"invokeai_metadata", "sd-metadata", "Dream"},
+    "NovelAI": {"Comment"},
+}
+"""Program -> keys of the texts it writes, in the order they are asked."""
+
+
+NETWORKS = re.compile(r"<(?:lora|lyco|hypernet):[^<>]{1,200}>")
+"""Marks that AUTOMATIC1111 takes out of a prompt before it is encoded."""
+
+
+def _parsed(info: Any) -> Generation:
+    """From sd-parsers' PromptInfo; its values are whatever the file holds."""
+    if not info.samplers:
+        raise ValueError("no sampler found")
+    sampler = info.samplers[0]
+    settings = {**info.metadata, **sampler.parameters}
+    return Generation(
+        prompt=NETWORKS.sub("", ", ".join(str(prompt.value) for prompt in sampler.prompts)),
+        negative=", ".join(str(prompt.value) for prompt in sampler.negative_prompts),
+        seed=_number(settings.get("seed"), int),
+        steps=_number(settings.get("steps"), int),
+        cfg=_number(settings.get("cfg_scale"), float),
+        sampler=str(sampler.name),
+        scheduler=str(settings["scheduler"]) if settings.get("scheduler") else None,
+        model=sampler.model.name if sampler.model else None,
+    )
+
+
+def _number(value: Any, kind: type) -> Any:
+    try:
+        return kind(str(value)[:40])
+    except ValueError:
+        return None
+
+
+def _cleaned(found: Generation) -> Generation:
+    """Bounded, stripped, without control characters; NoPromptError if no prompt is left."""
+    prompt = _clean(found.prompt, MAX_PROMPT + 1)
+    if not prompt:
+        raise NoPromptError("its prompt is empty")
+    if len(prompt) > MAX_PROMPT:
+        raise NoPromptError(f"its prompt is over {MAX_PROMPT} characters")
+    names = (found.sampler, found.scheduler, found.model)
+    sampler, scheduler, model = (_clean(name, MAX_NAME) or None for name in names)
+    negative = _clean(found.negative, MAX_PROMPT)
+    return Generation(
+        prompt, negative, found.seed, found.steps, found.cfg, sampler, scheduler, model
+    )
+
+
+def _clean(text: Any, limit: int) -> str:
+    if not isinstance(text, str):
+        return ""
+    return CONTROL.sub("", text[: 4 * limit].replace("\r\n", "\n").replace("\t", " ")).strip()[
+        :limit
+    ]

@@ -1,0 +1,168 @@
+"""A graph in ComfyUI's API format, read without trust; and a way to ask it that no depth can break."""
+
+import re
+from collections.abc import Callable, Generator
+from typing import Any, NamedTuple
+
+from ..generation import NoPromptError
+
+MAX_NODES = 50_000
+
+Link = tuple[str, int]
+"""Id of a node, and which of its outputs."""
+
+CIRCLE = "the graph runs in a circle"
+
+ROUTES = re.compile(r"reroute|primitive|^(get|set)node$|setget|passthrough", re.IGNORECASE)
+"""Kinds of nodes that hand on what they get."""
+
+SWITCHES = re.compile(r"switch|select", re.IGNORECASE)
+CHOICES = ("switch", "boolean", "bool", "condition", "select", "index", "Input", "input", "choice")
+"""Names under which a switch keeps its choice."""
+
+BRANCHES = {True: ("on_true", "if_true", "true"), False: ("on_false", "if_false", "false")}
+
+
+class Node(NamedTuple):
+    id: str
+    kind: str
+    inputs: dict[str, Any]
+
+    def __str__(self) -> str:
+        return f"node {self.id[:40]} ({self.kind[:60]})"
+
+
+class Graph:
+    """The nodes by their ids. NoPromptError if there are none, or too many."""
+
+    def __init__(self, values: Any) -> None:
+        found = values.items() if isinstance(values, dict) else ()
+        self.nodes = {str(key): node for key, value in found if (node := _node(str(key), value))}
+        if not self.nodes:
+            raise NoPromptError("its text is no graph of ComfyUI")
+        if len(self.nodes) > MAX_NODES:
+            raise NoPromptError(f"its graph has over {MAX_NODES} nodes")
+
+    def link(self, value: Any) -> Link | None:
+        """The link that an input's value is; None for anything else, or for a node that is not there."""
+        if not isinstance(value, (list, tuple)) or len(value) != 2:
+            return None
+        node, slot = value
+        if not isinstance(node, (str, int)) or not isinstance(slot, int):
+            return None
+        return (str(node), slot) if str(node) in self.nodes else None
+
+    def links(self, node: Node) -> dict[str, Link]:
+        """The inputs of a node that come from other nodes."""
+        every = ((name, self.link(value)) for name, value in node.inputs.items())
+        return {name: link for name, link in every if link}
+
+    def follow(self, value: Any, through_switches: bool = True) -> Any:
+        """What stands behind reroutes, primitives and switches: a literal, or a link to another node."""
+        seen = set()
+        while link := self.link(value):
+            if link in seen:
+                raise NoPromptError(CIRCLE)
+            seen.add(link)
+            node = self.nodes[link[0]]
+            if through_switches and SWITCHES.search(node.kind):
+                passed = self._chosen(node)
+            else:
+                passed = _handed_on(node)
+            if passed is None:
+                return link
+            value = passed
+        return value
+
+    def _chosen(self, node: Node) -> Any:
+        """The value of the branch that a switch takes; None if its choice is not plain to see."""
+        names = [name for name in CHOICES if name in node.inputs]
+        if not names:
+            ordered = sorted(self.links(node))  # rgthree's takes the first that is connected
+            return node.inputs[ordered[0]] if ordered and "any" in node.kind.lower() else None
+        choice = self.follow(node.inputs[names[0]], through_switches=False)
+        if isinstance(choice, bool):
+            branches = (node.inputs.get(name) for name in BRANCHES[choice])
+            return next((value for value in branches if value is not None), None)
+        if not isinstance(choice, (int, str)) or not re.fullmatch(r"\d{1,4}", str(choice)):
+            return None
+        for name, value in node.inputs.items():
+            number = re.search(r"(\d{1,4})$", name)
+            if number and int(number[1]) == int(choice):
+                return value
+        return None
+
+
+def _node(key: str, value: Any) -> Node | None:
+    if not isinstance(value, dict) or not isinstance(value.get("class_type"), str):
+        return None
+    given = value.get("inputs")
+    inputs: dict[str, Any] = {}
+    for name, content in given.items() if isinstance(given, dict) else ():
+        inputs.setdefault(
+            str(name).rpartition(".")[2], content
+        )  # "model.prompt" of a dynamic input
+    return Node(key, value["class_type"], inputs)
+
+
+def _handed_on(node: Node) -> Any:
+    if not ROUTES.search(node.kind):
+        return None
+    if "value" in node.inputs:
+        return node.inputs["value"]
+    return next(iter(node.inputs.values())) if len(node.inputs) == 1 else None
+
+
+Question = tuple[Any, ...]
+"""A function and what it is asked about: (function, *arguments), hashable."""
+
+Answering = Generator[Question, Any, Any]
+"""Yields questions, is sent their answers, and returns its own."""
+
+
+def answer(graph: Graph, question: Question) -> Any:
+    """Run `question[0](graph, *question[1:])`, a generator, and all that it asks, on a stack of our own.
+
+    Every question is answered once. One that leads back to itself gets NoPromptError; errors are thrown
+    into whoever asked.
+    """
+    answers: dict[Question, Any] = {}
+    stack: list[tuple[Question, Answering]] = [(question, question[0](graph, *question[1:]))]
+    waiting = {question}
+    result: Any = None
+    while stack:
+        asking, running = stack[-1]
+        try:
+            step = _throw if isinstance(result, NoPromptError) else _send
+            asked = step(running, result)
+        except StopIteration as done:
+            result = done.value
+        except NoPromptError as error:
+            result = error.with_traceback(None)
+        else:
+            if asked in answers:
+                result = answers[asked]
+            elif asked in waiting:
+                result = NoPromptError(CIRCLE)
+            else:
+                waiting.add(asked)
+                stack.append((asked, asked[0](graph, *asked[1:])))
+                result = None
+            continue
+        answers[asking] = result
+        waiting.discard(asking)
+        stack.pop()
+    if isinstance(result, NoPromptError):
+        raise result
+    return result
+
+
+def _send(running: Answering, value: Any) -> Question:
+    return running.send(value)
+
+
+def _throw(running: Answering, error: NoPromptError) -> Question:
+    return running.throw(NoPromptError(*error.args))
+
+
+Ask = Callable[..., Answering]
