@@ -53,7 +53,10 @@ class Windows:
     def open(self, index: int, pool: ReferencePool) -> Window:
         """Read the winners of window `index`, select its reference and draw its samples."""
         config, policy = self.config, self.policy
-        examples = [self.dataset[position] for position in self.plan.batch(index)]
+        examples = [
+            self.dataset.drawn(position, config.seed, index, self.rank, "caption", i)
+            for i, position in enumerate(self.plan.batch(index))
+        ]
         conds = [example.cond for example in examples]
         winners = policy.scale_latents(torch.stack([example.latents for example in examples]))
         reference, slot, samples = None, None, None

@@ -43,6 +43,7 @@ class EncodedDataset:
         identity: str,
         repeats: Sequence[int] | None = None,
         paired: bool = False,
+        held_out: "EncodedDataset | None" = None,
     ) -> None:
         if len(examples) == 0:
             raise DatasetError("the dataset is empty; give at least one winning image")
@@ -51,6 +52,8 @@ class EncodedDataset:
         self.identity = identity
         """Changes when any latent, conditioning or repeat changes."""
         self.paired = paired
+        self.held_out = held_out
+        """Winners that are not trained on: the trainer reports the margin on them."""
         self.order = [i for i in range(len(examples)) for _ in range(repeats[i] if repeats else 1)]
         """position -> index into `examples`"""
 
@@ -59,6 +62,10 @@ class EncodedDataset:
 
     def __getitem__(self, position: int) -> Example:
         return self.examples[self.order[position]]
+
+    def drawn(self, position: int, *key: int | str) -> Example:
+        """The example as one optimizer step reads it: `key` alone decides which of its captions it has."""
+        return self[position]
 
     @property
     def shapes(self) -> list[tuple[int, ...]]:

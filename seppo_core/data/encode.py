@@ -5,16 +5,18 @@ import json
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
-from ..errors import DatasetError
+from ..errors import ConfigError, DatasetError
 from ..files import NotStorableError, flatten
 from ..identity import digest_value
+from ..randomness import derived_seed, generator
 from . import Conditioning, EncodedDataset, Example, all_paired
 from .cache import DiskStore, MemoryStore, Store, at_hand, kept
 from .latents import usable_latents
@@ -27,6 +29,8 @@ PREPARATION_VERSION = 2
 
 RECENT = 16
 """How many encoded values are kept in memory while a dataset is read."""
+
+MOST_HELD_OUT = 0.5
 
 log = logging.getLogger(__name__)
 
@@ -45,8 +49,12 @@ class Row:
 
     image: Entry
     losing: Entry | None
-    caption: str
+    texts: tuple[str, ...]
+    """its captions, the given order first; under dropout the empty one is the last"""
+    dropout: float
     repeats: int
+    place: float
+    """in [0, 1), from the winning picture's content alone: it is held out below the share"""
 
 
 class StoredExamples(Sequence[Example]):
@@ -61,13 +69,33 @@ class StoredExamples(Sequence[Example]):
         return len(self.rows)
 
     def __getitem__(self, index: int) -> Example:
+        return self._example(index, self.rows[index].texts[0])
+
+    def drawn(self, index: int, draw: torch.Generator) -> Example:
+        """The example with one of its captions, each as likely as the others, or with the empty one."""
+        row = self.rows[index]
+        if torch.rand((), generator=draw) < row.dropout:
+            return self._example(index, "")
+        captions = row.texts[:-1] if row.dropout else row.texts
+        return self._example(index, captions[torch.randint(len(captions), (), generator=draw)])
+
+    def _example(self, index: int, caption: str) -> Example:
         row = self.rows[index]
         return Example(
             latents=self._read(row.image)["latents"],
-            cond=self._read(self.texts[row.caption]),
-            caption=row.caption,
+            cond=self._read(self.texts[caption]),
+            caption=caption,
             losing=self._read(row.losing)["latents"] if row.losing else None,
         )
+
+
+class StoredDataset(EncodedDataset):
+    """Winners whose captions may have several variants, all of them encoded."""
+
+    examples: StoredExamples
+
+    def drawn(self, position: int, *key: int | str) -> Example:
+        return self.examples.drawn(self.order[position], generator(*key))
 
 
 def encode(
@@ -79,39 +107,54 @@ def encode(
     image_identity: str,
     text_identity: str,
     cache: Path | None = None,
+    held_out: float = 0.0,
     on_item: Callable[[int, int], None] = lambda done, total: None,
 ) -> EncodedDataset:
     """Encode what the cache does not hold yet: first all images, then all texts, each text once.
 
     `encode_image` takes float32 [H, W, 3] in 0..1, of a clip [F, H, W, 3], and gives latents [C, H, W], or
-    [C, F, H, W] of a video VAE. The identities name the encoders: another identity, another cache entry. Without `cache` everything
-    stays in memory. `on_item(done, total)` runs after every image and text and may raise to stop; what is
-    encoded by then stays. A picture that cannot be decoded is left out, with a warning.
+    [C, F, H, W] of a video VAE. The identities name the encoders: another identity, another cache entry.
+    Without `cache` everything stays in memory. `held_out` is the share of winners that becomes the
+    dataset's `held_out`; the content of its picture alone decides on which side a winner is.
+    `on_item(done, total)` runs after every image and text and may raise to stop; what is encoded by then
+    stays. A picture that cannot be decoded is left out, with a warning.
     """
+    if not 0 <= held_out <= MOST_HELD_OUT:
+        raise ConfigError(f"held_out must lie in [0, {MOST_HELD_OUT}], got {held_out}")
     store = DiskStore(cache) if cache else MemoryStore()
-    captions = list(dict.fromkeys(winner.caption for winner in winners))
+    worded = [_texts(winner) for winner in winners]
+    captions = list(dict.fromkeys(text for texts in worded for text in texts))
     total = len(winners) + len(captions)
 
     with kept(store):
         settled = preparation.with_step(None)
         images = ImageEncoding(store, encode_image, settled, image_identity)
-        rows, left_out = _image_rows(winners, images, lambda done: on_item(done, total))
+        rows, left_out = _image_rows(winners, worded, images, lambda done: on_item(done, total))
         texts = {}
         for done, caption in enumerate(captions, len(winners) + 1):
             texts[caption] = _text_entry(store, caption, encode_text, text_identity)
             on_item(done, total)
-    return _dataset(rows, texts)
+    return _split(rows, texts, held_out, winners.source)
+
+
+def _texts(winner: Winner) -> tuple[str, ...]:
+    """All that training may read for its caption."""
+    dropout = winner.wording is not None and winner.wording.dropout > 0
+    return (*winner.captions(), "") if dropout else winner.captions()
 
 
 def _image_rows(
-    winners: Winners, images: "ImageEncoding", on_item: Callable[[int], None]
+    winners: Winners,
+    worded: Sequence[tuple[str, ...]],
+    images: "ImageEncoding",
+    on_item: Callable[[int], None],
 ) -> tuple[list[Row], list[LeftOut]]:
     """A row for each picture that can be decoded, and those that cannot. DatasetError if none can."""
     rows: list[Row] = []
     left_out: list[LeftOut] = []
-    for done, winner in enumerate(winners, 1):
+    for done, (winner, texts) in enumerate(zip(winners, worded, strict=True), 1):
         try:
-            rows.append(images.row(winner))
+            rows.append(images.row(winner, texts))
         except DamagedPictureError as error:
             log.warning("left out: %s", error)
             left_out.append(LeftOut(winner.name, str(error).removeprefix(f"{winner.name}: ")))
@@ -134,21 +177,30 @@ class ImageEncoding:
     preparation: Preparation
     identity: str
 
-    def row(self, winner: Winner) -> Row:
+    def row(self, winner: Winner, texts: tuple[str, ...]) -> Row:
         """The winner encoded, and its losing image at the same size."""
         with _damage_told():
-            image = self._key(winner.picture)
-            losing = self._key(winner.losing, image) if winner.losing else ""
+            content = winner.content()
+            image = self._key(winner.picture, content)
+            losing = ""
+            if winner.losing:
+                losing = self._key(winner.losing, winner.losing.content(), image)
         if image not in self.store or (losing and losing not in self.store):
             self._encode(winner, image, losing)
-        against = Entry(self.store, losing) if losing else None
-        return Row(Entry(self.store, image), against, winner.caption, winner.repeats)
+        return Row(
+            Entry(self.store, image),
+            Entry(self.store, losing) if losing else None,
+            texts,
+            winner.wording.dropout if winner.wording else 0.0,
+            winner.repeats,
+            place=derived_seed("held out", content) / 2**63,
+        )
 
-    def _key(self, picture: Picture | Clip, fitted_to: str = "") -> str:
+    def _key(self, picture: Picture | Clip, content: str, fitted_to: str = "") -> str:
         settings = asdict(self.preparation)
         if not is_clip(picture):
             del settings["clip"]
-        parts = (PREPARATION_VERSION, self.identity, settings, picture.content(), fitted_to)
+        parts = (PREPARATION_VERSION, self.identity, settings, content, fitted_to)
         return _key("image", *parts)
 
     def _encode(self, winner: Winner, image: str, losing: str) -> None:
@@ -196,20 +248,42 @@ def _key(*parts: Any) -> str:
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
-def _dataset(rows: list[Row], texts: dict[str, Entry]) -> EncodedDataset:
+def _split(
+    rows: list[Row], texts: dict[str, Entry], held_out: float, source: str
+) -> EncodedDataset:
+    """The dataset to train on, with its held-out winners; of those repeats do not count."""
+    kept_out = [replace(row, repeats=1) for row in rows if row.place < held_out]
+    trained = [row for row in rows if row.place >= held_out]
+    if not trained:
+        raise DatasetError(
+            f"{source}: held_out={held_out} takes all {len(rows)} winners, nothing is left to train "
+            "on. Lower it, or add winners"
+        )
+    if held_out and not kept_out:
+        log.warning(
+            "held_out=%s takes none of %d winners; raise it, or add some", held_out, len(rows)
+        )
+    return _dataset(trained, texts, _dataset(kept_out, texts) if kept_out else None)
+
+
+def _dataset(
+    rows: list[Row], texts: dict[str, Entry], held_out: EncodedDataset | None = None
+) -> EncodedDataset:
     content = [
         (
             row.image.key,
             row.losing.key if row.losing else "",
-            texts[row.caption].key,
+            [texts[text].key for text in row.texts],
+            row.dropout,
             row.repeats,
         )
         for row in rows
     ]
-    return EncodedDataset(
+    return StoredDataset(
         StoredExamples(rows, texts),
         [row.image.store.outline(row.image.key)["latents"] for row in rows],
-        identity=_key("dataset", content),
+        identity=_key("dataset", content, held_out.identity if held_out else ""),
         repeats=[row.repeats for row in rows],
         paired=all_paired(rows),
+        held_out=held_out,
     )

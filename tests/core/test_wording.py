@@ -1,11 +1,19 @@
 """Captions as training reads them: what stands around them, and in which orders their tags come."""
 
-import pytest
+from dataclasses import replace
 
-from seppo_core.data.pictures import PictureFile
-from seppo_core.data.winners import LeftOut, Winner, Winners
+import pytest
+import torch
+
+from seppo_core import SePPOConfig, train
+from seppo_core.config import LoRAConfig, LossConfig, OptimizerConfig, ReferenceConfig, RunConfig
+from seppo_core.data.encode import encode
+from seppo_core.data.pictures import PictureFile, picture_from_tensor
+from seppo_core.data.prepare import Preparation
+from seppo_core.data.winners import LeftOut, Winner, Winners, pair_up
 from seppo_core.data.wording import Wording, reworded
 from seppo_core.errors import ConfigError, DatasetError
+from seppo_core.randomness import normal
 
 
 def test_trigger_prefix_and_suffix_stand_around_the_caption():
@@ -92,6 +100,12 @@ def test_settings_that_cannot_be_are_refused(settings, message):
         Wording(**settings)
 
 
+def test_another_wording_is_another_set_of_winners():
+    winners = pair_up([picture_from_tensor(torch.zeros(8, 8, 3), "0")], ["a"])
+    identities = [reworded(winners, Wording(dropout=share)).identity for share in (0.0, 0.1, 0.1)]
+    assert identities[0] != identities[1] == identities[2]
+
+
 def gone() -> Winners:
     """Winners whose files are not there: reading any of them raises."""
     found = [Winner(PictureFile(f"/nowhere/{i}.png", f"{i}.png"), f"a {i}, b", 3) for i in (1, 2)]
@@ -115,3 +129,163 @@ def test_rewording_reads_nothing_and_keeps_all_else():
 def test_another_wording_takes_the_place_of_the_first():
     twice = reworded(reworded(gone(), Wording(trigger="sks")), Wording(suffix="now"))
     assert twice[0].captions() == ("a 1, b now",)
+
+
+def encoded(wording: Wording | None, *captions: str, seen: list[str] | None = None, **settings):
+    """A dataset of plain pictures; a caption's conditioning is its letters, `seen` lists the texts encoded."""
+    pictures = [
+        picture_from_tensor(torch.full((8, 8, 3), i / 9), f"{i}") for i in range(len(captions))
+    ]
+    winners = pair_up(pictures, captions)
+
+    def text(caption: str) -> dict:
+        if seen is not None:
+            seen.append(caption)
+        return {"letters": torch.tensor([float(ord(letter)) for letter in caption])}
+
+    return encode(
+        reworded(winners, wording) if wording else winners,
+        lambda pixels: pixels.movedim(-1, 0),
+        text,
+        Preparation(resolution=8, multiple=8),
+        image_identity="vae",
+        text_identity="clip",
+        **settings,
+    )
+
+
+def spelled(example) -> str:
+    return "".join(chr(int(letter)) for letter in example.cond["letters"])
+
+
+def test_each_variant_is_encoded_once_and_none_while_training():
+    seen: list[str] = []
+    wording = Wording(trigger="sks", shuffle=1, dropout=0.5)
+    dataset = encoded(wording, "a, b", "c", "a, b", "c, d", seen=seen)
+    expected = ["sks, a, b", "sks, b, a", "", "sks, c", "sks, c, d", "sks, d, c"]
+    assert sorted(seen) == sorted(expected)
+    drawn = [dataset.drawn(i, 0, window) for i in range(4) for window in range(40)]
+    assert {spelled(example) for example in drawn} == set(expected)
+    assert len(seen) == 6
+    assert all(spelled(example) == example.caption for example in drawn)
+
+
+def test_asked_for_plainly_a_winner_has_its_caption_in_the_given_order():
+    dataset = encoded(Wording(prefix="my", shuffle=3, dropout=0.9), "a, b, c", "d")
+    assert [dataset[i].caption for i in range(2)] == ["my a, b, c", "my d"]
+    assert [spelled(dataset[i]) for i in range(2)] == ["my a, b, c", "my d"]
+
+
+def test_what_is_drawn_depends_on_the_key_alone():
+    dataset = encoded(Wording(shuffle=5, dropout=0.3), "a, b, c, d")
+    keys = [(0, window, 0, "caption", 0) for window in range(30)]
+    first = [dataset.drawn(0, *key).caption for key in keys]
+    torch.manual_seed(7)
+    again = [dataset.drawn(0, *key).caption for key in reversed(keys)]
+    assert first == again[::-1]
+    assert len(set(first)) > 3
+    for key in keys:
+        assert torch.equal(dataset.drawn(0, *key).latents, dataset[0].latents)
+
+
+def test_dropout_is_a_share_of_the_draws_and_the_variants_share_the_rest():
+    """600 draws at 0.25: 150 +- 11 empty ones; two variants of 225 +- 12 each. Four deviations."""
+    dataset = encoded(Wording(shuffle=1, dropout=0.25), "a, b")
+    drawn = [dataset.drawn(0, "share", number).caption for number in range(600)]
+    assert abs(drawn.count("") - 150) < 44
+    assert abs(drawn.count("a, b") - 225) < 48
+    assert abs(drawn.count("b, a") - 225) < 48
+    always = encoded(Wording(dropout=1.0), "a")
+    assert {always.drawn(0, number).caption for number in range(20)} == {""}
+
+
+def test_no_wording_draws_the_caption_as_it_is():
+    seen: list[str] = []
+    dataset = encoded(None, "a, b", "c", seen=seen)
+    assert seen == ["a, b", "c"]
+    assert {dataset.drawn(0, number).caption for number in range(20)} == {"a, b"}
+
+
+def test_another_wording_is_another_dataset():
+    wordings = [None, Wording(trigger="s"), Wording(shuffle=1), Wording(shuffle=2)]
+    wordings += [Wording(dropout=0.1), Wording(dropout=0.2)]
+    identities = [encoded(wording, "a, b, c").identity for wording in wordings]
+    assert len(set(identities)) == 6
+    assert encoded(Wording(keep=5), "a, b, c").identity == identities[0]  # nothing of it is used
+
+
+def test_a_changed_wording_encodes_only_the_new_texts(tmp_path):
+    first: list[str] = []
+    encoded(Wording(shuffle=1), "a, b", "c", seen=first, cache=tmp_path)
+    second: list[str] = []
+    encoded(Wording(shuffle=1, dropout=0.1), "a, b", "c", seen=second, cache=tmp_path)
+    assert (sorted(first), second) == (["a, b", "b, a", "c"], [""])
+
+
+def test_progress_counts_every_picture_and_every_text():
+    calls = []
+    wording = Wording(shuffle=1, dropout=0.5)
+    encoded(wording, "a, b", "c", on_item=lambda done, total: calls.append((done, total)))
+    assert calls == [(done, 6) for done in range(1, 7)]
+
+
+TRAINING = SePPOConfig(
+    steps=6,
+    batch_size=2,
+    loss=LossConfig(beta=50.0),
+    references=ReferenceConfig(snapshot_every=2, sampling_steps=2, reuse=2),
+    lora=LoRAConfig(rank=2, modules="all"),
+    optimizer=OptimizerConfig(learning_rate=0.02, warmup=0.0),
+    run=RunConfig(preview_every=0),
+)
+
+
+def worded_winners(wording: Wording | None):
+    """Winners [2, 4, 4] for the tiny denoiser, whose text is three numbers."""
+    generator = torch.Generator().manual_seed(0)
+    pictures = [
+        picture_from_tensor(torch.rand(4 * 8, 4 * 8, 3, generator=generator), f"{i}")
+        for i in range(3)
+    ]
+    winners = pair_up(pictures, ["a, b, c", "d, e", "f"])
+
+    def image(pixels: torch.Tensor) -> torch.Tensor:
+        return pixels.reshape(4, 8, 4, 8, 3).mean((1, 3)).movedim(-1, 0)[:2]
+
+    return encode(
+        reworded(winners, wording) if wording else winners,
+        image,
+        lambda caption: normal((3,), "text", caption),
+        Preparation(resolution=32, multiple=8),
+        image_identity="vae",
+        text_identity="clip",
+    )
+
+
+def test_a_continued_run_reads_the_same_wordings_to_the_bit(make_policy, tmp_path):
+    wording = Wording(trigger="sks", shuffle=3, dropout=0.3)
+
+    def run(directory, steps):
+        policy = make_policy()
+        config = replace(TRAINING, run=replace(TRAINING.run, directory=str(directory)))
+        reports = train(policy, worded_winners(wording), config)
+        for _ in range(steps):
+            next(reports)
+        reports.close()
+        return policy.lora.state()
+
+    whole = run(tmp_path / "whole", 6)
+    run(tmp_path / "parts", 3)
+    parts = run(tmp_path / "parts", 3)
+    assert all(torch.equal(whole[name], parts[name]) for name in whole)
+
+
+def test_training_reads_the_drawn_captions(make_policy):
+    def weights(wording):
+        policy = make_policy()
+        list(train(policy, worded_winners(wording), TRAINING))
+        return policy.lora.state()
+
+    plain, same, dropped = weights(None), weights(Wording()), weights(Wording(dropout=1.0))
+    assert all(torch.equal(plain[name], same[name]) for name in plain)
+    assert not torch.equal(plain["text.up"], dropped["text.up"])
