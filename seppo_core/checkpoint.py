@@ -28,6 +28,7 @@ RESUMABLE = (
     "run.directory",
     "run.checkpoint_every",
     "run.preview_every",
+    "run.held_out_every",
     "run.initial_weights",
 )
 """Settings that may change between a run and its continuation: `steps` under schedule constant only, and

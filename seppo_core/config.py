@@ -148,6 +148,8 @@ class RunConfig:
     """Optimizer steps between checkpoints of the whole state."""
     preview_every: int = 10
     """Optimizer steps between reports that carry latents to look at; 0 never."""
+    held_out_every: int = 20
+    """Optimizer steps between measurements of the margin on held-out winners, the last step besides; 0 never."""
     initial_weights: str = ""
     """LoRA file (safetensors, any key format we write) the policy starts from; empty starts from the base."""
 
@@ -159,6 +161,10 @@ class RunConfig:
         _require(
             self.preview_every >= 0,
             f"run.preview_every must not be negative, got {self.preview_every}",
+        )
+        _require(
+            self.held_out_every >= 0,
+            f"run.held_out_every must not be negative, got {self.held_out_every}",
         )
 
 

@@ -28,6 +28,8 @@ class StepReport:
     reference_step: int | None
     """the pool entry that was the reference"""
     seconds: float
+    held_out_margin: float | None
+    """mean over held-out winners of the error after this step minus that of the initial weights"""
     steps: int = field(metadata={"logged": False})
     """how many the run will have"""
     preview: Tensor | None = field(default=None, metadata={"logged": False})

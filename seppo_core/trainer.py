@@ -25,6 +25,7 @@ from .data import EncodedDataset
 from .denoisers import Denoiser
 from .errors import CheckpointError, DatasetError, NonFiniteLossError, SePPOError
 from .export import describe, load_lora, save_run_weights
+from .held_out import HeldOut
 from .lora import LoRA, check_fit, find_paths
 from .loss import DenoisingErrors, seppo_loss
 from .optim import (
@@ -79,6 +80,8 @@ def train(policy: Denoiser, dataset: EncodedDataset, config: SePPOConfig) -> Ite
             "give losing images or choose another preset"
         )
     policy.check(dataset, config)
+    if dataset.held_out is not None:
+        policy.check(dataset.held_out, config)
     make_optimizer([torch.nn.Parameter(torch.zeros(1))], config.optimizer)  # is its package there?
     paths = find_paths(policy.network, config.lora)
     if config.run.initial_weights:
@@ -150,6 +153,7 @@ class Trainer:
         self.loss_scale = FIRST_LOSS_SCALE if policy.compute_dtype == torch.float16 else 1.0
         self.good_steps = 0
         self.window: Window | None = None
+        self.held_out: HeldOut | None = None
 
     def start(self, state: TrainingState | None) -> None:
         """From the beginning, from given weights, or from where the run stood."""
@@ -169,6 +173,10 @@ class Trainer:
             self.pool = ReferencePool(
                 Snapshot(0, self.lora.state()), self.config.references.capacity
             )
+        if self.dataset.held_out is not None:
+            winners, initial = self.dataset.held_out, self.pool.entries[0].weights
+            size = self.config.batch_size
+            self.held_out = HeldOut(self.policy, self.lora, winners, initial, size)
         if self.run is not None:
             if self.run.exists():
                 about = self.run.about()
@@ -192,18 +200,23 @@ class Trainer:
         self.step = step
         self._grow_loss_scale()
         self._snapshot()
-        report = StepReport(
-            step=step,
-            **measured,
-            lr=lr,
-            reference_step=self.window.reference.step if self.window.reference else None,
-            seconds=time.perf_counter() - started,
-            steps=self.config.steps,
-            preview=preview,
-            caption=caption,
-        )
-        if self.run is not None:
-            self.run.append_metrics(report.metrics())
+        held_out_margin = None
+        try:
+            held_out_margin = self._held_out_margin()
+        finally:  # a step that was applied has its line, whatever stops the measuring
+            report = StepReport(
+                step=step,
+                **measured,
+                lr=lr,
+                reference_step=self.window.reference.step if self.window.reference else None,
+                seconds=time.perf_counter() - started,
+                held_out_margin=held_out_margin,
+                steps=self.config.steps,
+                preview=preview,
+                caption=caption,
+            )
+            if self.run is not None:
+                self.run.append_metrics(report.metrics())
         if step % self.config.run.checkpoint_every == 0:
             self.save()
         return report
@@ -321,6 +334,13 @@ class Trainer:
         window_ends = self.step % self.config.window == 0
         if window_ends and self.step // every > self.pool.entries[-1].step // every:
             self.pool.add(Snapshot(self.step, self.evaluated_weights()))
+
+    def _held_out_margin(self) -> float | None:
+        every = self.config.run.held_out_every
+        if self.held_out is None or not every:
+            return None
+        due = self.step % every == 0 or self.step == self.config.steps
+        return self.held_out.margin() if due else None
 
     def evaluated_weights(self) -> dict[str, Tensor]:
         """The policy's weights as they are to be used."""
