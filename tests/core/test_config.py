@@ -1,6 +1,11 @@
 """Settings are checked once, by name, and travel through JSON unchanged."""
 
+import ast
+import dataclasses
 import json
+import typing
+from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -13,6 +18,37 @@ from seppo_core.config import (
     override,
 )
 from seppo_core.errors import ConfigError
+
+NODES = Path(__file__).resolve().parents[2] / "nodes"
+
+HEADLESS_ONLY = {"run.held_out_every"}
+"""Settings that no node has: a job file sets them."""
+
+SET_BY_PRESETS = {"loss.objective", "loss.paired"}
+
+
+def settings_of(section: type, path: str = "") -> Iterator[str]:
+    hints = typing.get_type_hints(section)
+    for field in dataclasses.fields(section):
+        if dataclasses.is_dataclass(hints[field.name]):
+            yield from settings_of(hints[field.name], f"{path}{field.name}.")
+        else:
+            yield path + field.name
+
+
+def test_every_setting_is_reachable_from_a_node_or_listed_as_headless_only():
+    """A node names a setting as the id of a widget, or as a keyword or key where it passes one on."""
+    named = set()
+    for file in NODES.glob("*.py"):
+        for node in ast.walk(ast.parse(file.read_text("utf-8"))):
+            if isinstance(node, ast.Constant) and isinstance(node.value, str):
+                named.add(node.value)
+            elif isinstance(node, ast.keyword):
+                named.add(node.arg)
+    every = set(settings_of(SePPOConfig))
+    unreachable = {path for path in every if path.rpartition(".")[2] not in named}
+    assert unreachable <= HEADLESS_ONLY | SET_BY_PRESETS
+    assert HEADLESS_ONLY | SET_BY_PRESETS <= every
 
 
 def test_a_configuration_survives_json():
@@ -39,6 +75,7 @@ def test_a_configuration_survives_json():
         ({"optimizer": {"warmup": 1.0}}, r"optimizer.warmup must lie in \[0, 1\)"),
         ({"optimizer": {"name": "prodigy"}}, "prodigy.*learning_rate.*1.0"),
         ({"compute": {"precision": "int8"}}, "compute.precision: unknown 'int8'"),
+        ({"run": {"held_out_every": -1}}, "run.held_out_every must not be negative, got -1"),
         ({"steps": 0}, "steps must be at least 1, got 0"),
         ({"steps": "many"}, "steps: expected int, got 'many'"),
         ({"steps": True}, "steps: expected int, got True"),
