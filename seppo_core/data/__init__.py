@@ -9,6 +9,7 @@ from torch import Tensor
 from ..errors import DatasetError
 from ..identity import digest_value
 from .readers import READERS, read_winners
+from .winners import LeftOut, listed, printable
 
 __all__ = ["READERS", "Conditioning", "EncodedDataset", "Example", "in_memory", "read_winners"]
 
@@ -54,6 +55,10 @@ class EncodedDataset:
         self.paired = paired
         self.held_out = held_out
         """Winners that are not trained on: the trainer reports the margin on them."""
+        self.left_out: list[LeftOut] = []
+        """winners that could not be encoded"""
+        self.notes: list[str] = []
+        """lines for the report"""
         self.order = [i for i in range(len(examples)) for _ in range(repeats[i] if repeats else 1)]
         """position -> index into `examples`"""
 
@@ -66,6 +71,18 @@ class EncodedDataset:
     def drawn(self, position: int, *key: int | str) -> Example:
         """The example as one optimizer step reads it: `key` alone decides which of its captions it has."""
         return self[position]
+
+    def report(self) -> str:
+        """What is trained on, in a few lines, and what was left out and why."""
+        lines = [f"{len(self.examples)} winners to train on"]
+        if len(self) != len(self.examples):
+            lines.append(f"with repeats they count as {len(self)} per pass")
+        if self.held_out:
+            lines.append(f"{len(self.held_out.examples)} more are held out")
+        lines += map(printable, self.notes)
+        if self.left_out:
+            lines.append(f"left out: {len(self.left_out)}{listed(self.left_out, 20)}")
+        return "\n".join(lines)
 
     @property
     def shapes(self) -> list[tuple[int, ...]]:

@@ -21,7 +21,7 @@ from . import Conditioning, EncodedDataset, Example, all_paired
 from .cache import DiskStore, MemoryStore, Store, at_hand, kept
 from .latents import usable_latents
 from .pictures import Picture
-from .prepare import Clip, Preparation, is_clip, prepare
+from .prepare import Clip, Preparation, Tally, is_clip, prepare
 from .winners import LeftOut, Winner, Winners, nothing_usable
 
 PREPARATION_VERSION = 2
@@ -129,12 +129,17 @@ def encode(
     with kept(store):
         settled = preparation.with_step(None)
         images = ImageEncoding(store, encode_image, settled, image_identity)
-        rows, left_out = _image_rows(winners, worded, images, lambda done: on_item(done, total))
+        tally = Tally(settled)
+        rows, left_out = _image_rows(
+            winners, worded, images, tally, lambda done: on_item(done, total)
+        )
         texts = {}
         for done, caption in enumerate(captions, len(winners) + 1):
             texts[caption] = _text_entry(store, caption, encode_text, text_identity)
             on_item(done, total)
-    return _split(rows, texts, held_out, winners.source)
+    dataset = _split(rows, texts, held_out, winners.source)
+    dataset.left_out, dataset.notes = left_out, tally.notes()
+    return dataset
 
 
 def _texts(winner: Winner) -> tuple[str, ...]:
@@ -147,6 +152,7 @@ def _image_rows(
     winners: Winners,
     worded: Sequence[tuple[str, ...]],
     images: "ImageEncoding",
+    tally: Tally,
     on_item: Callable[[int], None],
 ) -> tuple[list[Row], list[LeftOut]]:
     """A row for each picture that can be decoded, and those that cannot. DatasetError if none can."""
@@ -154,10 +160,13 @@ def _image_rows(
     left_out: list[LeftOut] = []
     for done, (winner, texts) in enumerate(zip(winners, worded, strict=True), 1):
         try:
-            rows.append(images.row(winner, texts))
+            row = images.row(winner, texts)
         except DamagedPictureError as error:
             log.warning("left out: %s", error)
             left_out.append(LeftOut(winner.name, str(error).removeprefix(f"{winner.name}: ")))
+        else:
+            tally.add(winner.name, row.image.store.outline(row.image.key)["pixels"])
+            rows.append(row)
         on_item(done)
     if not rows:
         raise nothing_usable(winners.source, left_out)
@@ -214,8 +223,7 @@ class ImageEncoding:
 
     def _write(self, key: str, prepared: Tensor, name: str) -> None:
         latents = usable_latents(self.encode_image(prepared), name)
-        size = [prepared.shape[-2], prepared.shape[-3]]
-        self.store.write(key, {"latents": latents, "size": size})
+        self.store.write(key, {"latents": latents, "pixels": list(prepared.shape[:-1])})
 
 
 @contextmanager

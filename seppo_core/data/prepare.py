@@ -1,7 +1,8 @@
 """From a picture or clip of any size to the tensor a VAE encodes."""
 
 import math
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Protocol
 
@@ -24,6 +25,9 @@ ASPECTS = ((1, 1), (5, 4), (4, 3), (3, 2), (16, 9), (2, 1), (3, 1))
 
 COMMON_STEP = 64
 """Pixels whose multiples suit every model known: the VAE's factor times the network's own step."""
+
+NAMED = 8
+"""sizes that a report names"""
 
 FILTER = Image.Resampling.LANCZOS
 
@@ -185,6 +189,50 @@ def _is_opaque_colour(name: str) -> bool:
         return len(ImageColor.getrgb(name)) == 3
     except ValueError:
         return False
+
+
+class Tally:
+    """What became of the pictures of a set, counted for its report."""
+
+    def __init__(self, preparation: Preparation) -> None:
+        self.preparation = preparation
+        self.shapes: Counter[tuple[int, ...]] = Counter()
+        self.first_small = self.first_short = ""
+        """the first picture whose size, the first clip whose length is less than was asked for"""
+        self.small = self.short = 0
+
+    def add(self, name: str, shape: Sequence[int]) -> None:
+        """A picture was prepared as [H, W], a clip as [F, H, W]."""
+        *frames, height, width = shape
+        self.shapes[tuple(shape)] += 1
+        if 2 * height * width < self.preparation.resolution**2:
+            self.small += 1
+            self.first_small = self.first_small or name
+        if frames and frames[0] < self.preparation.clip.count:
+            self.short += 1
+            self.first_short = self.first_short or name
+
+    def notes(self) -> list[str]:
+        side, total = self.preparation.resolution, self.shapes.total()
+        most = [f"{_words(shape)} ({count})" for shape, count in self.shapes.most_common(NAMED)]
+        more = f" and {len(self.shapes) - NAMED} more" if len(self.shapes) > NAMED else ""
+        notes = [f"sizes: {', '.join(most)}{more}"]
+        if self.small:
+            notes.append(
+                f"{self.small} of {total} have less than half of {side}x{side} pixels and stay small "
+                f"(first: {self.first_small})"
+            )
+        if self.short:
+            notes.append(
+                f"{self.short} of {total} have less than {self.preparation.clip.count} frames "
+                f"(first: {self.first_short})"
+            )
+        return notes
+
+
+def _words(shape: tuple[int, ...]) -> str:
+    *frames, height, width = shape
+    return f"{width}x{height}" + "".join(f", {count} frames" for count in frames)
 
 
 def is_clip(picture: Picture | Clip) -> bool:

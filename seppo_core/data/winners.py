@@ -70,11 +70,11 @@ def printable(text: str) -> str:
 def nothing_usable(source: str, left_out: Sequence[LeftOut]) -> DatasetError:
     """The error for a set without a single usable picture."""
     return DatasetError(
-        f"{source}: no usable image. Give at least one picture." + _listed(left_out, 5)
+        f"{source}: no usable image. Give at least one picture." + listed(left_out, 5)
     )
 
 
-def _listed(left_out: Sequence[LeftOut], limit: int) -> str:
+def listed(left_out: Sequence[LeftOut], limit: int) -> str:
     """A line for each, those of one reason together; `limit` names are given for each reason."""
     names: dict[str, list[str]] = {}
     for item in left_out:
@@ -138,7 +138,7 @@ class Winners(Sequence[Winner]):
             lines.append(printable(f"their files name the models they were made with: {made}"))
         lines += self.notes
         if self.left_out:
-            lines.append(f"left out: {len(self.left_out)}{_listed(self.left_out, 20)}")
+            lines.append(f"left out: {len(self.left_out)}{listed(self.left_out, 20)}")
         return "\n".join(lines)
 
 

@@ -1,17 +1,20 @@
+import gc
 import json
 import subprocess
 import sys
+import weakref
 from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 from torch import Tensor
 
 from seppo_core.data import Example, in_memory
 from seppo_core.data.encode import encode
 from seppo_core.data.latents import pair_latents
 from seppo_core.data.pictures import picture_from_tensor
-from seppo_core.data.prepare import Preparation
+from seppo_core.data.prepare import ClipSelection, Preparation
 from seppo_core.data.winners import Winner, Winners, pair_up
 from seppo_core.errors import DatasetError
 
@@ -248,6 +251,70 @@ def test_picture_that_turns_out_damaged_is_left_out(caplog):
     assert "bad.png: cannot be decoded" in caplog.text
     with pytest.raises(DatasetError, match="no usable image.*\n.*bad.png"):
         encoders.encode(Winners([Winner(Damaged(), "b")], "x"))
+
+
+def test_the_report_tells_sizes_small_pictures_and_what_was_left_out(tmp_path):
+    class Damaged:
+        name = "bad.png"
+
+        def content(self):
+            raise DatasetError("bad.png: cannot be decoded")
+
+    # 16x16 pixels are wanted: 8x8 has a quarter of them, 8x16 just half
+    sides = [(16, 16), (8, 8), (16, 16), (16, 8), (8, 8)]
+    pictures = [
+        picture_from_tensor(torch.rand(*side, 3), f"{i}.png") for i, side in enumerate(sides)
+    ]
+    rows = [Winner(picture, "a", repeats=2) for picture in pictures]
+    winners = Winners([*rows, Winner(Damaged(), "a")], "some")
+    for _ in ("fresh", "from the cache"):
+        dataset = Encoders().encode(winners, tmp_path)
+        assert dataset.report().splitlines() == [
+            "5 winners to train on",
+            "with repeats they count as 10 per pass",
+            "sizes: 16x16 (2), 8x8 (2), 8x16 (1)",
+            "2 of 5 have less than half of 16x16 pixels and stay small (first: 1.png)",
+            "left out: 1",
+            "  bad.png: cannot be decoded",
+        ]
+
+
+def test_a_dataset_does_not_hold_the_pictures_it_was_made_from():
+    winners = winners_of("a")
+    picture = weakref.ref(winners[0].picture)
+    dataset = Encoders().encode(winners)
+    del winners
+    gc.collect()
+    assert picture() is None
+    assert len(dataset) == 1
+
+
+class Clip:
+    name = "a.mp4"
+
+    def frames(self, selection: ClipSelection, background: str) -> list[Image.Image]:
+        return [Image.new("RGB", (16, 16), (n, n, n)) for n in range(min(selection.count, 6))]
+
+    def content(self) -> str:
+        return "clip"
+
+
+def test_clips_are_encoded_whole_and_their_selection_counts_for_them_alone(tmp_path):
+    shapes = []
+
+    def encode_image(picture: Tensor) -> Tensor:
+        shapes.append(tuple(picture.shape))
+        return torch.zeros(4, len(picture), 2, 2)
+
+    winners = Winners([Winner(Clip(), "a"), winners_of("a")[0]], "some")
+    names = {"image_identity": "vae", "text_identity": "clip", "cache": tmp_path}
+    for count in (5, 5, 9):
+        preparation = Preparation(16, 8, clip=ClipSelection(count))
+        dataset = encode(winners, encode_image, Encoders().text, preparation, **names)
+    assert shapes == [(5, 16, 16, 3), (16, 16, 3), (6, 16, 16, 3)]
+    assert dataset.shapes[0] == (4, 6, 2, 2)
+    assert dataset.notes[0] == "sizes: 16x16, 6 frames (1), 16x16 (1)"
+    assert dataset.notes[1] == "1 of 2 have less than 9 frames (first: a.mp4)"
 
 
 def test_latents_that_cannot_be_trained_on_are_refused():
