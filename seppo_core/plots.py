@@ -210,16 +210,10 @@ def _curve_panel(axes: Axes, metrics: Sequence[Mapping[str, Any]], panel: Panel)
         steps, values = series(metrics, name)
         if not steps:
             continue
-        window = max(1, len(values) // 15) | 1
-        many = window > 1
+        mean = smoothed(values, max(1, len(values) // 15) | 1)
         dots = "o" if len(values) < 12 else None
-        axes.plot(
-            steps, values, color=colour, alpha=0.25 if many else 1, linewidth=1, marker=dots, ms=4
-        )
-        if many:
-            axes.plot(steps, smoothed(values, window), color=colour, linewidth=2, label=label)
-        else:
-            axes.plot([], [], color=colour, linewidth=2, label=label)
+        axes.plot(steps, values, color=colour, alpha=0.25, linewidth=1)
+        axes.plot(steps, mean, color=colour, linewidth=2, label=label, marker=dots, ms=4)
     if line is not None:
         axes.axhline(line, color=FAINT, linewidth=1, linestyle="--")
     if fields[0][0] in SHARES:
