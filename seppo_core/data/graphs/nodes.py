@@ -42,6 +42,8 @@ class Graph:
             raise NoPromptError("its text is no graph of ComfyUI")
         if len(self.nodes) > MAX_NODES:
             raise NoPromptError(f"its graph has over {MAX_NODES} nodes")
+        self._links: dict[str, dict[str, Link]] = {}
+        self._behind: dict[tuple[Link, bool], Any] = {}
 
     def link(self, value: Any) -> Link | None:
         """The link that an input's value is; None for anything else, or for a node that is not there."""
@@ -54,25 +56,34 @@ class Graph:
 
     def links(self, node: Node) -> dict[str, Link]:
         """The inputs of a node that come from other nodes."""
-        every = ((name, self.link(value)) for name, value in node.inputs.items())
-        return {name: link for name, link in every if link}
+        if node.id not in self._links:
+            every = ((name, self.link(value)) for name, value in node.inputs.items())
+            self._links[node.id] = {name: link for name, link in every if link}
+        return self._links[node.id]
 
     def follow(self, value: Any, through_switches: bool = True) -> Any:
         """What stands behind reroutes, primitives and switches: a literal, or a link to another node."""
-        seen = set()
+        way: dict[tuple[Link, bool], Any] = {}
         while link := self.link(value):
-            if link in seen:
+            step = (link, through_switches)
+            value = self._behind.get(step)
+            if value is not None:
+                break
+            if step in way:
                 raise NoPromptError(CIRCLE)
-            seen.add(link)
-            node = self.nodes[link[0]]
-            if through_switches and SWITCHES.search(node.kind):
-                passed = self._chosen(node)
-            else:
-                passed = _handed_on(node)
-            if passed is None:
-                return link
-            value = passed
+            way[step] = None
+            value = self._passed(self.nodes[link[0]], through_switches)
+            if value is None:
+                value = link
+                break
+        self._behind |= dict.fromkeys(way, value)
         return value
+
+    def _passed(self, node: Node, through_switches: bool) -> Any:
+        """What this node hands on; None if it makes something of its own."""
+        if through_switches and SWITCHES.search(node.kind):
+            return self._chosen(node)
+        return _handed_on(node)
 
     def _chosen(self, node: Node) -> Any:
         """The value of the branch that a switch takes; None if its choice is not plain to see."""

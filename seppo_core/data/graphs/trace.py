@@ -3,6 +3,7 @@
 import re
 from collections import deque
 from collections.abc import Callable, Iterator
+from itertools import islice
 from typing import Any
 
 from ..generation import Generation, NoPromptError
@@ -19,7 +20,9 @@ from .texts import (
 SAVES = re.compile(r"save|preview|combine|output|websocket", re.IGNORECASE)
 NO_PICTURE = re.compile(r"latent|audio|text|string|checkpoint|lora|model|clip|vae|3d|glb|any", re.I)
 PREVIEWS = re.compile(r"preview|websocket", re.IGNORECASE)
-MAX_SAVES = 100
+MAX_SAVES = 50
+MAX_EMPTY = 20
+"""Samplers with an empty prompt that are passed on the way to one that has words."""
 
 NO_SAMPLER = "no saved picture leads to a sampler"
 
@@ -78,9 +81,10 @@ def _agreed(graph: Graph, saves: list[Node]) -> Generation:
     """The generation of the pictures that these nodes save, if all of them have one prompt."""
     found: list[Generation] = []
     reasons: list[str] = []
+    told: dict[str, Generation] = {}
     for save in saves:
         try:
-            found.append(_made(graph, save))
+            found.append(_made(graph, save, told))
         except NoPromptError as error:
             reasons.append(str(error))
     telling = [reason for reason in reasons if reason != NO_SAMPLER]
@@ -130,9 +134,10 @@ def _saves(graph: Graph, node: Node) -> bool:
 
 
 def _ends(graph: Graph) -> list[Node]:
-    """Nodes that nothing is linked to."""
+    """Nodes that take pictures and that nothing is linked to."""
     used = {link[0] for node in graph.nodes.values() for link in graph.links(node).values()}
-    return [node for node in graph.nodes.values() if node.id not in used and graph.links(node)]
+    ends = [node for node in graph.nodes.values() if node.id not in used]
+    return [node for node in ends if graph.links(node).keys() & {*PICTURES}]
 
 
 def _fit(graph: Graph, node: Node, name: str) -> int:
@@ -148,17 +153,23 @@ def _fit(graph: Graph, node: Node, name: str) -> int:
     return len(known) if known and stem.startswith(known) else 0
 
 
-def _made(graph: Graph, save: Node) -> Generation:
-    """What made the picture: the first node upstream that draws by a text which is not empty."""
-    empty = False
+def _made(graph: Graph, save: Node, told: dict[str, Generation]) -> Generation:
+    """What made the picture: the first node upstream that draws by a text which is not empty.
+
+    `told` keeps what nodes have told already, by their ids.
+    """
+    empty = 0
     for node in _upstream(graph, save):
         read = _drawing(graph, node)
         if read is None:
             continue
-        generation = read(graph, node)
-        if generation.prompt:
-            return generation
-        empty = True
+        if node.id not in told:
+            told[node.id] = read(graph, node)
+        if told[node.id].prompt:
+            return told[node.id]
+        empty += 1
+        if empty == MAX_EMPTY:
+            break
     raise NoPromptError("its prompt is empty" if empty else NO_SAMPLER)
 
 
@@ -266,7 +277,7 @@ def _source(graph: Graph, link: Link | None) -> Node | None:
 def _schedule(graph: Graph, link: Link | None) -> list[Node]:
     """The nodes that noise levels come from, nearest first."""
     start = _source(graph, link)
-    return [node for node in _upstream(graph, start)][:20] if start else []
+    return list(islice(_upstream(graph, start), 20)) if start else []
 
 
 def _number(graph: Graph, nodes: list[Node | None], names: tuple[str, ...]) -> float | None:

@@ -157,7 +157,7 @@ def _widget_values(node: dict[str, Any], subgraph: dict[str, Any] | None) -> dic
         given for given in _dicts(node.get("inputs")) if isinstance(given.get("widget"), dict)
     ]
     every = [
-        given for given in _dicts((subgraph or {}).get("inputs")) if given.get("type") in PLAIN
+        given for given in _dicts((subgraph or {}).get("inputs")) if str(given.get("type")) in PLAIN
     ]
     for names in (
         [given["widget"].get("name") for given in listed],
@@ -174,15 +174,11 @@ def _follows_seed(value: Any) -> bool:
 
 def _sentence(node: dict[str, Any], values: list[Any]) -> dict[str, Any]:
     """Of values without names the first of several words; it is a prompt if the node gives pictures."""
-    text = next((v for v in values if isinstance(v, str) and len(v.split(maxsplit=3)) > 2), None)
+    text = next((v for v in values if isinstance(v, str) and len(v.split(maxsplit=4)) > 3), None)
     if text is None:
         texts = [value for value in values if isinstance(value, str)]
         return {"text": texts[0]} if len(texts) == 1 else {}
-    gives = {
-        output.get("type")
-        for output in _dicts(node.get("outputs"))
-        if _hashable(output.get("type"))
-    }
+    gives = {str(output.get("type")) for output in _dicts(node.get("outputs"))}
     return {"prompt" if gives & {"IMAGE", "VIDEO"} else "text": text}
 
 
