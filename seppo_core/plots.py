@@ -25,7 +25,7 @@ from PIL import Image
 from .anchor import AnchorMap, Verdict
 
 INK, FAINT = "#222222", "#8a8a8a"
-BLUE, RED, GREY = "#2166ac", "#b2182b", "#6b6b6b"
+BLUE, RED, GREY, ORANGE = "#2166ac", "#b2182b", "#6b6b6b", "#e08214"
 DPI = 100
 WIDTH = 1200
 """pixels"""
@@ -123,7 +123,10 @@ PANELS: tuple[Panel, ...] = (
     (
         "Winner margin",
         "below 0: winners explained better",
-        (("winner_margin", "winner", BLUE),),
+        (
+            ("winner_margin", "winners of the step, over its reference", BLUE),
+            ("held_out_margin", "held-out winners, over the first weights", ORANGE),
+        ),
         0.0,
     ),
     (
@@ -210,8 +213,10 @@ def _curve_panel(axes: Axes, metrics: Sequence[Mapping[str, Any]], panel: Panel)
         steps, values = series(metrics, name)
         if not steps:
             continue
-        mean = smoothed(values, max(1, len(values) // 15) | 1)
-        dots = "o" if len(values) < 12 else None
+        # Few values stand on their own; a mean over distant steps would blur what they show.
+        seldom = name == "held_out_margin" or len(values) < 12
+        mean = smoothed(values, 1 if seldom else max(1, len(values) // 15) | 1)
+        dots = "o" if seldom else None
         axes.plot(steps, values, color=colour, alpha=0.25, linewidth=1)
         axes.plot(steps, mean, color=colour, linewidth=2, label=label, marker=dots, ms=4)
     if line is not None:

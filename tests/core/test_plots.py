@@ -174,6 +174,44 @@ def test_curve_falls_where_the_values_fall():
     assert rows[0].mean() < rows[1].mean() - 80  # upper on the left, lower on the right
 
 
+def orange(picture: Image.Image) -> np.ndarray:
+    """Where the held-out curve is: rows and columns of its pixels."""
+    red, green, blue = np.moveaxis(np.asarray(picture).astype(int), -1, 0)
+    return np.argwhere((red > 200) & (abs(green - 130) < 25) & (blue < 60))
+
+
+def test_held_out_margin_is_a_second_line_in_the_winner_margins_panel():
+    def run(**values):
+        return [
+            {**preference_line(step), **(values if step % 20 == 0 else {})}
+            for step in range(1, 101)
+        ]
+
+    lines = run(held_out_margin=-5.0)
+    picture = curves(lines)
+    assert picture.size == curves(run()).size == curves(run(held_out_margin=None)).size
+    assert len(orange(curves(run()))) == 0
+    rows, columns = orange(picture).T
+    assert 100 <= rows.min() and rows.max() < 320  # the second panel: upper right
+    assert 84 + 586 <= columns.min() and columns.max() < 1176
+    lowest = rows.max()  # five values of -5 on one line, with a marker at each
+    on_line = columns[rows >= lowest - 6]
+    assert np.ptp(on_line) > 300
+    # Markers are higher than the line: at every 20th step, evenly spaced.
+    heights = np.bincount(columns[rows >= lowest - 6], minlength=1200)
+    peaks = np.flatnonzero(heights > heights[heights > 0].min() + 2)
+    starts = peaks[np.diff(peaks, prepend=-9) > 1]
+    assert len(starts) == 5
+    assert np.ptp(np.diff(starts)) <= 2
+
+
+def test_a_run_without_references_shows_its_held_out_margin():
+    lines = [line(step, held_out_margin=-0.1 * step if step % 2 else None) for step in range(1, 9)]
+    picture = curves(lines)
+    assert picture.size == (1200, 60 + 2 * 310)  # loss, winner margin, errors
+    assert len(orange(picture)) > 100
+
+
 def test_other_codes_matplotlib_settings_are_neither_used_nor_lost():
     import matplotlib
 
