@@ -139,6 +139,8 @@ def encode(
             on_item(done, total)
     dataset = _split(rows, texts, held_out, winners.source)
     dataset.left_out, dataset.notes = left_out, tally.notes()
+    if held_out and dataset.held_out is None:
+        dataset.notes.append(f"held_out={held_out} takes none of them; raise it, or add winners")
     return dataset
 
 
@@ -266,10 +268,6 @@ def _split(
         raise DatasetError(
             f"{source}: held_out={held_out} takes all {len(rows)} winners, nothing is left to train "
             "on. Lower it, or add winners"
-        )
-    if held_out and not kept_out:
-        log.warning(
-            "held_out=%s takes none of %d winners; raise it, or add some", held_out, len(rows)
         )
     return _dataset(trained, texts, _dataset(kept_out, texts) if kept_out else None)
 

@@ -1,7 +1,6 @@
 """Winners that are not trained on: which they are, and what is measured on them."""
 
 import json
-import logging
 import math
 from dataclasses import replace
 
@@ -123,11 +122,12 @@ def test_a_share_that_leaves_nothing_to_train_on_is_refused():
         encoded([taken, taken], 0.5)
 
 
-def test_a_share_that_takes_none_says_so_and_goes_on(caplog):
+def test_a_share_that_takes_none_says_so_and_goes_on():
     free = min(numbers(encoded(range(40), 0.5)))
-    with caplog.at_level(logging.WARNING):
-        assert encoded([free], 0.1).held_out is None
-    assert "held_out=0.1 takes none of 1 winners" in caplog.text
+    dataset = encoded([free], 0.1)
+    assert dataset.held_out is None
+    assert "held_out=0.1 takes none of them; raise it, or add winners" in dataset.report()
+    assert "held" not in encoded([free], 0.0).report()
 
 
 def with_held_out(make_examples, count: int = 5, shapes=(), paired: bool = False) -> EncodedDataset:
