@@ -19,6 +19,7 @@ MAX_CHUNKS = 200_000
 """Of one file; a walk over more takes seconds and finds nothing that a program wrote."""
 
 PNG = b"\x89PNG\r\n\x1a\n"
+MATROSKA = b"\x1aE\xdf\xa3"
 USER_COMMENT, EXIF_IFD = 0x9286, 0x8769
 PREFIXED = re.compile(r"\s*(prompt|workflow)\s*:\s*", re.IGNORECASE)
 """ComfyUI's mark before the JSON that it puts into EXIF tags."""
@@ -130,9 +131,12 @@ def _inflated(key: str, packed: bytes) -> bytes:
 
 def _exif(data: bytes) -> Found:
     """Texts of an EXIF block, with or without its `Exif` mark."""
-    exif = Image.Exif()
-    exif.load(data)
-    yield from _exif_texts(exif)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        exif = Image.Exif()
+        exif.load(data)
+        texts = [*_exif_texts(exif)]
+    yield from texts
 
 
 def _exif_texts(exif: Image.Exif) -> Found:
@@ -222,7 +226,9 @@ def _container(file: BinaryIO, too_long: list[str]) -> Found:
         import av
     except ImportError:
         raise NoPromptError("a video's tags are read with PyAV: pip install av") from None
-    with av.open(file, metadata_errors="replace") as container:
+    kind = "matroska" if file.read(4) == MATROSKA else "mov"
+    file.seek(0)
+    with av.open(file, format=kind, metadata_errors="replace") as container:
         for tagged in (container, *container.streams):
             yield from ((str(key), str(value)) for key, value in tagged.metadata.items())
 
@@ -242,6 +248,6 @@ KINDS: list[tuple[Callable[[bytes], bool], Callable[[BinaryIO, list[str]], Found
     (lambda head: head[:4] in (b"II*\0", b"MM\0*"), _through_pillow),
     (lambda head: head[4:12] in (b"ftypavif", b"ftypavis", b"ftypmif1"), _through_pillow),
     (lambda head: head[4:8] in (b"ftyp", b"moov", b"mdat", b"wide", b"free"), _container),
-    (lambda head: head.startswith(b"\x1aE\xdf\xa3"), _container),
+    (lambda head: head.startswith(MATROSKA), _container),
 ]
 """Whether the first 16 bytes fit, and what reads such a file. The first that fits is taken."""

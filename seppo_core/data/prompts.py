@@ -24,7 +24,7 @@ def read_generation(file: BinaryIO, name: str) -> Generation:
     """How the picture or clip in `file`, called `name`, was generated.
 
     ComfyUI's graphs are asked first, then what other programs write. The prompt is never empty.
-    NoPromptError gives the reason alone why it tells none. OSError if the file cannot be read.
+    NoPromptError gives the reason alone why it tells none.
     """
     texts = embedded_texts(file)
     found = _graph_told(texts, name, lambda: _size(file))

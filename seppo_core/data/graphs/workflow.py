@@ -39,9 +39,11 @@ def api_graph(workflow: Any) -> Api:
     subgraphs = {sub["id"]: sub for sub in _dicts(inner) if isinstance(sub.get("id"), str)}
     api: Api = {}
     waiting = [(workflow, "", 0)]
+    count = 0
     while waiting:
         graph, prefix, depth = waiting.pop()
-        if depth > MAX_DEPTH or len(api) > MAX_NODES:
+        count += 1 + len(_dicts(graph.get("nodes")))
+        if depth > MAX_DEPTH or count > MAX_NODES:
             raise NoPromptError("its workflow has too many nodes or subgraphs within each other")
         waiting += _flatten(graph, Scope(prefix, depth), subgraphs, api)
     return api
