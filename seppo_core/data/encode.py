@@ -275,20 +275,15 @@ def _split(
 def _dataset(
     rows: list[Row], texts: dict[str, Entry], held_out: EncodedDataset | None = None
 ) -> EncodedDataset:
-    content = [
-        (
-            row.image.key,
-            row.losing.key if row.losing else "",
-            [texts[text].key for text in row.texts],
-            row.dropout,
-            row.repeats,
-        )
-        for row in rows
-    ]
+    identity = hashlib.sha256((held_out.identity if held_out else "").encode())
+    for row in rows:
+        losing = row.losing.key if row.losing else ""
+        captions = [texts[text].key for text in row.texts]
+        identity.update(_key(row.image.key, losing, captions, row.dropout, row.repeats).encode())
     return StoredDataset(
         StoredExamples(rows, texts),
         [row.image.store.outline(row.image.key)["latents"] for row in rows],
-        identity=_key("dataset", content, held_out.identity if held_out else ""),
+        identity=identity.hexdigest(),
         repeats=[row.repeats for row in rows],
         paired=all_paired(rows),
         held_out=held_out,
