@@ -52,23 +52,23 @@ def _graph_told(
     lower = {key.lower(): text for key, text in texts.items()}
     for key in CARRIERS:
         carried = _json(lower.get(key, ""))
-        if isinstance(carried, dict) and carried.keys() & {"prompt", "workflow"}:
-            graphs = {inner: carried[inner] for inner in ("prompt", "workflow") if inner in carried}
-            lower |= {inner: _as_text(graph) for inner, graph in graphs.items()}
+        graphs = carried if isinstance(carried, dict) else {}
+        inner = {key: _as_text(graphs.get(key)) for key in ("prompt", "workflow")}
+        if any(text.startswith("{") for text in inner.values()):
+            lower |= inner
             break
     graph, workflow = (_json(lower.get(key, "")) for key in ("prompt", "workflow"))
     if isinstance(graph, dict):
         return generation_of(graph, name, size_of_file)
     if isinstance(workflow, dict):
         return generation_of(api_graph(workflow), name, size_of_file)
-    prompt = lower.get("prompt", "")
-    if prompt.lstrip()[:1] in ("{", "["):
+    if lower.get("prompt", "").lstrip().startswith("{"):
         raise NoPromptError("its graph is no valid JSON, or nested too deeply")
-    return Generation(prompt) if prompt.strip() else None
+    return None
 
 
 def _as_text(graph: Any) -> str:
-    return graph if isinstance(graph, str) else json.dumps(graph)
+    return graph.lstrip() if isinstance(graph, str) else json.dumps(graph)
 
 
 def _json(text: str) -> Any:
@@ -84,7 +84,9 @@ def _json(text: str) -> Any:
 def _other_programs(texts: dict[str, str]) -> Generation:
     """What the other programs' texts say, read by sd-parsers; only where there are such texts."""
     parameters = {SAME.get(key, key): text for key, text in texts.items()}
-    known = [name for name, keys in PROGRAMS.items() if keys & parameters.keys()]
+    known = [name for name, wrote in PROGRAMS.items() if wrote(parameters)]
+    if not known and texts.get("prompt", "").strip():
+        return Generation(texts["prompt"])
     if not known:
         raise NoPromptError("it carries no text of a program that makes pictures")
     try:
@@ -105,13 +107,13 @@ def _other_programs(texts: dict[str, str]) -> Generation:
 SAME = {"UserComment": "parameters"}
 """Keys in EXIF -> the keys of PNG chunks that hold the same."""
 
-PROGRAMS = {
-    "AUTOMATIC1111": {"parameters"},
-    "Fooocus": {"parameters"},
-    "InvokeAI": {"invokeai_metadata", "sd-metadata", "Dream"},
-    "NovelAI": {"Comment"},
+PROGRAMS: dict[str, Callable[[dict[str, str]], bool]] = {
+    "AUTOMATIC1111": lambda texts: "Steps: " in texts.get("parameters", ""),
+    "Fooocus": lambda texts: texts.get("parameters", "").lstrip().startswith("{"),
+    "InvokeAI": lambda texts: bool({"invokeai_metadata", "sd-metadata", "Dream"} & texts.keys()),
+    "NovelAI": lambda texts: {"Comment", "Description", "Source"} <= texts.keys(),
 }
-"""Program -> keys of the texts it writes, in the order they are asked."""
+"""Program -> whether it wrote texts like these, in the order they are asked."""
 
 
 NETWORKS = re.compile(r"<(?:lora|lyco|hypernet):[^<>]{1,200}>")

@@ -1,0 +1,176 @@
+"""Prompts read from whole files, and which caption a picture gets."""
+
+import io
+import json
+import sys
+from pathlib import Path
+
+import pytest
+from PIL import Image, PngImagePlugin
+
+from seppo_core.data import prompts
+from seppo_core.data.generation import Generation, NoPromptError
+from seppo_core.data.prompts import read_generation
+from seppo_core.data.readers import read_winners
+from seppo_core.errors import DatasetError
+
+GRAPH = {
+    "1": {"class_type": "CheckpointLoaderSimple", "inputs": {"ckpt_name": "sd15.safetensors"}},
+    "2": {"class_type": "CLIPTextEncode", "inputs": {"text": "a red fox", "clip": ["1", 1]}},
+    "3": {
+        "class_type": "KSampler",
+        "inputs": {"seed": 7, "steps": 20, "cfg": 8.0, "model": ["1", 0], "positive": ["2", 0]},
+    },
+    "4": {"class_type": "VAEDecode", "inputs": {"samples": ["3", 0]}},
+    "5": {"class_type": "SaveImage", "inputs": {"images": ["4", 0], "filename_prefix": "ComfyUI"}},
+}
+TOLD = Generation("a red fox", "", 7, 20, 8.0, None, None, "sd15.safetensors")
+
+A1111 = """a red fox, <lora:fur:0.8> snow
+Negative prompt: blurry
+Steps: 20, Sampler: Euler a, CFG scale: 7, Seed: 12, Size: 512x512, Model: sd15"""
+
+
+def png(**texts: str) -> io.BytesIO:
+    info = PngImagePlugin.PngInfo()
+    for key, text in texts.items():
+        info.add_text(key, text)
+    file = io.BytesIO()
+    Image.new("RGB", (16, 16), "red").save(file, "PNG", pnginfo=info)
+    return file
+
+
+def read(**texts: str) -> Generation:
+    return read_generation(png(**texts), "ComfyUI_00001_.png")
+
+
+def reason(**texts: str) -> str:
+    with pytest.raises(NoPromptError) as caught:
+        read(**texts)
+    return str(caught.value)
+
+
+def with_text(text: object) -> str:
+    graph = json.loads(json.dumps(GRAPH))
+    graph["2"]["inputs"]["text"] = text
+    return json.dumps(graph)
+
+
+def test_comfyui_graph_in_a_png():
+    assert read(prompt=json.dumps(GRAPH), workflow="{}") == TOLD
+
+
+def test_comfyui_graph_comes_before_what_other_programs_wrote():
+    assert read(parameters=A1111, prompt=json.dumps(GRAPH)) == TOLD
+
+
+@pytest.mark.parametrize("inner", [json.dumps(GRAPH), GRAPH], ids=["text", "object"])
+def test_graphs_within_one_comment_as_video_helpers_write_it(inner):
+    assert read(Comment=json.dumps({"prompt": inner, "CreationTime": "2025"})) == TOLD
+
+
+def test_plain_text_under_prompt_is_the_prompt():
+    assert read(prompt=" a red fox ") == Generation("a red fox")
+
+
+def test_picture_without_texts_says_so():
+    assert reason() == "it carries no text of a program that makes pictures"
+    assert reason(Comment="Created with GIMP") == reason()
+
+
+@pytest.mark.parametrize(
+    "text", ['{"1": {', "{" * 100_000, '{"a":' * 100_000, '{"1": ' + "9" * 5000 + "}"]
+)
+def test_graph_that_is_no_json_is_told(text):
+    assert reason(prompt=text) == "its graph is no valid JSON, or nested too deeply"
+
+
+def test_text_is_stripped_and_freed_of_control_characters():
+    assert (
+        read(prompt=with_text(" a\x00 red\x1b[31m\r\nfox\u2028\ud800 ")).prompt == "a red[31m\nfox"
+    )
+    assert reason(prompt=with_text("\x00 \x07")) == "its prompt is empty"
+
+
+def test_prompt_beyond_all_measure_is_refused():
+    assert reason(prompt=with_text("x" * 30_000)) == "its prompt is over 20000 characters"
+
+
+def test_automatic1111_parameters_without_its_marks_for_networks():
+    pytest.importorskip("sd_parsers", reason="the extra prompts is not installed")
+    told = Generation("a red fox,  snow", "blurry", 12, 20, 7.0, "Euler a", None, "sd15")
+    assert read(parameters=A1111) == told
+    tags = Image.Exif()
+    tags.get_ifd(0x8769)[0x9286] = b"UNICODE\0" + A1111.encode("utf-16-be")
+    file = io.BytesIO()
+    Image.new("RGB", (16, 16)).save(file, "JPEG", exif=tags)
+    assert read_generation(file, "x.jpg") == told
+
+
+@pytest.mark.parametrize(
+    "parameters",
+    [
+        "Steps: 1",
+        "Negative prompt: Negative prompt:\nSteps: 1, Seed: 2, CFG scale: 3, Sampler: x",
+        "{]",
+    ],
+)
+def test_other_programs_texts_that_cannot_be_read_are_told(parameters):
+    pytest.importorskip("sd_parsers", reason="the extra prompts is not installed")
+    assert reason(parameters=parameters).startswith("its text cannot be read as that of ")
+
+
+def test_missing_parser_is_named_only_where_it_is_needed(monkeypatch):
+    monkeypatch.setitem(sys.modules, "sd_parsers", None)
+    assert reason(parameters=A1111) == (
+        "AUTOMATIC1111 wrote its prompt, which is read with: pip install sd-parsers"
+    )
+    assert read(prompt=json.dumps(GRAPH)) == TOLD
+
+
+def save(path: Path, **texts: str) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(png(**texts).getvalue())
+    return path
+
+
+def test_folder_captions_pictures_with_the_prompts_they_carry(tmp_path):
+    save(tmp_path / "ComfyUI_00001_.png", prompt=json.dumps(GRAPH))
+    winners = read_winners(tmp_path)
+    assert (winners[0].caption, winners[0].about) == ("a red fox", TOLD)
+    assert "sd15.safetensors (1)" in winners.report()
+
+
+def test_what_is_written_beside_comes_first_and_the_folders_words_last(tmp_path):
+    beside = save(tmp_path / "3_folder words" / "a.png", prompt=json.dumps(GRAPH))
+    beside.with_suffix(".txt").write_text("written beside")
+    save(tmp_path / "3_folder words" / "b.png", prompt=json.dumps(GRAPH))
+    save(tmp_path / "3_folder words" / "c.png")
+    save(tmp_path / "d.png")
+    captions = [winner.caption for winner in read_winners(tmp_path, caption="for all")]
+    assert captions == ["for all", "written beside", "a red fox", "folder words"]
+
+
+def test_files_alone_are_asked_on_request(tmp_path):
+    save(tmp_path / "a.png", prompt=json.dumps(GRAPH))
+    with pytest.raises(DatasetError, match="no caption beside it. Put a .txt"):
+        read_winners(tmp_path, captions="files")
+    assert read_winners(tmp_path, captions="file names")[0].caption == "a"
+
+
+def test_pictures_without_caption_say_why_their_file_tells_none(tmp_path):
+    save(tmp_path / "a.png", prompt=json.dumps(GRAPH))
+    save(tmp_path / "b.png", prompt=with_text(["9", 0]))
+    save(tmp_path / "c.png")
+    reasons = {item.name: item.reason for item in read_winners(tmp_path).left_out}
+    assert reasons == {
+        "b.png": "no caption beside it; in the file: input 'text' of node 2 (CLIPTextEncode) holds "
+        "no text. Put a .txt of the same name beside it, or give one caption for all",
+        "c.png": "no caption beside it; in the file: it carries no text of a program that makes "
+        "pictures. Put a .txt of the same name beside it, or give one caption for all",
+    }
+
+
+def test_every_program_is_read_by_a_parser_of_that_name():
+    parsers = pytest.importorskip("sd_parsers.parsers", reason="the extra prompts is not installed")
+    assert all(hasattr(parsers, f"{name}Parser") for name in prompts.PROGRAMS)
