@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import ConfigError, DatasetError
-from . import captions, folder, parquet, tars
+from . import captions, clips, folder, parquet, tars
 from .captions import Reading
+from .clips import read_clips
 from .folder import read_folder, suffix_of
 from .parquet import read_parquet
 from .tars import read_tars
@@ -29,6 +30,7 @@ READERS: dict[str, Reader] = {
     "folder": Reader(read_folder, frozenset(folder.SUFFIXES)),
     "parquet": Reader(read_parquet, frozenset(parquet.SUFFIXES)),
     "webdataset": Reader(read_tars, frozenset(tars.SUFFIXES)),
+    "clips": Reader(read_clips, frozenset(clips.SUFFIXES)),
 }
 
 AUTOMATIC = "auto"
