@@ -149,7 +149,8 @@ class RunConfig:
     preview_every: int = 10
     """Optimizer steps between reports that carry latents to look at; 0 never."""
     held_out_every: int = 20
-    """Optimizer steps between measurements of the margin on held-out winners, the last step besides; 0 never."""
+    """Optimizer steps between measurements of the margin on held-out winners; the last step has one, too.
+    0 never."""
     initial_weights: str = ""
     """LoRA file (safetensors, any key format we write) the policy starts from; empty starts from the base."""
 
