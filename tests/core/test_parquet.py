@@ -132,7 +132,7 @@ def test_a_caption_that_is_not_utf_8_leaves_out_its_row_alone(tmp_path):
     assert "not UTF-8" in winners.left_out[0].reason
 
 
-def test_structs_dictionaries_and_large_columns_are_read_alike(tmp_path):
+def test_structs_dictionaries_views_and_large_columns_are_read_alike(tmp_path):
     image = pyarrow.struct([("bytes", pyarrow.binary()), ("path", pyarrow.string())])
     kinds = {
         "struct": {"jpg_0": image, "jpg_1": image},
@@ -141,6 +141,7 @@ def test_structs_dictionaries_and_large_columns_are_read_alike(tmp_path):
             "jpg_0": pyarrow.dictionary(pyarrow.int32(), pyarrow.binary()),
             "caption": pyarrow.dictionary(pyarrow.int32(), pyarrow.string()),
         },
+        "views": {"jpg_0": pyarrow.binary_view(), "caption": pyarrow.string_view()},
         "labels": {"label_0": pyarrow.float32(), "label_1": pyarrow.int64()},
     }
     for name, changed in kinds.items():
