@@ -32,6 +32,17 @@ def test_a_batch_does_not_depend_on_what_was_asked_before():
     assert [BatchPlan(SHAPES, 2, seed=3).batch(i) for i in reversed(range(20))] == forward[::-1]
 
 
+def test_a_resumed_epoch_shows_exactly_what_was_left_of_it():
+    shapes = [(4, 8, 8 if position % 4 else 6) for position in range(1000)]
+    # 750 of one shape and 250 of the other fill 150 and 50 batches of 5
+    plan = BatchPlan(shapes, 5, seed=1)
+    assert plan.per_epoch == 200
+    before = [p for index in range(77) for p in plan.batch(index)]
+    resumed = BatchPlan(shapes, 5, seed=1)
+    after = [p for index in range(77, 200) for p in resumed.batch(index)]
+    assert sorted(before + after) == list(range(1000))
+
+
 def test_epochs_and_seeds_differ_in_order():
     plan = BatchPlan([(1,)] * 30, 30, seed=0)
     assert plan.batch(0) != plan.batch(1)
