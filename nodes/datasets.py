@@ -3,13 +3,16 @@
 import logging
 from typing import Any
 
+import torch
 from comfy_api.latest import io
 from torch import Tensor
 
-from ..seppo_core.data.encode import encode
+from ..seppo_core.data import EncodedDataset, Example
+from ..seppo_core.data.encode import MOST_HELD_OUT, encode
 from ..seppo_core.data.latents import pair_latents
-from ..seppo_core.data.prepare import MODES, Preparation
+from ..seppo_core.data.prepare import FITS, MODES, ClipSelection, Preparation
 from ..seppo_core.data.winners import Winners
+from ..seppo_core.errors import ConfigError, DatasetError
 from . import encoders, host, sockets
 
 log = logging.getLogger(__name__)
@@ -57,42 +60,113 @@ class SePPOEncodeWinners(io.ComfyNode):
                     io.Int.Input,
                     "multiple",
                     default=default.multiple,
-                    min=8,
+                    min=0,
                     max=256,
                     step=8,
                     advanced=True,
                     tooltip="Width and height are rounded to a multiple of this many pixels; up to half of "
-                    "it is cropped from each side. 64 suits every model.",
+                    "it is cropped from each side. 0 takes what the connected model needs, and 64, which "
+                    "suits every model, where none is connected.",
+                ),
+                io.Model.Input(
+                    "model",
+                    optional=True,
+                    tooltip="The model you will align, to round sizes by its own step (multiple 0).",
+                ),
+                io.Combo.Input(
+                    "fit",
+                    options=list(FITS),
+                    default=default.fit,
+                    optional=True,
+                    tooltip="How an image is brought to its size. crop: cut evenly on both sides. crop top: "
+                    "cut below, heads stay. pad: the whole image with a border. stretch: out of proportion.",
+                ),
+                io.String.Input(
+                    "background",
+                    default=default.background,
+                    optional=True,
+                    tooltip="The colour under transparent images and of borders: a name or #rrggbb.",
+                ),
+                io.Float.Input(
+                    "held_out",
+                    default=0.0,
+                    min=0.0,
+                    max=MOST_HELD_OUT,
+                    step=0.05,
+                    optional=True,
+                    tooltip="Share of the winners that is not trained on. SePPO Train reports how the model "
+                    "does on them: a margin that falls below zero there is learned taste, not memory.",
+                ),
+                host.input(
+                    io.Int.Input,
+                    "frames",
+                    default=default.clip.count,
+                    min=1,
+                    max=1024,
+                    optional=True,
+                    advanced=True,
+                    tooltip="Only for clips: how many frames of each, from its middle. Video models take "
+                    "4n + 1.",
+                ),
+                host.input(
+                    io.Int.Input,
+                    "stride",
+                    default=default.clip.stride,
+                    min=1,
+                    max=64,
+                    optional=True,
+                    advanced=True,
+                    tooltip="Only for clips: take every n-th frame.",
+                ),
+                host.input(
+                    io.Float.Input,
+                    "fps",
+                    default=default.clip.fps,
+                    min=0.0,
+                    max=240.0,
+                    optional=True,
+                    advanced=True,
+                    tooltip="Only for clips: frames a second to which they are brought first; 0 takes them "
+                    "as recorded. Wan was made with 16.",
                 ),
             ],
-            outputs=[sockets.Dataset.Output(display_name="dataset")],
+            outputs=[
+                sockets.Dataset.Output(display_name="dataset"),
+                io.String.Output(display_name="report"),
+            ],
         )
 
     @classmethod
     def execute(
-        cls, winners: Winners, vae: Any, clip: Any, resolution: int, shape: str, multiple: int
+        cls,
+        winners: Winners,
+        vae: Any,
+        clip: Any,
+        resolution: int,
+        shape: str,
+        multiple: int,
+        model: Any = None,
+        held_out: float = 0.0,
+        frames: int = ClipSelection.count,
+        stride: int = ClipSelection.stride,
+        fps: float = ClipSelection.fps,
+        **settings: Any,
     ) -> io.NodeOutput:
-        preparation = Preparation(resolution, multiple, shape)
+        selection = ClipSelection(frames, stride, fps)
+        preparation = Preparation(resolution, multiple, shape, clip=selection, **settings)
         encode_image, encode_text = encoders.image_encoder(vae), encoders.text_encoder(clip)
-        bar = None
-
-        def on_item(done: int, total: int) -> None:
-            nonlocal bar
-            host.throw_if_interrupted()
-            bar = bar or host.progress(total)
-            bar.update_absolute(done, total)
-
         dataset = encode(
             winners,
             encode_image,
             encode_text,
-            preparation,
+            preparation.with_step(encoders.pixel_step(vae, model)),
             image_identity=encoders.vae_identity(vae),
             text_identity=encoders.clip_identity(clip),
             cache=host.cache_root(),
-            on_item=on_item,
+            held_out=held_out,
+            on_item=host.ItemProgress(),
         )
-        return io.NodeOutput(dataset)
+        return io.NodeOutput(dataset, dataset.report())
 
 
 class SePPODatasetFromLatents(io.ComfyNode):
@@ -133,8 +207,15 @@ class SePPODatasetFromLatents(io.ComfyNode):
         positive: list[Any],
         losing_latents: list[dict[str, Any]] | None = None,
     ) -> io.NodeOutput:
-        losing = _samples(losing_latents or [])
-        return io.NodeOutput(pair_latents(_samples(latents), positive, losing))
+        winning, losing = _samples(latents), _samples(losing_latents or [])
+        return io.NodeOutput(pair_latents(winning, _one_each(positive, len(winning)), losing))
+
+
+def _one_each(positive: list[Any], count: int) -> list[Any]:
+    """The conditioning of each latent; 0.3.64's dataset nodes put those of all images into a single one."""
+    if len(positive) == 1 and len(positive[0]) == count:
+        return [[entry] for entry in positive[0]]
+    return positive
 
 
 def _samples(latents: list[dict[str, Any]]) -> list[Tensor]:
@@ -148,4 +229,60 @@ def _samples(latents: list[dict[str, Any]]) -> list[Tensor]:
     return items
 
 
-NODES = [SePPOEncodeWinners, SePPODatasetFromLatents]
+class SePPODatasetToLatents(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return host.schema(
+            node_id="SePPODatasetToLatents",
+            display_name="SePPO Dataset to Latents",
+            category=sockets.CATEGORY,
+            description="Gives encoded winners to ComfyUI's own nodes, such as Train LoRA or Save Training "
+            "Dataset, as lists of latents and conditioning. All are loaded into memory.",
+            search_aliases=["dataset", "latent list", "train lora", "save training dataset"],
+            inputs=[
+                sockets.Dataset.Input("dataset", tooltip="Encoded winners."),
+                io.Combo.Input(
+                    "form",
+                    options=list(FORMS),
+                    default="lists",
+                    tooltip="lists: an item for each winner, as today's Train LoRA takes them. one batch: all "
+                    "in one, as the Train LoRA of ComfyUI 0.3.64 takes them; they must have one size.",
+                ),
+            ],
+            outputs=[
+                io.Latent.Output(display_name="latents", is_output_list=True),
+                io.Conditioning.Output(display_name="positive", is_output_list=True),
+            ],
+        )
+
+    @classmethod
+    def execute(cls, dataset: EncodedDataset, form: str) -> io.NodeOutput:
+        if form not in FORMS:
+            raise ConfigError(f"unknown form {form!r}; choose from {list(FORMS)}")
+        return io.NodeOutput(*FORMS[form]([dataset[place] for place in range(len(dataset))]))
+
+
+Lists = tuple[list[dict[str, Tensor]], list[Any]]
+"""LATENT and CONDITIONING, as many of the one as of the other"""
+
+
+def _lists(examples: list[Example]) -> Lists:
+    latents = [{"samples": example.latents[None]} for example in examples]
+    return latents, [example.cond for example in examples]
+
+
+def _one_batch(examples: list[Example]) -> Lists:
+    shapes = {tuple(example.latents.shape) for example in examples}
+    if len(shapes) > 1:
+        raise DatasetError(
+            f"the winners have {len(shapes)} shapes and do not fit into one batch; choose form 'lists', or "
+            "shape 'square' in SePPO Encode Winners"
+        )
+    samples = torch.stack([example.latents for example in examples])
+    return [{"samples": samples}], [[entry for example in examples for entry in example.cond]]
+
+
+FORMS = {"lists": _lists, "one batch": _one_batch}
+
+
+NODES = [SePPOEncodeWinners, SePPODatasetFromLatents, SePPODatasetToLatents]

@@ -15,14 +15,41 @@ MAY_BE_MISSING = ("text_projection.weight", "logit_scale")
 
 
 def image_encoder(vae: Any) -> Callable[[Tensor], Tensor]:
-    """A picture [H, W, 3] to its latents [C, H, W]; a video VAE takes it as one frame: [C, 1, H, W]."""
+    """A picture [H, W, 3] to its latents [C, H, W]; a video VAE takes it as one frame: [C, 1, H, W].
+
+    A clip [F, H, W, 3] becomes [C, F', H, W]; DatasetError if the VAE knows single images only.
+    """
     if vae is None:
         raise DatasetError("there is no VAE; this checkpoint may hold none: add a Load VAE node")
 
     def encode_image(picture: Tensor) -> Tensor:
-        return vae.encode(picture[None])[0]
+        if picture.ndim == 3:
+            return vae.encode(picture[None])[0]
+        if vae.latent_dim != 3:
+            raise DatasetError(
+                "the winners are clips, but this VAE encodes single images; connect the VAE of a video "
+                "model"
+            )
+        return vae.encode(picture)[0]
 
     return encode_image
+
+
+def pixel_step(vae: Any, model: Any) -> int | None:
+    """What the sides of pictures should be multiples of for this network, in pixels; None if it does not say.
+
+    A U-Net halves its latents once between any two levels; a transformer cuts them into patches.
+    """
+    if vae is None or model is None:
+        return None
+    network = model.model.diffusion_model
+    if levels := getattr(network, "channel_mult", None):
+        latent_step = 2 ** (len(levels) - 1)
+    elif patch := getattr(network, "patch_size", None):
+        latent_step = patch if isinstance(patch, int) else patch[-1]
+    else:
+        return None
+    return vae.spacial_compression_encode() * latent_step
 
 
 def text_encoder(clip: Any) -> Callable[[str], Conditioning]:

@@ -63,8 +63,44 @@ def confined_name(root: str | Path, name: str) -> Path:
     return confined(root, name)
 
 
-def input_root() -> Path:
-    return Path(folder_paths.get_input_directory())
+LOCATIONS = {
+    "input": lambda: [folder_paths.get_input_directory()],
+    "output": lambda: [folder_paths.get_output_directory()],
+    "datasets": lambda: [
+        path
+        for kind in ("seppo_datasets", "datasets")
+        for path in folder_paths.folder_names_and_paths.get(kind, ([],))[0]
+    ],
+}
+"""Where winners may be read from: the host's own folders, and those its extra_model_paths.yaml names."""
+
+
+def data_path(location: str, name: str) -> Path:
+    """The real path of a folder or file in one of a location's folders.
+
+    ConfigError for an empty name, an unknown location, a path that leads elsewhere, or nothing there.
+    """
+    if location not in LOCATIONS:
+        raise ConfigError(f"unknown location {location!r}; choose from {list(LOCATIONS)}")
+    roots = LOCATIONS[location]()
+    if not roots:
+        raise ConfigError(
+            "this ComfyUI has no folder for datasets; name one under seppo_datasets in its "
+            "extra_model_paths.yaml, or choose another location"
+        )
+    places = " or ".join(map(str, roots))
+    name = name.strip()
+    if not name:
+        raise ConfigError(
+            f"name a folder inside {places}, for example 'winners', and put your winning images there"
+        )
+    for root in roots:
+        path = confined(root, name)
+        if path.exists():
+            return path
+    raise ConfigError(
+        f"there is no folder {name!r} inside {places}; create it and put your winning images there"
+    )
 
 
 def runs_root() -> Path:
@@ -91,6 +127,18 @@ def throw_if_interrupted() -> None:
 
 def progress(total: int) -> comfy.utils.ProgressBar:
     return comfy.utils.ProgressBar(total)
+
+
+class ItemProgress:
+    """Called with (done, total) after every item: moves the node's bar and notices Cancel."""
+
+    def __init__(self) -> None:
+        self.bar: comfy.utils.ProgressBar | None = None
+
+    def __call__(self, done: int, total: int) -> None:
+        throw_if_interrupted()
+        self.bar = self.bar or progress(total)
+        self.bar.update_absolute(done, total)
 
 
 def progress_text(text: str, node_id: str) -> None:

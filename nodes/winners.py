@@ -1,16 +1,24 @@
 """Winning images in a graph: read from a folder or taken from other nodes."""
 
+import json
 import logging
-from pathlib import Path
+from dataclasses import asdict
+from typing import Any
 
+import torch
 from comfy_api.latest import io, ui
 from torch import Tensor
 
+from ..seppo_core.data.captions import SOURCES
+from ..seppo_core.data.parquet import TIES
 from ..seppo_core.data.pictures import PictureTensor, picture_from_tensor
-from ..seppo_core.data.readers import listing, read_winners
+from ..seppo_core.data.prepare import ClipSelection
+from ..seppo_core.data.readers import AUTOMATIC, READERS, listing, read_winners
 from ..seppo_core.data.sheet import contact_sheet
-from ..seppo_core.data.winners import pair_up
-from ..seppo_core.errors import DatasetError, SePPOError
+from ..seppo_core.data.similar import DUPLICATES, examine
+from ..seppo_core.data.winners import Winners, pair_up
+from ..seppo_core.data.wording import Wording, reworded
+from ..seppo_core.errors import SePPOError
 from ..seppo_core.identity import digest_value
 from . import host, sockets
 
@@ -32,16 +40,65 @@ class SePPOLoadWinners(io.ComfyNode):
                 io.String.Input(
                     "folder",
                     default="winners",
-                    tooltip="A folder inside ComfyUI's input folder with your best images (PNG, JPEG, WebP, "
-                    "BMP, TIFF), each with a text file of the same name that says what it shows: cat.png "
-                    "and cat.txt. Folders inside it are read too; one named 5_cat counts its images five "
-                    "times.",
+                    tooltip="A folder with your best images, inside ComfyUI's input folder unless location "
+                    "says otherwise. Folders inside it are read too; one named 5_cat counts its images "
+                    "five times. It may also hold clips, tar shards or parquet files: see reader.",
                 ),
                 io.String.Input(
                     "caption",
                     default="",
                     multiline=True,
-                    tooltip="For images without a text file of their own. Empty: each needs its own.",
+                    tooltip="For images without a caption of their own. Empty: these are left out.",
+                ),
+                io.Combo.Input(
+                    "location",
+                    options=list(host.LOCATIONS),
+                    default="input",
+                    optional=True,
+                    tooltip="Where the folder lies: in ComfyUI's input or output, or in a folder that "
+                    "extra_model_paths.yaml names under seppo_datasets or datasets.",
+                ),
+                io.Combo.Input(
+                    "reader",
+                    options=[AUTOMATIC, *READERS],
+                    default=AUTOMATIC,
+                    optional=True,
+                    tooltip="folder: images. parquet: pairs as in Pick-a-Pic. webdataset: tar files. clips: "
+                    "short videos, for a video model. auto takes what there is most of.",
+                ),
+                io.Combo.Input(
+                    "captions",
+                    options=list(SOURCES),
+                    default=SOURCES[0],
+                    optional=True,
+                    tooltip="files: a .txt, .caption or .json of the same name, or the folder's "
+                    "metadata.jsonl or .csv. pictures: the prompt that ComfyUI and others store in what "
+                    "they save. file names: blue-book.png is 'blue book'.",
+                ),
+                io.Combo.Input(
+                    "near_duplicates",
+                    options=list(DUPLICATES),
+                    default="report",
+                    optional=True,
+                    tooltip="What becomes of images that look nearly the same as an earlier one. Off is "
+                    "faster: no image is looked at before it is encoded.",
+                ),
+                host.input(
+                    io.Combo.Input,
+                    "ties",
+                    options=list(TIES),
+                    default="skip",
+                    optional=True,
+                    advanced=True,
+                    tooltip="Only for parquet: which image of a pair wins that nobody decided.",
+                ),
+                host.input(
+                    io.Boolean.Input,
+                    "strict",
+                    default=False,
+                    optional=True,
+                    advanced=True,
+                    tooltip="Stop with an error if anything cannot be used, instead of leaving it out.",
                 ),
             ],
             outputs=[
@@ -52,46 +109,49 @@ class SePPOLoadWinners(io.ComfyNode):
         )
 
     @classmethod
-    def validate_inputs(cls, folder: str | None) -> bool | str:
-        if folder is None:  # linked: known only when the graph runs
+    def validate_inputs(cls, folder: str | None, location: str | None = "input") -> bool | str:
+        if folder is None or location is None:  # linked: known only when the graph runs
             return True
         try:
-            _folder(folder)
+            host.data_path(location, folder)
         except SePPOError as error:
             return f"folder: {error}"
         return True
 
     @classmethod
-    def fingerprint_inputs(cls, folder: str | None, caption: str | None) -> str | float:
+    def fingerprint_inputs(
+        cls, folder: str | None, location: str | None = "input", **others: Any
+    ) -> str | float:
         """Another value when a picture or caption was added, changed or removed."""
-        if folder is None:
-            return float("nan")  # a linked folder is not known here, so it is always read anew
-        return digest_value(listing(_folder(folder)))
+        if folder is None or location is None:
+            return float("nan")  # what is linked is not known here, so it is always read anew
+        path = host.data_path(location, folder)
+        return digest_value(listing(path))
 
     @classmethod
-    def execute(cls, folder: str, caption: str) -> io.NodeOutput:
-        winners = read_winners(_folder(folder), caption=caption)
+    def execute(
+        cls,
+        folder: str,
+        caption: str,
+        location: str = "input",
+        reader: str = AUTOMATIC,
+        near_duplicates: str = "report",
+        **settings: Any,
+    ) -> io.NodeOutput:
+        path = host.data_path(location, folder)
+        winners = read_winners(
+            path,
+            reader=reader,
+            caption=caption,
+            on_item=lambda seen: host.throw_if_interrupted(),
+            **settings,
+        )
+        winners = examine(winners, near_duplicates, host.ItemProgress())
         sheet = host.image(contact_sheet(winners, THUMBNAILS))
         report = winners.report()
         if winners.left_out:
             log.warning("SePPO: %s", report)
         return io.NodeOutput(winners, sheet, report, ui=ui.PreviewImage(sheet, cls=cls))
-
-
-def _folder(name: str) -> Path:
-    """The folder's path. DatasetError if the name is empty or nothing is there."""
-    root = host.input_root()
-    if not name.strip():
-        raise DatasetError(
-            f"name a folder inside {root}, for example 'winners', and put your winning images there"
-        )
-    path = host.confined(root, name.strip())
-    if not path.is_dir():
-        raise DatasetError(
-            f"there is no folder {name.strip()!r} inside {root}; create it and put your winning images "
-            "there"
-        )
-    return path
 
 
 class SePPOWinnersFromImages(io.ComfyNode):
@@ -144,4 +204,108 @@ def _pictures(batches: list[Tensor], word: str) -> list[PictureTensor]:
     return [picture_from_tensor(image, f"{word} {i}") for i, image in enumerate(images, 1)]
 
 
-NODES = [SePPOLoadWinners, SePPOWinnersFromImages]
+class SePPOEditCaptions(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        default = Wording()
+        return host.schema(
+            node_id="SePPOEditCaptions",
+            display_name="SePPO Edit Captions",
+            category=sockets.CATEGORY,
+            description="Changes the captions of winning images: a trigger word, words around them, tags in "
+            "other orders, and sometimes no caption at all.",
+            search_aliases=["trigger word", "tags", "caption dropout", "prefix", "shuffle"],
+            inputs=[
+                sockets.Winners.Input("winners", tooltip="Winning images with captions."),
+                io.String.Input(
+                    "trigger",
+                    default=default.trigger,
+                    tooltip="A word put in front of every caption that does not have it, to call up the "
+                    "style by later.",
+                ),
+                io.String.Input(
+                    "prefix", default=default.prefix, tooltip="Text before every caption."
+                ),
+                io.String.Input(
+                    "suffix", default=default.suffix, tooltip="Text after every caption."
+                ),
+                io.Int.Input(
+                    "shuffle",
+                    default=default.shuffle,
+                    min=0,
+                    max=64,
+                    tooltip="For captions of comma-separated tags: how many other orders of the tags are "
+                    "used besides the given one. Each is encoded once.",
+                ),
+                io.Int.Input(
+                    "keep",
+                    default=default.keep,
+                    min=0,
+                    max=100,
+                    tooltip="So many first tags stay in their place when the others are shuffled.",
+                ),
+                io.Float.Input(
+                    "dropout",
+                    default=default.dropout,
+                    min=0.0,
+                    max=1.0,
+                    step=0.05,
+                    tooltip="Share of the times that a winner is trained on without its caption. 0.1 "
+                    "makes the result hold with weak prompts and guidance too.",
+                ),
+            ],
+            outputs=[sockets.Winners.Output(display_name="edited")],
+        )
+
+    @classmethod
+    def execute(cls, winners: Winners, **settings: Any) -> io.NodeOutput:
+        return io.NodeOutput(reworded(winners, Wording(**settings)))
+
+
+class SePPOWinnersToImages(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return host.schema(
+            node_id="SePPOWinnersToImages",
+            display_name="SePPO Winners to Images",
+            category=sockets.CATEGORY,
+            description="Gives winning images to ComfyUI's own nodes, as lists of images and captions. "
+            "All are loaded into memory.",
+            search_aliases=["dataset", "image list", "captions", "export"],
+            inputs=[
+                sockets.Winners.Input("winners", tooltip="Winning images with captions."),
+                io.Int.Input(
+                    "limit",
+                    default=0,
+                    min=0,
+                    max=1_000_000,
+                    tooltip="Only so many from the beginning; 0 gives all.",
+                ),
+            ],
+            outputs=[
+                io.Image.Output(display_name="images", is_output_list=True),
+                io.String.Output(display_name="captions", is_output_list=True),
+                io.String.Output(display_name="generation", is_output_list=True),
+            ],
+        )
+
+    @classmethod
+    def execute(cls, winners: Winners, limit: int) -> io.NodeOutput:
+        chosen = [winners[index] for index in range(min(limit or len(winners), len(winners)))]
+        progress = host.ItemProgress()
+        images = []
+        for done, winner in enumerate(chosen, 1):
+            images.append(_image(winner.picture))
+            progress(done, len(chosen))
+        about = [json.dumps(asdict(winner.about) if winner.about else {}) for winner in chosen]
+        return io.NodeOutput(images, [winner.caption for winner in chosen], about)
+
+
+def _image(picture: Any) -> Tensor:
+    """A picture as IMAGE [1, H, W, 3], a clip as [F, H, W, 3]."""
+    if hasattr(picture, "frames"):
+        return torch.cat([host.image(frame) for frame in picture.frames(ClipSelection(), "white")])
+    return host.image(picture.load())
+
+
+NODES = [SePPOLoadWinners, SePPOWinnersFromImages, SePPOEditCaptions, SePPOWinnersToImages]

@@ -13,9 +13,13 @@ from torch import Tensor
 
 from .config import SePPOConfig, from_dict
 from .data import Conditioning, EncodedDataset
+from .data.captions import SOURCES
 from .data.encode import encode
 from .data.prepare import Preparation
-from .data.readers import read_winners
+from .data.readers import AUTOMATIC, read_winners
+from .data.similar import examine
+from .data.winners import Winners
+from .data.wording import Wording, reworded
 from .denoisers.diffusers import DTYPES, DiffusersDenoiser
 from .errors import ConfigError, MissingPackageError, UnsupportedModelError
 from .identity import digest_tensors
@@ -49,16 +53,40 @@ class ModelConfig:
 @dataclass(frozen=True)
 class DataConfig:
     folder: str = ""
-    """Winning images, each with a .txt caption beside it."""
+    """Winning images with their captions, in any layout of `data.READERS`; or one file of such a layout."""
+    reader: str = AUTOMATIC
     caption: str = ""
-    """For images without one."""
+    """For what has none of its own."""
+    captions: str = SOURCES[0]
+    """Where captions are looked for: one of `data.captions.SOURCES`."""
+    ties: str = "skip"
+    """Which picture of a pair wins that nobody decided: a row of `data.parquet.TIES`."""
+    near_duplicates: str = "report"
+    """A row of `data.similar.DUPLICATES`."""
+    strict: bool = False
+    """Whatever cannot be used is an error."""
+    wording: Wording = field(default_factory=Wording)
+    held_out: float = 0.0
+    """Share of the winners that is not trained on; metrics.jsonl tells the margin on them."""
     cache: str = ""
     """Where encoded winners are kept; empty: `cache` beside the run directory."""
     preparation: Preparation = field(default_factory=Preparation)
 
     def __post_init__(self) -> None:
-        if not Path(self.folder).is_dir():
+        if not Path(self.folder).exists() or not self.folder:
             raise ConfigError(f"data.folder: {self.folder or 'empty'!r} is no folder")
+
+    def winners(self) -> Winners:
+        """What is there, read, compared and worded as set."""
+        found = read_winners(
+            Path(self.folder),
+            reader=self.reader,
+            caption=self.caption,
+            captions=self.captions,
+            ties=self.ties,
+            strict=self.strict,
+        )
+        return reworded(examine(found, self.near_duplicates), self.wording)
 
 
 @dataclass(frozen=True)
@@ -157,9 +185,14 @@ class LoadedPipeline:
         found = [getattr(self.pipe, name, None) for name in names]
         return [encoder for encoder in found if encoder is not None]
 
-    def dataset(self, data: DataConfig, cache: Path) -> EncodedDataset:
+    def pixel_step(self) -> int:
+        """What the sides of pictures should be multiples of, in pixels."""
+        config = getattr(self.pipe, self.text.component).config
+        patch = getattr(config, "patch_size", None) or 2 ** (len(config.block_out_channels) - 1)
+        return self.pipe.vae_scale_factor * patch
+
+    def dataset(self, data: DataConfig, winners: Winners, cache: Path) -> EncodedDataset:
         """The winners, encoded; then VAE and text encoders leave the device."""
-        winners = read_winners(Path(data.folder), caption=data.caption)
         texts = [
             (f"{i}.{k}", v)
             for i, e in enumerate(self._text_encoders())
@@ -169,10 +202,11 @@ class LoadedPipeline:
             winners,
             self.encode_image,
             self.encode_text,
-            data.preparation,
+            data.preparation.with_step(self.pixel_step()),
             image_identity=digest_tensors(self.pipe.vae.state_dict().items()),
             text_identity=digest_tensors(texts),
             cache=cache,
+            held_out=data.held_out,
         )
         for module in (self.pipe.vae, *self._text_encoders()):
             module.to("cpu")
@@ -202,6 +236,8 @@ def run_job(
     job: Job, on_message: Callable[[str], None] = lambda text: None
 ) -> Iterator[StepReport]:
     """Load, encode, train: one report per optimizer step; the run directory as `train` leaves it."""
+    winners = job.data.winners()
+    on_message(winners.report())
     on_message(f"loading {job.model.path}")
     pipeline = LoadedPipeline(job.model)
     guided = job.training.references.guidance_scale != 1.0
@@ -209,6 +245,7 @@ def run_job(
     on_message(f"encoding {job.data.folder}")
     run_directory = Path(job.training.run.directory)
     cache = Path(job.data.cache) if job.data.cache else run_directory.parent / "cache"
-    dataset = pipeline.dataset(job.data, cache)
+    dataset = pipeline.dataset(job.data, winners, cache)
+    on_message(dataset.report())
     on_message(f"training on {len(dataset)} winners, {job.training.steps} steps")
     yield from train(denoiser, dataset, job.training)

@@ -11,6 +11,7 @@ import os
 from pathlib import Path
 
 import pytest
+from folders import draw
 from inprocess import InProcessHost, prepare_base, start, version_at
 from over_http import HttpHost
 from thin import kinds
@@ -66,3 +67,19 @@ def pytest_generate_tests(metafunc):
         and not any("kind" in names for names in chosen)
     ):
         metafunc.parametrize("kind", kinds(version_at(Path(HOST_PATH))))
+
+
+@pytest.fixture
+def folder(host, tmp_path_factory) -> Path:
+    """A fresh folder in the host's input with two captioned pictures."""
+    path = host.base / "input" / tmp_path_factory.mktemp("winners").name
+    draw(path / "a.png", "a fox", seed=1)
+    draw(path / "b.png", "a red bird", seed=2)
+    return path
+
+
+@pytest.fixture
+def own_cache(host, monkeypatch, tmp_path) -> Path:
+    """The cache of a test that begins with nothing encoded."""
+    monkeypatch.setattr(host.module("nodes.host"), "cache_root", lambda: tmp_path / "cache")
+    return tmp_path / "cache"

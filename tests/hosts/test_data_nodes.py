@@ -3,38 +3,14 @@
 from __future__ import annotations
 
 import os
-from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
+from folders import draw, encoding
 from inprocess import GraphError
-from PIL import Image
 from thin import random_weights, thin_conditioning
 
-
-def draw(path: Path, caption: str | None = "a fox", seed: int = 0, size=(64, 64)) -> None:
-    values = np.random.default_rng(seed).integers(0, 255, (*size[::-1], 3), dtype=np.uint8)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(values).save(path)
-    if caption is not None:
-        path.with_suffix(".txt").write_text(caption, "utf-8")
-
-
-@pytest.fixture
-def folder(host, tmp_path_factory) -> Path:
-    """A fresh folder in the host's input with two captioned pictures."""
-    path = host.base / "input" / tmp_path_factory.mktemp("winners").name
-    draw(path / "a.png", "a fox", seed=1)
-    draw(path / "b.png", "a red bird", seed=2)
-    return path
-
-
-@pytest.fixture(autouse=True)
-def own_cache(host, monkeypatch, tmp_path) -> Path:
-    """Every test begins with nothing encoded."""
-    monkeypatch.setattr(host.module("nodes.host"), "cache_root", lambda: tmp_path / "cache")
-    return tmp_path / "cache"
+pytestmark = pytest.mark.usefixtures("own_cache")
 
 
 @pytest.fixture
@@ -57,25 +33,6 @@ def calls(host, monkeypatch) -> dict[str, int]:
     return count
 
 
-def encoding(folder: str, checkpoint: str, caption: str = "", resolution: int = 64) -> dict:
-    """Load Checkpoint and Load Winners ("2") into Encode Winners ("3")."""
-    return {
-        "1": {"class_type": "CheckpointLoaderSimple", "inputs": {"ckpt_name": checkpoint}},
-        "2": {"class_type": "SePPOLoadWinners", "inputs": {"folder": folder, "caption": caption}},
-        "3": {
-            "class_type": "SePPOEncodeWinners",
-            "inputs": {
-                "winners": ["2", 0],
-                "vae": ["1", 2],
-                "clip": ["1", 1],
-                "resolution": resolution,
-                "shape": "keep aspect",
-                "multiple": 64,
-            },
-        },
-    }
-
-
 def equal_conditioning(one: list, two: list) -> bool:
     ((tensor, extra),), ((other, others),) = one, two
     assert set(extra) == set(others) == {"pooled_output"}
@@ -92,7 +49,7 @@ def test_folder_becomes_what_the_hosts_own_nodes_encode(host, checkpoint, folder
         "6": {"class_type": "CLIPTextEncode", "inputs": {"clip": ["1", 1], "text": "a red bird"}},
     }
     run = host.run_graph(graph, wanted=["3", "5", "6"])
-    (dataset,) = run["3"]
+    dataset, _ = run["3"]
     assert len(dataset) == 2
     assert dataset.shapes == [(4, 8, 8)] * 2
     example = dataset[1]
@@ -327,7 +284,7 @@ def test_pairs_are_encoded_at_one_size(host, checkpoint):
         },
     }
     graph["3"]["inputs"]["resolution"] = 128
-    (dataset,) = host.run_graph(graph, wanted=["3"])["3"]
+    dataset, _ = host.run_graph(graph, wanted=["3"])["3"]
     assert dataset.paired
     assert dataset[0].losing.shape == dataset[0].latents.shape == (4, 8, 16)
 
@@ -344,7 +301,7 @@ def test_video_vae_takes_an_image_as_one_frame(host, checkpoint, folder, monkeyp
     graph = encoding(folder.name, checkpoint)
     graph["4"] = host.constant(comfy.sd.VAE(sd=random_weights(network, 0)))
     graph["3"]["inputs"]["vae"] = ["4", 0]
-    (dataset,) = host.run_graph(graph, wanted=["3"])["3"]
+    dataset, _ = host.run_graph(graph, wanted=["3"])["3"]
     assert dataset.shapes == [(16, 1, 8, 8)] * 2
 
 
