@@ -44,6 +44,9 @@ REPAIRS = re.compile(r"detailer|faceswap|segs", re.IGNORECASE)
 """Samplers that redraw a part; the picture was made before them."""
 
 PICTURES = ("image", "images", "samples", "video", "frames", "pixels", "latent", "latent_image")
+RESIZES = {"scale_by", "upscale_model", "crop_region", "megapixels"}
+"""Inputs of nodes whose result has a size that the graph does not name."""
+
 SIDEWAYS = {"vae", "clip", "model", "filename_prefix", "control_net", "clip_vision", "audio"}
 """Inputs that never lead to the sampler."""
 
@@ -102,12 +105,15 @@ def _agreed(graph: Graph, saves: list[Node]) -> Generation:
 
 def _size(graph: Graph, save: Node) -> Size | None:
     """The size of the picture that is saved, as the nearest node sets it; None where that is not plain."""
-    for node in _upstream(graph, save):
-        if node.inputs.keys() & {"scale_by", "upscale_model", "crop_region"}:
-            return None
-        sides = [number(graph, node, name) for name in ("width", "height")]
-        if None not in sides:
-            return int(sides[0]), int(sides[1])
+    node: Node | None = save
+    seen: set[str] = set()
+    while node and node.id not in seen and not node.inputs.keys() & RESIZES:
+        seen.add(node.id)
+        if {"width", "height"} <= node.inputs.keys():
+            width, height = (number(graph, node, name) for name in ("width", "height"))
+            return None if width is None or height is None else (int(width), int(height))
+        links = graph.links(node).items()
+        node = _source(graph, next((at for name, at in links if name.startswith(PICTURES)), None))
     return None
 
 
