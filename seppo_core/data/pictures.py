@@ -245,11 +245,12 @@ def _upright(image: Image.Image) -> Image.Image:
 
 def _from_wide(image: Image.Image, known_16_bit: bool) -> Image.Image:
     """Pillow clips 16-bit, 32-bit and float grey at 255; scale it instead, by the least white that fits."""
-    values = np.asarray(image, dtype=np.float64)
+    values = np.asarray(image)
     if not np.isfinite(values).all():
         raise DatasetError("holds NaN or infinite pixels; save it as 8-bit RGB")
     top = float(values.max())
     whites = (65535,) if known_16_bit else FLOAT_WHITES if image.mode == "F" else WHITES
     white = next((white for white in whites if top <= white), top)
-    grey = (values * (255 / white)).clip(0, 255).round().astype(np.uint8)
-    return Image.fromarray(grey).convert("RGB")
+    grey = np.multiply(values, 255 / white, dtype=np.float32)
+    np.rint(grey.clip(0, 255, out=grey), out=grey)
+    return Image.fromarray(grey.astype(np.uint8)).convert("RGB")

@@ -72,6 +72,25 @@ def test_pictures_are_turned_as_exif_asks(kind, orientation):
 QUALITY = {"JPEG": {"quality": 100, "subsampling": 0}, "WEBP": {"lossless": True}}
 
 
+@pytest.mark.parametrize("mode", ["1", "L", "P", "LA", "RGBA", "I;16", "CMYK", "I", "F"])
+def test_every_kind_of_pixel_is_turned(mode):
+    # 8 wide and 16 high as stored, its first row black; orientation 6: that row is the right column
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    image = Image.new("L", (8, 16), 255)
+    image.paste(0, (0, 0, 8, 1))
+    image = (
+        Image.fromarray(np.array(image, dtype=np.uint16) * 257)
+        if mode == "I;16"
+        else image.convert(mode)
+    )
+    kind = "TIFF" if mode in ("CMYK", "I", "F") else "PNG"
+    pixels = decoded(image, kind, exif=exif)
+    assert pixels.shape == (8, 16, 3)
+    assert (pixels[:, -1] == 0).all()
+    assert (pixels[:, :-1] == 255).all()
+
+
 @pytest.mark.filterwarnings("ignore:Corrupt EXIF data")
 def test_exif_that_cannot_be_read_turns_nothing():
     image = Image.new("RGB", (8, 8), (1, 2, 3))
