@@ -27,10 +27,19 @@ def read_generation(file: BinaryIO, name: str) -> Generation:
     NoPromptError gives the reason alone why it tells none.
     """
     texts = embedded_texts(file)
-    found = _graph_told(texts, name, lambda: _size(file))
-    if found is None:
-        found = _other_programs(texts)
-    return _cleaned(found)
+    try:
+        found = _graph_told(texts, name, lambda: _size(file))
+    except NoPromptError as error:
+        return _cleaned(_written_beside(texts, error))
+    return _cleaned(found or _other_programs(texts))
+
+
+def _written_beside(texts: dict[str, str], silence: NoPromptError) -> Generation:
+    """What a node wrote in another program's way beside a graph that tells nothing."""
+    try:
+        return _other_programs({key: text for key, text in texts.items() if key != "prompt"})
+    except NoPromptError:
+        raise silence from None
 
 
 def _size(file: BinaryIO) -> tuple[int, int] | None:

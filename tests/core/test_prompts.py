@@ -64,6 +64,13 @@ def test_comfyui_graph_comes_before_what_other_programs_wrote():
     assert read(parameters=A1111, prompt=json.dumps(GRAPH)) == TOLD
 
 
+def test_what_a_node_wrote_beside_a_silent_graph_is_read():
+    pytest.importorskip("sd_parsers", reason="the extra prompts is not installed")
+    silent = with_text(["9", 0])
+    assert read(prompt=silent, parameters=A1111).seed == 12
+    assert "node 2 (CLIPTextEncode) holds no text" in reason(prompt=silent, parameters="Steps: 1")
+
+
 @pytest.mark.parametrize("inner", [json.dumps(GRAPH), GRAPH], ids=["text", "object"])
 def test_graphs_within_one_comment_as_video_helpers_write_it(inner):
     assert read(Comment=json.dumps({"prompt": inner, "CreationTime": "2025"})) == TOLD

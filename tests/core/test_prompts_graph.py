@@ -197,6 +197,21 @@ def test_loader_with_texts_of_its_own_as_the_efficiency_pack_has_it():
     assert (found.prompt, found.negative, found.model) == ("a fox", "dull", "x.safetensors")
 
 
+def test_encoder_whose_sides_are_linked_strings():
+    """As the WanVideo pack has it: one output holds both, and the sampler takes it as one input."""
+    graph = plain(
+        good=node(
+            "WanVideoTextEncode", positive_prompt=["p", 0], negative_prompt=["n", 0], t5=["t", 0]
+        ),
+        p=node("Some Text", text=["q", 0]),
+        q=node("PrimitiveString", value="a fox"),
+        n=node("PrimitiveString", value="dull"),
+        sampler=node("WanVideoSampler", text_embeds=["good", 0], seed=4, steps=6, cfg=5.0),
+    )
+    found = generation_of(graph, "x.png")
+    assert (found.prompt, found.negative, found.seed) == ("a fox", "dull", 4)
+
+
 def test_pipes_carry_both_sides():
     graph = plain(
         pipe=node("ToBasicPipe", model=["model", 0], positive=["good", 0], negative=["bad", 0])

@@ -17,7 +17,7 @@ MAX_PARTS = 100
 COMBINED = re.compile(r"(conditioning|cond)(\d*|_.*)", re.IGNORECASE)
 """Inputs that bring conditionings of which all count."""
 
-SIDED = re.compile(r"(positive|negative)(_[A-Za-z0-9]+)?")
+SIDED = re.compile(r"(positive|negative)(_(?!prompt|text)[A-Za-z0-9]+)?")
 """Inputs that bring conditionings for one of two outputs."""
 
 POSITIVE_SECOND = {"LTXVReferenceAudio", "WanInfiniteTalkToVideo"}
@@ -71,7 +71,7 @@ def conditioning_texts(graph: Graph, link: Link, side: str) -> Answering:
         for source, inner_side in inner:
             parts += yield (conditioning_texts, source, inner_side)
         return distinct(parts)
-    names = _text_names(graph, node, "positive" if slot == 0 else side)
+    names = _text_names(graph, node, side)
     if names:
         texts = []
         for name in names:

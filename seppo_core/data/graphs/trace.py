@@ -119,12 +119,13 @@ def _size(graph: Graph, save: Node) -> Size | None:
 
 def saving_nodes(graph: Graph, name: str) -> list[Node]:
     """The nodes that may have saved the file; the one whose prefix fits its name, where one does."""
-    saves = [node for node in graph.nodes.values() if _saves(graph, node)]
+    used = {link[0] for node in graph.nodes.values() for link in graph.links(node).values()}
+    saves = [node for node in graph.nodes.values() if _saves(graph, node, used)]
     lasting = [node for node in saves if not PREVIEWS.search(node.kind)]
     if lasting and "_temp_" not in name:
         saves = lasting
     if not saves:
-        saves = _ends(graph)
+        saves = _ends(graph, used)
     fits = [(_fit(graph, node, name), node) for node in saves]
     best = max((fit for fit, _ in fits), default=0)
     fitting = [node for fit, node in fits if fit == best]
@@ -133,15 +134,18 @@ def saving_nodes(graph: Graph, name: str) -> list[Node]:
     return fitting
 
 
-def _saves(graph: Graph, node: Node) -> bool:
-    named = SAVES.search(node.kind) and not NO_PICTURE.search(node.kind)
-    pictured = any(image in node.inputs for image in PICTURES) or "filename_prefix" in node.inputs
-    return bool(named and pictured and graph.links(node))
+def _saves(graph: Graph, node: Node, used: set[str]) -> bool:
+    """Whether it saves or shows pictures; `used` are the nodes that others go on from."""
+    if NO_PICTURE.search(node.kind) or not graph.links(node):
+        return False
+    if "filename_prefix" in node.inputs:
+        return True
+    shows = SAVES.search(node.kind) and ("save" in node.kind.lower() or node.id not in used)
+    return bool(shows and node.inputs.keys() & {*PICTURES})
 
 
-def _ends(graph: Graph) -> list[Node]:
-    """Nodes that take pictures and that nothing is linked to."""
-    used = {link[0] for node in graph.nodes.values() for link in graph.links(node).values()}
+def _ends(graph: Graph, used: set[str]) -> list[Node]:
+    """Nodes that take pictures and that nothing goes on from."""
     ends = [node for node in graph.nodes.values() if node.id not in used]
     return [node for node in ends if graph.links(node).keys() & {*PICTURES}]
 
