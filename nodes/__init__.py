@@ -1,9 +1,10 @@
 """The one list of nodes."""
 
-from . import datasets, preview, save, settings, train, winners
+from . import datasets, preview, save, settings, train, videos, winners
 
 NODES = [
     *winners.NODES,
+    *videos.NODES,
     *datasets.NODES,
     *settings.NODES,
     *train.NODES,

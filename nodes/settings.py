@@ -216,6 +216,14 @@ class SePPOOptimizerSettings(io.ComfyNode):
                     max=100_000,
                     tooltip="Optimizer steps between preview pictures; 0 shows none.",
                 ),
+                io.Int.Input(
+                    "held_out_every",
+                    default=run.held_out_every,
+                    min=0,
+                    max=100_000,
+                    optional=True,
+                    tooltip="Optimizer steps between measurements on held-out winners; 0 measures never.",
+                ),
             ],
             outputs=[sockets.Optimizer.Output(display_name="optimizer")],
         )
@@ -233,6 +241,7 @@ class SePPOOptimizerSettings(io.ComfyNode):
         loser_weight: float,
         checkpoint_every: int,
         preview_every: int,
+        held_out_every: int = RunConfig.held_out_every,
         **settings: Any,
     ) -> io.NodeOutput:
         return io.NodeOutput(
@@ -245,7 +254,11 @@ class SePPOOptimizerSettings(io.ComfyNode):
                 },
                 "lora": {"alpha": alpha, "modules": modules, "pattern": pattern},
                 "loss": {"loser_weight": loser_weight},
-                "run": {"checkpoint_every": checkpoint_every, "preview_every": preview_every},
+                "run": {
+                    "checkpoint_every": checkpoint_every,
+                    "preview_every": preview_every,
+                    "held_out_every": held_out_every,
+                },
             }
         )
 

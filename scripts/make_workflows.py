@@ -34,9 +34,9 @@ def note(text: str, room: int = 230) -> Node:
     return Node("MarkdownNote", title="Read me", text=text, room=room)
 
 
-def winners(text: str) -> Group:
+def winners(text: str, **source: Any) -> Group:
     """The base model, and the folder of winners with their contact sheet."""
-    load = Node("SePPOLoadWinners", {"folder": "winners"}, room=280)
+    load = Node("SePPOLoadWinners", {"folder": "winners", **source}, room=280)
     return Group(
         "1. Base model and winning images",
         (
@@ -54,6 +54,7 @@ def winners(text: str) -> Group:
                         "winners": Link("winners", "winners"),
                         "vae": Link("base", "VAE"),
                         "clip": Link("base", "CLIP"),
+                        "model": Link("base", "MODEL"),
                     },
                 )
             },
@@ -153,6 +154,24 @@ def align_sd15_from_folder() -> list[Group]:
     return [winners(text), training(), sampling(), keeping()]
 
 
+def align_from_own_pictures() -> list[Group]:
+    text = (
+        "## Learn from the pictures you made here and liked\n\n"
+        "Make a folder `winners` in ComfyUI's `output` folder, move your best pictures into it and press Run. "
+        "Their prompts are read from the pictures themselves; the report says which have none that can be "
+        "read, and why. A text file of the same name always comes first.\n\n"
+        "**SePPO Edit Captions** may add a trigger word, or leave captions away now and then."
+    )
+    first = winners(text, location="output")
+    report = Link("winners", "report")
+    first.columns[1]["report"] = Node("PreviewAny", {"source": report}, title="Report", room=160)
+    first.columns[2]["captions"] = Node(
+        "SePPOEditCaptions", {"winners": Link("winners", "winners"), "dropout": 0.1}
+    )
+    first.columns[2]["dataset"].inputs["winners"] = Link("captions", "edited")
+    return [first, training(), sampling(), keeping()]
+
+
 def align_and_compare() -> list[Group]:
     text = (
         "## Before and after, side by side\n\n"
@@ -242,6 +261,7 @@ def continue_from_run() -> list[Group]:
 
 WORKFLOWS: dict[str, Callable[[], list[Group]]] = {
     "align_sd15_from_folder": align_sd15_from_folder,
+    "align_from_own_pictures": align_from_own_pictures,
     "align_and_compare": align_and_compare,
     "anchor_preview": anchor_preview,
     "continue_from_run": continue_from_run,

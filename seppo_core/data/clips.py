@@ -20,7 +20,7 @@ from ..errors import DatasetError, MissingPackageError
 from .captions import Reading
 from .containers import cut_off_matroska, cut_off_mov, gif_delays, webp_delays
 from .folder import read_captioned
-from .pictures import MAX_PIXELS, StoredPicture, _size_complaint, as_rgb, reasons
+from .pictures import MAX_PIXELS, StoredPicture, size_complaint, as_rgb, reasons
 from .prepare import ClipSelection
 from .winners import Winners
 
@@ -151,7 +151,7 @@ def _at_moments(
 
 def _add(images: list[Image.Image], image: Image.Image, count: int) -> None:
     width, height = image.size
-    if complaint := _size_complaint(image.size):
+    if complaint := size_complaint(image.size):
         raise DatasetError(complaint)
     if count * width * height > MAX_CLIP_PIXELS:
         raise DatasetError(
@@ -219,7 +219,7 @@ def _video(container: "InputContainer") -> Footage:
     stream = container.streams.video[0]
     if stream.codec_context is None:
         raise DatasetError("its codec is unknown to PyAV; encode it anew, for example as H.264")
-    if complaint := _size_complaint((stream.codec_context.width, stream.codec_context.height)):
+    if complaint := size_complaint((stream.codec_context.width, stream.codec_context.height)):
         raise DatasetError(complaint)
     stream.codec_context.options = {"max_pixels": str(MAX_PIXELS)}
     stream.thread_type = "AUTO"
@@ -293,7 +293,7 @@ def _animation(file: BinaryIO, delays: list[int]) -> Iterator[Footage]:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
             image = Image.open(file, formats=["GIF", "WEBP"])
-        if complaint := _size_complaint(image.size):
+        if complaint := size_complaint(image.size):
             raise DatasetError(complaint)
         with image:
             yield Footage(

@@ -187,7 +187,7 @@ def open_image(file: BinaryIO) -> Image.Image:
         raise DatasetError(f"too large to be decoded safely: {error}") from None
     except (ValueError, SyntaxError, EOFError, struct.error) as error:
         raise DatasetError(f"its header is damaged ({error})") from None
-    if complaint := _size_complaint(image.size):
+    if complaint := size_complaint(image.size):
         raise DatasetError(complaint)
     if image.format in ANIMATED and getattr(image, "is_animated", False):
         raise DatasetError(
@@ -196,7 +196,7 @@ def open_image(file: BinaryIO) -> Image.Image:
     return image
 
 
-def _size_complaint(size: tuple[int, int]) -> str:
+def size_complaint(size: tuple[int, int]) -> str:
     width, height = size
     if width * height > MAX_PIXELS:
         limit = MAX_PIXELS // 10**6

@@ -21,9 +21,6 @@ from seppo_core.errors import ConfigError
 
 NODES = Path(__file__).resolve().parents[2] / "nodes"
 
-HEADLESS_ONLY = {"run.held_out_every"}
-"""Settings that no node has: a job file sets them."""
-
 SET_BY_PRESETS = {"loss.objective", "loss.paired"}
 
 
@@ -47,8 +44,7 @@ def test_every_setting_is_reachable_from_a_node_or_listed_as_headless_only():
                 named.add(node.arg)
     every = set(settings_of(SePPOConfig))
     unreachable = {path for path in every if path.rpartition(".")[2] not in named}
-    assert unreachable <= HEADLESS_ONLY | SET_BY_PRESETS
-    assert HEADLESS_ONLY | SET_BY_PRESETS <= every
+    assert unreachable <= SET_BY_PRESETS <= every
 
 
 def test_a_configuration_survives_json():

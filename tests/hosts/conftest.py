@@ -14,7 +14,7 @@ import pytest
 from folders import draw
 from inprocess import InProcessHost, prepare_base, start, version_at
 from over_http import HttpHost
-from thin import kinds
+from thin import kinds, random_weights
 
 HOST_PATH = os.environ.get("SEPPO_TEST_HOST")
 REASON = (
@@ -83,3 +83,17 @@ def own_cache(host, monkeypatch, tmp_path) -> Path:
     """The cache of a test that begins with nothing encoded."""
     monkeypatch.setattr(host.module("nodes.host"), "cache_root", lambda: tmp_path / "cache")
     return tmp_path / "cache"
+
+
+@pytest.fixture
+def video_vae(host, monkeypatch):
+    """A Wan VAE of random weights, thin enough to encode quickly."""
+    import comfy.ldm.wan.vae
+    import comfy.sd
+
+    full = comfy.ldm.wan.vae.WanVAE  # 0.3.64 always builds it 96 channels wide
+    thin = lambda **config: full(**(config | {"dim": 8}))  # noqa: E731
+    monkeypatch.setattr(comfy.ldm.wan.vae, "WanVAE", thin)
+    shape = {"z_dim": 16, "dim_mult": [1, 2, 4, 4], "num_res_blocks": 2, "attn_scales": []}
+    network = thin(**shape, temperal_downsample=[False, True, True], dropout=0.0)
+    return comfy.sd.VAE(sd=random_weights(network, 0))

@@ -8,7 +8,7 @@ import pytest
 import torch
 from folders import draw, encoding
 from inprocess import GraphError
-from thin import random_weights, thin_conditioning
+from thin import thin_conditioning
 
 pytestmark = pytest.mark.usefixtures("own_cache")
 
@@ -289,17 +289,9 @@ def test_pairs_are_encoded_at_one_size(host, checkpoint):
     assert dataset[0].losing.shape == dataset[0].latents.shape == (4, 8, 16)
 
 
-def test_video_vae_takes_an_image_as_one_frame(host, checkpoint, folder, monkeypatch):
-    import comfy.ldm.wan.vae
-    import comfy.sd
-
-    full = comfy.ldm.wan.vae.WanVAE  # 0.3.64 always builds it 96 channels wide
-    thin = lambda **config: full(**(config | {"dim": 8}))  # noqa: E731
-    monkeypatch.setattr(comfy.ldm.wan.vae, "WanVAE", thin)
-    shape = {"z_dim": 16, "dim_mult": [1, 2, 4, 4], "num_res_blocks": 2, "attn_scales": []}
-    network = thin(**shape, temperal_downsample=[False, True, True], dropout=0.0)
+def test_video_vae_takes_an_image_as_one_frame(host, checkpoint, folder, video_vae):
     graph = encoding(folder.name, checkpoint)
-    graph["4"] = host.constant(comfy.sd.VAE(sd=random_weights(network, 0)))
+    graph["4"] = host.constant(video_vae)
     graph["3"]["inputs"]["vae"] = ["4", 0]
     dataset, _ = host.run_graph(graph, wanted=["3"])["3"]
     assert dataset.shapes == [(16, 1, 8, 8)] * 2

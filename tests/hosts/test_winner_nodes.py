@@ -268,3 +268,44 @@ def test_held_out_winners_are_measured_and_not_trained_on(host, checkpoint, fold
     assert f"{len(dataset.held_out)} more are held out" in report
     margins = [line["held_out_margin"] for line in run["4"][3].metrics()]
     assert margins[0] is None and margins[1] != 0
+
+
+def test_clips_of_a_folder_are_encoded_as_clips(host, checkpoint, folder, video_vae):
+    frames = [Image.new("RGB", (64, 64), (25 * i, 0, 0)) for i in range(9)]
+    clip = folder / "clips" / "red.webp"
+    clip.parent.mkdir()
+    frames[0].save(clip, save_all=True, append_images=frames[1:], duration=50, lossless=True)
+    clip.with_suffix(".txt").write_text("it turns red")
+    graph = encoding(f"{folder.name}/clips", checkpoint)
+    graph["2"]["inputs"]["reader"] = "clips"
+    graph["3"]["inputs"]["frames"] = 5
+    with pytest.raises(GraphError, match="connect the VAE of a video model"):
+        host.run_graph(graph, wanted=["3"])
+    graph["4"] = host.constant(video_vae)
+    graph["3"]["inputs"]["vae"] = ["4", 0]
+    dataset, _ = host.run_graph(graph, wanted=["3"])["3"]
+    assert dataset.shapes == [(16, 2, 8, 8)]  # 5 frames are 1 + 4
+
+
+def test_videos_of_the_hosts_nodes_become_winning_clips(host, checkpoint, video_vae):
+    ramp = torch.linspace(0, 1, 9)[:, None, None, None].expand(9, 64, 64, 3)
+    graph = encoding("unused", checkpoint)
+    graph["5"] = host.constant(ramp)
+    graph["6"] = {"class_type": "CreateVideo", "inputs": {"images": ["5", 0], "fps": 8.0}}
+    graph["2"] = {
+        "class_type": "SePPOWinnersFromVideos",
+        "inputs": {"videos": ["6", 0], "captions": "it turns white"},
+    }
+    graph["4"] = host.constant(video_vae)
+    graph["3"]["inputs"] |= {"vae": ["4", 0], "frames": 5, "stride": 2}
+    run = host.run_graph(graph, wanted=["2", "3"])
+    (winners,) = run["2"]
+    shades = [frame.getpixel((0, 0))[0] for frame in winners[0].picture.frames(clips(host, 5, 1))]
+    assert shades == [round(255 * i / 8) for i in range(2, 7)]  # the middle five of nine
+    assert winners[0].load().getpixel((0, 0))[0] == 128
+    assert run["3"][0].shapes == [(16, 2, 8, 8)]
+    assert run["3"][0][0].caption == "it turns white"
+
+
+def clips(host, count: int, stride: int):
+    return host.core("data.prepare").ClipSelection(count, stride)

@@ -83,7 +83,7 @@ def titled(file: dict[str, Any], title: str) -> str:
 
 def test_folder_holds_the_graphs_that_the_generator_makes():
     assert {path.stem for path in (PACK / "workflows").iterdir()} == set(WORKFLOWS)
-    assert len(WORKFLOWS) == 4
+    assert len(WORKFLOWS) == 5
 
 
 @every_graph
@@ -126,7 +126,7 @@ def test_links_join_outputs_and_inputs_of_one_type_and_both_ends_know_them(name)
         assert link in nodes[source]["outputs"][output]["links"]
         assert nodes[source]["outputs"][output]["type"] == kind
         assert nodes[target]["inputs"][slot]["link"] == link
-        assert nodes[target]["inputs"][slot]["type"] == kind
+        assert nodes[target]["inputs"][slot]["type"] in (kind, "*")
         assert nodes[source]["pos"][0] <= nodes[target]["pos"][0], "links run left to right"
 
 
@@ -182,6 +182,24 @@ def test_aligning_shows_winners_draws_a_picture_and_keeps_a_lora(base, aligned):
     assert any(tensor.abs().max() > 0 for name, tensor in tensors.items() if "lora_up" in name)
     with safe_open(lora, "pt") as file:
         assert RUN in json.dumps(file.metadata())
+
+
+def test_own_pictures_are_learned_from_with_the_prompts_they_hold(
+    base, http_host, definitions, prepared, aligned
+):
+    prompt = prepared(as_prompt(workflow("align_from_own_pictures"), definitions))
+    (picture,) = files(base, aligned["SaveImage"])
+    change(prompt, "SePPOLoadWinners", folder=picture.parent.name)
+    change(prompt, "SePPOTrain", run_name="workflow_own")
+    shown = by_class(prompt, http_host.run_graph(prompt))
+    (report,) = shown["PreviewAny"]["text"]
+    assert "1 winning images, 1 different captions" in report
+    assert "thin_sd15" in report
+    assert [line["step"] for line in metrics(base / "output" / "seppo" / "workflow_own")] == [
+        1,
+        2,
+        3,
+    ]
 
 
 def test_comparing_draws_two_pictures_that_differ_and_trains_once(

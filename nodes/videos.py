@@ -1,0 +1,79 @@
+"""Winning clips from the host's VIDEO socket."""
+
+from collections.abc import Iterator
+from fractions import Fraction
+from typing import Any
+
+from comfy_api.latest import io
+from PIL import Image
+from torch import Tensor
+
+from ..seppo_core.data.clips import Footage, selected
+from ..seppo_core.data.pictures import picture_from_tensor
+from ..seppo_core.data.prepare import ClipSelection
+from ..seppo_core.data.winners import pair_up
+from ..seppo_core.identity import digest_value
+from . import host, sockets
+
+
+class HostVideo:
+    """A clip that the host decodes when it is asked for; where one picture has to do, its middle frame does."""
+
+    def __init__(self, video: Any, name: str) -> None:
+        self.video = video
+        self.name = name
+
+    def load(self, background: str = "white") -> Image.Image:
+        return self.frames(ClipSelection(count=1), background)[0]
+
+    def content(self) -> str:
+        parts = self.video.get_components()
+        return digest_value([parts.images, str(parts.frame_rate)])
+
+    def frames(self, selection: ClipSelection, background: str = "white") -> list[Image.Image]:
+        parts = self.video.get_components()
+        interval = 1 / Fraction(parts.frame_rate)
+
+        def shown_from(start: Fraction) -> Iterator[tuple[Fraction, Tensor]]:
+            first = int(start / interval)
+            for number, image in enumerate(parts.images[first:], first):
+                yield number * interval, image
+
+        def rgb(image: Tensor, background: str) -> Image.Image:
+            return picture_from_tensor(image, self.name).load()
+
+        length = len(parts.images) * interval
+        footage = Footage(Fraction(0), length, interval, shown_from, rgb)
+        return selected(footage, selection, background)
+
+
+class SePPOWinnersFromVideos(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return host.schema(
+            node_id="SePPOWinnersFromVideos",
+            display_name="SePPO Winners from Videos",
+            category=sockets.CATEGORY,
+            description="Takes winning clips and their captions from other nodes, for a video model.",
+            search_aliases=["dataset", "video list", "clips", "training videos"],
+            is_input_list=True,
+            inputs=[
+                io.Video.Input("videos", tooltip="The clips that show what you want more of."),
+                io.String.Input(
+                    "captions",
+                    default="",
+                    multiline=True,
+                    tooltip="What the clips show. Type one caption for all of them, or connect a list "
+                    "with one text for each clip.",
+                ),
+            ],
+            outputs=[sockets.Winners.Output(display_name="winners")],
+        )
+
+    @classmethod
+    def execute(cls, videos: list[Any], captions: list[str]) -> io.NodeOutput:
+        clips = [HostVideo(video, f"video {i}") for i, video in enumerate(videos, 1)]
+        return io.NodeOutput(pair_up(clips, captions, source="videos"))
+
+
+NODES = [SePPOWinnersFromVideos]
