@@ -20,7 +20,7 @@ from ..errors import DatasetError, MissingPackageError
 from .captions import Reading
 from .containers import cut_off_matroska, cut_off_mov, gif_delays, webp_delays
 from .folder import read_captioned
-from .pictures import MAX_PIXELS, StoredPicture, size_complaint, as_rgb, reasons
+from .pictures import MAX_PIXELS, StoredPicture, as_rgb, reasons, size_complaint
 from .prepare import ClipSelection
 from .winners import Winners
 
