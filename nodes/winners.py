@@ -136,6 +136,7 @@ class SePPOLoadWinners(io.ComfyNode):
         location: str = "input",
         reader: str = AUTOMATIC,
         near_duplicates: str = "report",
+        strict: bool = False,
         **settings: Any,
     ) -> io.NodeOutput:
         path = host.data_path(location, folder)
@@ -143,10 +144,11 @@ class SePPOLoadWinners(io.ComfyNode):
             path,
             reader=reader,
             caption=caption,
+            strict=strict,
             on_item=lambda seen: host.throw_if_interrupted(),
             **settings,
         )
-        winners = examine(winners, near_duplicates, host.ItemProgress())
+        winners = examine(winners, near_duplicates, host.ItemProgress(), strict)
         sheet = host.image(contact_sheet(winners, THUMBNAILS))
         report = winners.report()
         if winners.left_out:

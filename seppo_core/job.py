@@ -86,7 +86,8 @@ class DataConfig:
             ties=self.ties,
             strict=self.strict,
         )
-        return reworded(examine(found, self.near_duplicates), self.wording)
+        examined = examine(found, self.near_duplicates, strict=self.strict)
+        return reworded(examined, self.wording)
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from .clips import read_clips
 from .folder import read_folder, suffix_of
 from .parquet import read_parquet
 from .tars import read_tars
-from .winners import Winners
+from .winners import Winners, require_none
 
 
 @dataclass(frozen=True)
@@ -52,8 +52,8 @@ def read_winners(path: Path, *, reader: str = AUTOMATIC, **settings: Any) -> Win
     if path.is_file() and path.suffix.lower() not in chosen.suffixes:
         raise DatasetError(f"{path.name}: give the folder that it lies in")
     winners = chosen.read(path, reading)
-    if reading.strict and winners.left_out:
-        raise DatasetError(f"{winners.report()}\nRepair or remove these, or do without strict")
+    if reading.strict:
+        require_none(winners.source, winners.left_out)
     return winners
 
 

@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image
 
 from ..errors import ConfigError, DatasetError
-from .winners import LeftOut, Winners, printable
+from .winners import LeftOut, Winners, printable, require_none
 
 DUPLICATES = ("report", "drop", "off")
 """What becomes of the later ones: named in a note, left out, or not even looked for."""
@@ -50,17 +50,21 @@ def examine(
     winners: Winners,
     duplicates: str = DUPLICATES[0],
     on_item: OnItem = lambda done, total: None,
+    strict: bool = False,
 ) -> Winners:
     """The winners without those that cannot be decoded, and with near-duplicates told or dropped.
 
     Of pictures that look nearly the same the first stays. `on_item(done, total)` runs after each picture and
-    may raise to stop. "off" gives the winners as they are, without a look at them.
+    may raise to stop. "off" gives the winners as they are, without a look at them. Under `strict` what
+    cannot be decoded is a DatasetError.
     """
     if duplicates not in DUPLICATES:
         raise ConfigError(f"unknown near_duplicates {duplicates!r}; choose from {list(DUPLICATES)}")
     if duplicates == "off":
         return winners
     pairs, gone = _compare(winners, on_item)
+    if strict:
+        require_none(winners.source, gone.values())
     notes = list(winners.notes)
     if duplicates == "drop":
         reasons = {later: f"nearly the same as {winners[first].name}" for later, first in pairs}

@@ -2,7 +2,7 @@
 
 import hashlib
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -72,6 +72,15 @@ def nothing_usable(source: str, left_out: Sequence[LeftOut]) -> DatasetError:
     return DatasetError(
         f"{source}: no usable image. Give at least one picture." + listed(left_out, 5)
     )
+
+
+def require_none(source: str, left_out: Iterable[LeftOut]) -> None:
+    """What `strict` asks for: DatasetError that names all of `left_out` with their reasons."""
+    if items := list(left_out):
+        raise DatasetError(
+            f"{source}: {len(items)} cannot be used:{listed(items, 20)}\n"
+            "Repair or remove these, or do without strict"
+        )
 
 
 def listed(left_out: Sequence[LeftOut], limit: int) -> str:

@@ -153,6 +153,15 @@ def test_a_picture_that_cannot_be_decoded_is_left_out_with_its_reason(tmp_path):
         examine(Winners([bad], "some"), "report")
 
 
+def test_under_strict_a_picture_that_cannot_be_decoded_is_an_error(tmp_path):
+    path = tmp_path / "cut.png"
+    drawing(0).save(path)
+    path.write_bytes(path.read_bytes()[:-200])
+    winners = Winners([Winner(PictureFile(path, "cut.png"), "a")], "some")
+    with pytest.raises(DatasetError, match="some: 1 cannot be used:(.|\n)*cut.png.*cut off"):
+        examine(winners, strict=True)
+
+
 def test_off_looks_at_nothing():
     class Untouchable:
         name = "a"
