@@ -100,3 +100,74 @@ def test_output_folder_of_the_host_becomes_winners_without_caption_files(host, c
         ("ComfyUI_00004_.png", "a grey fox, deep snow"),
     ]
     assert f"{checkpoint} (4)" in winners.report()
+
+
+def inputs_of(kind: type) -> dict[str, str]:
+    """Name -> type, of the required and the optional inputs, in their order."""
+    every = kind.INPUT_TYPES()
+    rows = {**every.get("required", {}), **every.get("optional", {})}
+    return {name: row[0] if isinstance(row[0], str) else "COMBO" for name, row in rows.items()}
+
+
+def fitting(name: str, kind: str, words: str) -> object:
+    """A value for an input of this name and type; None leaves it out."""
+    negative = "neg" in name
+    values = {"STRING": "dull" if negative else words, "CLIP": ["model", 1], "COMBO": "x"}
+    values |= {"CONDITIONING": ["bad" if negative else "fox", 0], "INT": 1, "FLOAT": 0.5}
+    return values.get(kind)
+
+
+def drawn_by(name: str, kind: type, words: str) -> dict[str, dict]:
+    """A graph that samples by a node of this kind."""
+    values = {key: fitting(key, type_, words) for key, type_ in inputs_of(kind).items()}
+    inputs = {key: value for key, value in values.items() if value is not None}
+    outputs = [slot for slot, type_ in enumerate(kind.RETURN_TYPES) if type_ == "CONDITIONING"]
+    graph = source("any") | classic() | {"node": node(name, **inputs)}
+    graph["sampler"]["inputs"]["positive"] = ["node", outputs[0]]
+    if len(outputs) > 1:
+        graph["sampler"]["inputs"]["negative"] = ["node", outputs[1]]
+    return graph | {"save": node("SaveImage", filename_prefix="x", images=["decode", 0])}
+
+
+def kinds_giving(type_: str) -> dict[str, type]:
+    import nodes
+
+    return {
+        name: kind for name, kind in nodes.NODE_CLASS_MAPPINGS.items() if type_ in kind.RETURN_TYPES
+    }
+
+
+def test_every_node_that_passes_conditionings_on_gives_each_side(host):
+    generation_of = host.core("data.graphs").generation_of
+    seen = 0
+    for name, kind in kinds_giving("CONDITIONING").items():
+        if "CONDITIONING" in inputs_of(kind).values() and name != "ConditioningZeroOut":
+            found = generation_of(drawn_by(name, kind, "words of its own"), "x_00001_.png")
+            assert (name, found.prompt, found.negative) == (name, "a red fox", "blurry")
+            seen += 1
+    assert seen > 40
+
+
+def test_every_node_that_encodes_text_gives_it(host):
+    generation_of = host.core("data.graphs").generation_of
+    seen = 0
+    for name, kind in kinds_giving("CONDITIONING").items():
+        types = set(inputs_of(kind).values())
+        if {"CLIP", "STRING"} <= types and "CONDITIONING" not in types:
+            found = generation_of(drawn_by(name, kind, "a fox in snow"), "x_00001_.png")
+            assert (name, found.prompt) == (name, "a fox in snow")
+            assert found.negative in ("blurry", "dull")
+            seen += 1
+    assert seen > 10
+
+
+def test_widgets_of_the_hosts_nodes_are_called_as_we_know_them(host):
+    import nodes
+
+    known = host.core("data.graphs.widgets")
+    for name, names in known.WIDGETS.items():
+        if name in nodes.NODE_CLASS_MAPPINGS:
+            inputs = inputs_of(nodes.NODE_CLASS_MAPPINGS[name])
+            widgets = [key for key, type_ in inputs.items() if type_ in known.PLAIN]
+            shared = min(len(widgets), len(names.split()))
+            assert (name, widgets[:shared]) == (name, names.split()[:shared])
