@@ -298,6 +298,16 @@ def test_advanced_sampler_and_numbers_from_primitives():
         (node("AddTextPrefix", texts="fox", prefix="a "), "a fox"),
         (node("Text Multiline", text="a fox"), "a fox"),
         (node("Text Concatenate", delimiter=" ", text_a="a", text_b="fox"), "a fox"),
+        (node("JoinStrings", string2="fox", string1=["word", 0], delimiter="comma"), "fox, fox"),
+        (node("Text Find and Replace", text="a cat", find="cat", replace="fox"), "a fox"),
+        (
+            node(
+                *("StringFunction|pysssss",),
+                **{"action": "append", "tidy_tags": "yes", "text_a": "a", "text_b": "fox"},
+            ),
+            "a, fox",
+        ),
+        (node("PromptPair", prompt="a fox", negative_prompt="dull"), "a fox"),
         (node("ShowText|pysssss", text=["word", 0]), "fox"),
         (node("ComfySwitchNode", switch=False, on_false="a fox", on_true="a cat"), "a fox"),
         (node("ComfySwitchNode", switch=["yes", 0], on_false="a cat", on_true=["word", 0]), "fox"),
@@ -319,9 +329,10 @@ def test_text_through_nodes_of_strings(source, text):
     [
         (node("TextGenerate", clip=["model", 1], prompt="describe"), "node source (TextGenerate)"),
         (node("RegexReplace", string="aaaa", regex_pattern="(a+)+b"), "node source (RegexReplace)"),
-        (node("FooPrompt", style="x", amount=3), "node source (FooPrompt)"),
+        (node("FooPrompt", amount=3), "node source (FooPrompt)"),
         (node("GeminiNode", prompt="describe a fox"), "node source (GeminiNode)"),
         (node("StringFormat", f_string="{a.__class__}", a="x"), "node source (StringFormat)"),
+        (node("Styler", text="a fox", style="oil"), "node source (Styler)"),
         (node("TwoTexts", one="a", two="b"), "node source (TwoTexts)"),
     ],
     ids=lambda value: value["class_type"] if isinstance(value, dict) else "",

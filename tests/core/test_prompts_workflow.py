@@ -73,7 +73,7 @@ def test_file_that_carries_the_editors_graph_alone():
 def test_widgets_named_among_the_inputs():
     inputs = [widget("seed"), widget("thing"), widget("wording"), linked("clip", 1, "CLIP")]
     named = node(2, "NewTextEncode", inputs, [3, "fixed", "x", "a red fox"])
-    named["inputs"][1]["name"] = named["inputs"][1]["widget"]["name"] = "style"
+    named["inputs"][1]["name"] = named["inputs"][1]["widget"]["name"] = "mode"
     assert read(workflow(named)).prompt == "a red fox"
 
 

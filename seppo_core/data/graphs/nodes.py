@@ -1,7 +1,7 @@
 """A graph in ComfyUI's API format, read without trust; and a way to ask it that no depth can break."""
 
 import re
-from collections.abc import Callable, Generator
+from collections.abc import Generator
 from typing import Any, NamedTuple
 
 from ..generation import NoPromptError
@@ -124,6 +124,26 @@ def _handed_on(node: Node) -> Any:
     return next(iter(node.inputs.values())) if len(node.inputs) == 1 else None
 
 
+def number(graph: Graph, node: Node, name: str) -> int | float | None:
+    """The number an input holds, also through primitives; None if there is none to see."""
+    value = graph.follow(node.inputs.get(name))
+    link = graph.link(value)
+    if link:
+        source = graph.nodes[link[0]]
+        candidates = ("value", name, "seed", "noise_seed", "int", "float", "number")
+        found = (source.inputs.get(candidate) for candidate in candidates)
+        value = next((item for item in found if _as_number(item) is not None), None)
+    return _as_number(value)
+
+
+def _as_number(value: Any) -> int | float | None:
+    if isinstance(value, str) and re.fullmatch(r"-?\d{1,20}(\.\d{1,20})?", value):
+        value = float(value) if "." in value else int(value)
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return None
+    return value if abs(value) < 1e30 else None
+
+
 Question = tuple[Any, ...]
 """A function and what it is asked about: (function, *arguments), hashable."""
 
@@ -174,6 +194,3 @@ def _send(running: Answering, value: Any) -> Question:
 
 def _throw(running: Answering, error: NoPromptError) -> Question:
     return running.throw(NoPromptError(*error.args))
-
-
-Ask = Callable[..., Answering]

@@ -7,15 +7,9 @@ from itertools import islice
 from typing import Any
 
 from ..generation import Generation, NoPromptError
-from .nodes import Graph, Link, Node, answer
-from .texts import (
-    NEGATIVE_TEXTS,
-    POSITIVE_TEXTS,
-    bounded,
-    conditioning_texts,
-    number,
-    text_value,
-)
+from .nodes import Graph, Link, Node, answer, number
+from .strings import NEGATIVE_TEXTS, bounded, text_value
+from .texts import POSITIVE_TEXTS, conditioning_texts
 
 SAVES = re.compile(r"save|preview|combine|output|websocket", re.IGNORECASE)
 NO_PICTURE = re.compile(r"latent|audio|text|string|checkpoint|lora|model|clip|vae|3d|glb|any", re.I)

@@ -69,15 +69,22 @@ def _links(values: Any) -> Iterator[tuple[Any, Any, Any, Any, Any]]:
             yield tuple(value[:5])
 
 
+def _usable(values: Any) -> list[dict[str, Any]]:
+    """The nodes that have an id and a type, and are not muted."""
+    return [
+        node
+        for node in _dicts(values)
+        if _hashable(node.get("id"))
+        and isinstance(node.get("type"), str)
+        and node.get("mode") != MUTED
+    ]
+
+
 def _flatten(
     graph: dict[str, Any], scope: Scope, subgraphs: dict[str, Any], api: Api
 ) -> list[tuple[dict[str, Any], str, int]]:
     """Add the nodes of one graph to `api`; gives the subgraphs that it uses."""
-    nodes = [
-        node
-        for node in _dicts(graph.get("nodes"))
-        if _hashable(node.get("id")) and isinstance(node.get("type"), str)
-    ]
+    nodes = _usable(graph.get("nodes"))
     links = list(_links(graph.get("links")))
     scope.origins = {link: (node, slot) for link, node, slot, _, _ in links}
     scope.indirect = {
@@ -92,8 +99,6 @@ def _flatten(
         inputs = _inputs(node, scope, subgraphs, api)
         if node.get("mode") == BYPASSED:
             _bypass(node, key, inputs, api)
-        elif node.get("mode") == MUTED:
-            continue
         elif node["type"] in subgraphs:
             _enter(subgraphs[node["type"]], key, inputs, api)
             inner.append((subgraphs[node["type"]], f"{key}:", scope.depth + 1))
