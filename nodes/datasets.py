@@ -240,7 +240,9 @@ class SePPODatasetToLatents(io.ComfyNode):
             "Dataset, as lists of latents and conditioning. All are loaded into memory.",
             search_aliases=["dataset", "latent list", "train lora", "save training dataset"],
             inputs=[
-                sockets.Dataset.Input("dataset", tooltip="Encoded winners."),
+                sockets.Dataset.Input(
+                    "dataset", tooltip="The encoded winning images, from SePPO Encode Winners."
+                ),
                 io.Combo.Input(
                     "form",
                     options=list(FORMS),

@@ -1,28 +1,43 @@
 """The run directory: what a run is (run.json), where it stands (state/, pool/) and how it went (metrics.jsonl).
 
-Every file is written beside its place and renamed into it. A state file names the pool entries that
-belong to it; they are written before it and removed only after it, so the newest state that reads is
-always whole.
+A checkpoint is what one manifest in state/ names: weights, optimizer, pool entries, each with size and
+checksum. The manifest is written last, and the checkpoint before it stays until the new one was read back.
+So the newest checkpoint that is whole can always be gone back to, whatever was cut off, killed or full.
 """
 
 import json
+import logging
 import os
-import re
-from collections.abc import Callable
-from contextlib import suppress
-from dataclasses import dataclass
+import zlib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
 from datetime import datetime, timezone
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
+import torch
+from filelock import FileLock, Timeout
+from safetensors import SafetensorError
 from torch import Tensor
 
 from .config import SePPOConfig, from_dict, load_json
 from .errors import CheckpointError, ConfigError
-from .files import atomic, load_metadata, load_tensors, save_tensors, write_json
+from .files import PART, Seal, atomic, load_tensors, save_tensors, write_json
+from .manifest import Checkpoint, file_name
 from .references import Snapshot
 
-FORMAT = 1
+FORMAT = 2
+KEPT = 2
+"""Checkpoints that stay on disk: the newest, and the one before it."""
+
+FOLDERS = ("state", "weights", "pool")
+STOP = "STOP"
+"""A file of this name in the run directory ends the run after the current step."""
+
+log = logging.getLogger(__name__)
+
 RESUMABLE = (
     "steps",
     "run.directory",
@@ -44,9 +59,10 @@ class TrainingState:
     optimizer_tensors: dict[str, Tensor]
     optimizer_json: str
     pool: list[Snapshot]
-    loss_scale: float
-    good_steps: int
-    """optimizer steps since the loss scale last changed"""
+    scalars: dict[str, float]
+    """what the trainer counts: loss scale, steps since it changed, and the like"""
+    metrics: list[dict[str, Any]] = field(default_factory=list)
+    """the lines of metrics.jsonl up to `step`; filled when read"""
 
 
 class Run:
@@ -60,14 +76,19 @@ class Run:
         return self.directory.name
 
     def exists(self) -> bool:
-        return (self.directory / "run.json").is_file()
+        return (self.directory / "run.json").is_file() or bool(self._manifests())
 
     def about(self) -> dict[str, Any]:
-        """The whole of run.json: config, base, base_name, dataset, family, created, version."""
+        """The whole of run.json: config, base, base_name, dataset, family, created, version.
+
+        If it is damaged, as the newest checkpoint remembers it.
+        """
         try:
             about = load_json(self.directory / "run.json")
         except ConfigError as error:
-            raise CheckpointError(f"not a run directory: {error}") from None
+            about = next((found.about for found in self._checkpoints(log.debug)), None)
+            if about is None:
+                raise CheckpointError(f"not a run directory: {error}") from None
         if about.get("format") != FORMAT:
             raise CheckpointError(
                 f"{self.directory}: run format {about.get('format')!r} is not {FORMAT}; "
@@ -88,61 +109,75 @@ class Run:
             )
 
     def metrics(self) -> list[dict[str, Any]]:
-        """One dict per optimizer step, in order; a last line that a crash tore is left out."""
-        path = self.directory / "metrics.jsonl"
-        if not path.is_file():
+        """One dict per optimizer step, in order; what a crash tore is left out."""
+        try:
+            text = (self.directory / "metrics.jsonl").read_text("utf-8", errors="replace")
+        except FileNotFoundError:
             return []
-        whole, _, _ = path.read_text(encoding="utf-8").rpartition("\n")
-        return [json.loads(line) for line in whole.splitlines()]
+        whole, _, _ = text.rpartition("\n")
+        return _json_lines(whole)
 
-    def _saved(self, folder: str) -> list[tuple[int, Path]]:
-        """(step, file) of what lies in one of the run's folders, oldest first."""
-        files = (self.directory / folder).glob("step_*.safetensors")
-        steps = ((re.fullmatch(r"step_(\d{8})", path.stem), path) for path in files)
-        return sorted((int(match[1]), path) for match, path in steps if match)
+    def _manifests(self) -> list[Path]:
+        """Oldest first."""
+        return sorted((self.directory / "state").glob("step_*.json"))
+
+    def _checkpoints(
+        self, tell: Callable[..., None], thoroughly: bool = False
+    ) -> Iterator[Checkpoint]:
+        """The checkpoints that are whole, newest first; `tell` hears what is wrong with the others."""
+        for path in reversed(self._manifests()):
+            try:
+                found = Checkpoint.read(path)
+                problem = found.complaint(self.directory, thoroughly)
+            except CheckpointError as error:
+                problem = str(error)
+            if problem:
+                tell("run %r: a checkpoint is passed over, for %s", self.name, problem)
+            else:
+                yield found
 
     def state(self) -> TrainingState | None:
-        """The newest state that reads whole, or None if nothing was saved yet."""
-        problems = []
-        for _, path in reversed(self._saved("state")):
+        """The newest state that is whole, or None where there is none; what is damaged is logged."""
+        for found in self._checkpoints(log.warning, thoroughly=True):
             try:
-                return self._read_state(path)
+                return self._read_state(found)
             except CheckpointError as error:
-                problems.append(str(error))
-        if problems:
-            raise CheckpointError("no checkpoint of this run can be read: " + "; ".join(problems))
+                log.warning("run %r: a checkpoint is passed over, for %s", self.name, error)
         return None
 
-    def _read_state(self, path: Path) -> TrainingState:
+    def _read_state(self, found: Checkpoint) -> TrainingState:
+        path = self.directory / file_name("state", found.step)
         tensors, about = load_tensors(path)
         try:
             fields = json.loads(about["seppo"])
+            lines = zlib.decompress(tensors.pop("metrics").numpy().tobytes())
             return TrainingState(
-                step=fields["step"],
+                step=found.step,
                 weights=_part(tensors, "policy/"),
                 optimizer_tensors=_part(tensors, "optimizer/"),
                 optimizer_json=fields["optimizer"],
-                pool=[self.snapshot(step) for step in fields["pool"]],
-                loss_scale=fields["loss_scale"],
-                good_steps=fields["good_steps"],
+                pool=[self.snapshot(step) for step in found.pool],
+                scalars=fields["scalars"],
+                metrics=_json_lines(lines.decode()),
             )
-        except (KeyError, json.JSONDecodeError) as error:
+        except (KeyError, ValueError, zlib.error) as error:
             raise CheckpointError(f"{path}: not a state of this product ({error})") from None
 
+    def newest(self, thoroughly: bool = False) -> Checkpoint | None:
+        """The newest checkpoint whose files have their sizes, and under `thoroughly` their checksums."""
+        return next(self._checkpoints(log.debug, thoroughly), None)
+
     def step(self) -> int:
-        """The optimizer step of the newest checkpoint that reads; 0 before the first."""
-        for step, path in reversed(self._saved("state")):
-            with suppress(CheckpointError):  # then an older one is the newest that reads
-                load_metadata(path)
-                return step
-        return 0
+        """The optimizer step of the newest checkpoint; 0 before the first."""
+        newest = self.newest()
+        return newest.step if newest else 0
 
     def weights_path(self) -> Path:
         """The LoRA file of the newest checkpoint, in the keys of the run's family."""
-        saved = self._saved("weights")
-        if not saved:
+        newest = self.newest()
+        if newest is None:
             raise CheckpointError(f"{self.directory}: the run has no weights yet; train it first")
-        return saved[-1][1]
+        return self.directory / file_name("weights", newest.step)
 
     def weights(self) -> dict[str, Tensor]:
         """The aligned LoRA of the newest checkpoint: `<layer>.down`, `<layer>.up`, float32."""
@@ -152,45 +187,151 @@ class Run:
 
     def snapshot_steps(self) -> list[int]:
         """Steps of the pool's entries, oldest first."""
-        return [step for step, _ in self._saved("pool")]
+        newest = self.newest()
+        return newest.pool if newest else []
 
     def snapshot(self, step: int) -> Snapshot:
-        return Snapshot(step, load_tensors(self._file("pool", step))[0])
-
-    def _file(self, folder: str, step: int) -> Path:
-        return self.directory / folder / f"step_{step:08d}.safetensors"
+        return Snapshot(step, load_tensors(self.directory / file_name("pool", step))[0])
 
     # Writing; the trainer is the one caller.
 
-    def create(self, about: dict[str, Any]) -> None:
-        """Start the directory with its run.json."""
-        about = {"format": FORMAT, "created": datetime.now(timezone.utc).isoformat(), **about}
-        self.write_about(about)
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Nobody else trains in this directory during the block; CheckpointError if somebody does.
 
-    def write_about(self, about: dict[str, Any]) -> None:
-        write_json(self.directory / "run.json", about)
+        The system frees the lock when its owner ends, however it ends.
+        """
+        self.directory.mkdir(parents=True, exist_ok=True)
+        lock, owner = FileLock(self.directory / "run.lock"), self.directory / "run.owner"
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            pid = owner.read_text("utf-8") if owner.is_file() else "unknown"
+            raise CheckpointError(
+                f"{self.directory}: process {pid} is training this run; wait for it, stop it, or choose "
+                "another run name"
+            ) from None
+        try:
+            if owner.is_file():
+                log.warning(
+                    "run %r: process %s ended in mid-run; going on from its last checkpoint",
+                    self.name,
+                    owner.read_text("utf-8", errors="replace")[:20],
+                )
+            owner.write_text(str(os.getpid()), "utf-8")
+            yield
+        finally:
+            with suppress(OSError):
+                owner.unlink()
+            lock.release()
+
+    def request_stop(self) -> None:
+        """Let whoever trains this run end after the current step, as if that were the last."""
+        (self.directory / STOP).touch()
+
+    def stop_requested(self) -> bool:
+        return (self.directory / STOP).exists()
+
+    def begin(self, about: dict[str, Any], state: TrainingState | None) -> None:
+        """Write run.json, and metrics.jsonl as far as `state` goes; clear away what a killed run left."""
+        created = datetime.now(timezone.utc).isoformat()
+        if self.exists():
+            with suppress(CheckpointError):  # damaged, and no checkpoint remembers it
+                created = self.about()["created"]
+        write_json(self.directory / "run.json", {**about, "format": FORMAT, "created": created})
+        (self.directory / STOP).unlink(missing_ok=True)
+        lines = state.metrics if state else []
+        with atomic(self.directory / "metrics.jsonl") as temporary:
+            temporary.write_text("".join(json.dumps(line) + "\n" for line in lines), "utf-8")
+        if state is None:
+            self._set_aside()
+        for path in self._manifests():
+            if state is not None and path.stem > f"step_{state.step:08d}":
+                path.unlink()  # of a checkpoint that was passed over
+        for path in self.directory.rglob(f"*{PART}"):
+            path.unlink(missing_ok=True)
+
+    def _set_aside(self) -> None:
+        """Checkpoints of which none is whole make way, but are not deleted."""
+        if not any((self.directory / name).exists() for name in FOLDERS):
+            return
+        number = 1
+        while (damaged := self.directory / f"damaged_{number}").exists():
+            number += 1
+        damaged.mkdir()
+        for name in FOLDERS:
+            if (self.directory / name).exists():
+                (self.directory / name).rename(damaged / name)
+        log.error(
+            "run %r: no checkpoint is whole, so the run begins anew; what there was lies in %s",
+            self.name,
+            damaged,
+        )
 
     def save(self, state: TrainingState, save_weights: Callable[[Path], None]) -> None:
-        """Pool, weights, then state; what the new state does not name goes last."""
+        """Pool, weights, state, manifest; read back; then what no kept checkpoint names is removed.
+
+        CheckpointError if the disk cannot take it; the checkpoints that were there stay.
+        """
+        try:
+            seals = self._write_files(state, save_weights)
+            manifest = self.directory / file_name("state", state.step).replace(
+                ".safetensors", ".json"
+            )
+            write_json(
+                manifest,
+                {
+                    "step": state.step,
+                    "pool": [snapshot.step for snapshot in state.pool],
+                    "files": {name: vars(seal) for name, seal in seals.items()},
+                    "about": load_json(self.directory / "run.json"),
+                },
+            )
+            problem = Checkpoint.read(manifest).complaint(self.directory, thoroughly=True)
+        except (OSError, SafetensorError, ConfigError) as error:
+            raise CheckpointError(
+                f"{self.directory}: step {state.step} cannot be saved ({error}). The checkpoints before it "
+                "are as they were; free some space or make the folder writable and run again"
+            ) from None
+        if problem:
+            manifest.unlink(missing_ok=True)
+            raise CheckpointError(f"{self.directory}: step {state.step} was not saved: {problem}")
+        self._remove_old()
+
+    def _write_files(
+        self, state: TrainingState, save_weights: Callable[[Path], None]
+    ) -> dict[str, Seal]:
+        """The checkpoint's files; pool entries that lie there already are kept if they are whole."""
+        before = self.newest()
+        seals = {}
         for snapshot in state.pool:
-            path = self._file("pool", snapshot.step)
-            if not path.exists():
-                save_tensors(path, snapshot.weights, {"step": str(snapshot.step)})
-        save_weights(self._file("weights", state.step))
+            name = file_name("pool", snapshot.step)
+            known = before.seals.get(name) if before else None
+            if known is None or known.complaint(self.directory / name, thoroughly=False):
+                save_tensors(self.directory / name, snapshot.weights, {"step": str(snapshot.step)})
+                known = Seal.of(self.directory / name)
+            seals[name] = known
+        weights = file_name("weights", state.step)
+        save_weights(self.directory / weights)
         tensors = {f"policy/{name}": value for name, value in state.weights.items()}
         tensors |= {f"optimizer/{name}": value for name, value in state.optimizer_tensors.items()}
-        fields = {
-            "step": state.step,
-            "optimizer": state.optimizer_json,
-            "pool": [snapshot.step for snapshot in state.pool],
-            "loss_scale": state.loss_scale,
-            "good_steps": state.good_steps,
-        }
-        save_tensors(self._file("state", state.step), tensors, {"seppo": json.dumps(fields)})
-        keep = set(fields["pool"])
-        for folder, kept in (("state", {state.step}), ("weights", {state.step}), ("pool", keep)):
-            for step, path in self._saved(folder):
-                if step not in kept:
+        lines = "\n".join(json.dumps(line) for line in self.metrics() if line["step"] <= state.step)
+        packed = bytearray(zlib.compress(lines.encode()))
+        tensors["metrics"] = torch.frombuffer(packed, dtype=torch.uint8)
+        fields = {"optimizer": state.optimizer_json, "scalars": state.scalars}
+        name = file_name("state", state.step)
+        save_tensors(self.directory / name, tensors, {"seppo": json.dumps(fields)})
+        return seals | {n: Seal.of(self.directory / n) for n in (weights, name)}
+
+    def _remove_old(self) -> None:
+        """Keep what the newest KEPT checkpoints name."""
+        kept: set[str] = set()
+        for found in islice(self._checkpoints(log.debug), KEPT):
+            manifest = Path(file_name("state", found.step)).with_suffix(".json")
+            kept |= {manifest.as_posix(), *found.seals}
+        for folder in FOLDERS:
+            for path in (self.directory / folder).glob("step_*"):
+                if f"{folder}/{path.name}" not in kept:
                     with suppress(OSError):  # open elsewhere (Windows): the next save removes it
                         path.unlink()
 
@@ -198,11 +339,16 @@ class Run:
         with (self.directory / "metrics.jsonl").open("a", encoding="utf-8") as file:
             file.write(json.dumps(line) + "\n")
 
-    def truncate_metrics(self, step: int) -> None:
-        """Drop lines after `step`, so that a continued run has no double line."""
-        kept = [line for line in self.metrics() if line["step"] <= step]
-        with atomic(self.directory / "metrics.jsonl") as temporary:
-            temporary.write_text("".join(json.dumps(line) + "\n" for line in kept), "utf-8")
+
+def _json_lines(text: str) -> list[dict[str, Any]]:
+    """The objects of a JSON Lines text; a damaged line is passed over."""
+    found = []
+    for line in text.splitlines():
+        with suppress(ValueError, RecursionError):
+            value = json.loads(line)
+            if isinstance(value, dict) and type(value.get("step")) is int:
+                found.append(value)
+    return found
 
 
 def _part(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:

@@ -1,10 +1,12 @@
 """How anything reaches the disk: whole files or none, as safetensors and plain JSON."""
 
+import hashlib
 import json
 import os
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,11 @@ from safetensors.torch import save
 from torch import Tensor
 
 from .errors import CheckpointError
+
+PART = ".part"
+"""Ends the names of files that are being written; what a killed process left of them is of no use."""
+
+BLOCK = 2**20
 
 SCALARS = (bool, int, float, str, type(None))
 DTYPES = {
@@ -29,16 +36,61 @@ class NotStorableError(Exception):
 
 @contextmanager
 def atomic(path: Path) -> Iterator[Path]:
-    """A new path beside `path`; on success its file is flushed to disk and takes `path`'s place."""
+    """A new path beside `path`; on success its file takes `path`'s place.
+
+    File and folder are flushed to the disk, so that a power cut leaves the old file or the new one, whole.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{uuid.uuid4().hex}.part")
+    temporary = path.with_name(f".{uuid.uuid4().hex}{PART}")
     try:
         yield temporary
         with temporary.open("rb+") as file:
             os.fsync(file.fileno())
         temporary.replace(path)
+        flush_folder(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def flush_folder(path: Path) -> None:
+    """Bring a folder's names to the disk, where the system can (Windows does so by itself)."""
+    if os.name == "nt":
+        return
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        with suppress(OSError):  # some network file systems know no such thing
+            os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+@dataclass(frozen=True)
+class Seal:
+    """What a file has to be to count as undamaged."""
+
+    bytes: int
+    sha256: str
+
+    @classmethod
+    def of(cls, path: Path) -> "Seal":
+        digest, size = hashlib.sha256(), 0
+        with path.open("rb") as file:
+            while block := file.read(BLOCK):
+                digest.update(block)
+                size += len(block)
+        return cls(size, digest.hexdigest())
+
+    def complaint(self, path: Path, thoroughly: bool) -> str:
+        """What is wrong with the file, empty if nothing; only its size is looked at unless `thoroughly`."""
+        try:
+            size = path.stat().st_size
+            if size != self.bytes:
+                return f"{path.name} has {size} bytes instead of {self.bytes}"
+            if thoroughly and Seal.of(path) != self:
+                return f"{path.name} was changed"
+        except OSError as error:
+            return f"{path.name} cannot be read ({error.strerror})"
+        return ""
 
 
 def save_tensors(path: Path, tensors: dict[str, Tensor], about: dict[str, str]) -> None:

@@ -10,6 +10,7 @@ import logging
 import math
 import time
 from collections.abc import Iterator
+from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -110,18 +111,19 @@ def _steps(
     about: dict[str, Any],
     run: Run | None,
 ) -> Iterator[StepReport]:
-    if run is not None and run.step() >= config.steps:  # optimizer and pool need not be read
+    done = run.newest(thoroughly=True) if run is not None else None
+    if done is not None and done.step >= config.steps:  # optimizer and pool need not be read
         policy.lora = LoRA(policy.network, config.lora, config.seed, policy.device)
         policy.lora.load(run.weights())
         return
-    state = run.state() if run is not None and run.exists() else None
-    with policy.session(config.compute):
+    with run.locked() if run is not None else nullcontext(), policy.session(config.compute):
+        state = run.state() if run is not None else None
         trainer = Trainer(policy, dataset, config, about, run)
         trainer.start(state)
         del state
         try:
             with trainer.lora.attached():
-                while trainer.step < config.steps:
+                while trainer.step < config.steps and not trainer.stop_requested():
                     yield trainer.advance()
             trainer.save()
         except BaseException:
@@ -163,7 +165,8 @@ class Trainer:
             self.pool = ReferencePool(state.pool[0], self.config.references.capacity)
             self.pool.entries = list(state.pool)
             self.step = self.saved_step = state.step
-            self.loss_scale, self.good_steps = state.loss_scale, state.good_steps
+            self.loss_scale = state.scalars["loss_scale"]
+            self.good_steps = int(state.scalars["good_steps"])
         else:
             if self.config.run.initial_weights:
                 weights, _ = load_lora(
@@ -178,12 +181,7 @@ class Trainer:
             size = self.config.batch_size
             self.held_out = HeldOut(self.policy, self.lora, winners, initial, size)
         if self.run is not None:
-            if self.run.exists():
-                about = self.run.about()
-                self.run.write_about({**about, "config": self.about["config"]})
-                self.run.truncate_metrics(self.step)
-            else:
-                self.run.create(self.about)
+            self.run.begin(self.about, state)
 
     def advance(self) -> StepReport:
         """One optimizer step, its bookkeeping, and what it was like."""
@@ -342,6 +340,10 @@ class Trainer:
         due = self.step % every == 0 or self.step == self.config.steps
         return self.held_out.margin() if due else None
 
+    def stop_requested(self) -> bool:
+        """Whether somebody asked for an end after the current step, keeping what was trained."""
+        return self.run is not None and self.run.stop_requested()
+
     def evaluated_weights(self) -> dict[str, Tensor]:
         """The policy's weights as they are to be used."""
         with evaluation_weights(self.optimizer, self.parameters):
@@ -375,8 +377,7 @@ class Trainer:
             optimizer_tensors=tensors,
             optimizer_json=text,
             pool=self.pool.entries,
-            loss_scale=self.loss_scale,
-            good_steps=self.good_steps,
+            scalars={"loss_scale": self.loss_scale, "good_steps": self.good_steps},
         )
         weights = self.evaluated_weights()
         metadata = describe(self.run.about(), self.run.name, self.step)
