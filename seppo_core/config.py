@@ -268,17 +268,42 @@ def _convert(hint: Any, value: Any, path: str) -> Any:
     return value
 
 
+MAX_JSON_BYTES = 4 * 2**20
+MAX_JSON_DEPTH = 50
+"""Of a configuration, a run.json or a manifest; what we write has some kilobytes and four levels."""
+
+
 def load_json(path: Path) -> dict[str, Any]:
-    """A JSON object from a file; ConfigError names the file and the place that does not parse."""
+    """A JSON object from a file; ConfigError names the file, and the place if one does not parse."""
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
+        with path.open("rb") as file:
+            data = file.read(MAX_JSON_BYTES + 1)
+        if len(data) > MAX_JSON_BYTES:
+            raise ConfigError(f"{path}: over {MAX_JSON_BYTES // 2**20} MB; is it the right file?")
+        values = json.loads(data.decode("utf-8"))
     except FileNotFoundError:
         raise ConfigError(f"{path}: there is no such file") from None
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read ({error.strerror})") from None
+    except (ValueError, RecursionError) as error:
         raise ConfigError(f"{path}: not valid JSON ({error})") from None
     if not isinstance(values, dict):
         raise ConfigError(f"{path}: expected a JSON object at the top")
+    if _deeper_than(MAX_JSON_DEPTH, values):
+        raise ConfigError(f"{path}: nested more than {MAX_JSON_DEPTH} levels deep")
     return values
+
+
+def _deeper_than(limit: int, values: Any) -> bool:
+    level = [values]
+    for _ in range(limit):
+        inner = [
+            v.values() if isinstance(v, dict) else v for v in level if isinstance(v, dict | list)
+        ]
+        if not inner:
+            return False
+        level = [value for values in inner for value in values]
+    return any(isinstance(value, dict | list) for value in level)
 
 
 def override(values: dict[str, Any], assignment: str) -> None:

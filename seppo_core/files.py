@@ -30,6 +30,10 @@ DTYPES = {
 }
 
 
+UNREADABLE = (OSError, SafetensorError, TypeError, ValueError, RuntimeError)
+"""What reading a safetensors file raises; the last three where it states shapes that torch cannot hold."""
+
+
 class NotStorableError(Exception):
     """A value holds something that is neither a plain tensor nor a scalar, such as a hook."""
 
@@ -108,8 +112,8 @@ def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
         with torch.inference_mode(False), safe_open(path, framework="pt") as file:
             tensors = {name: file.get_tensor(name).clone() for name in file.keys()}
             return tensors, file.metadata() or {}
-    except (OSError, SafetensorError) as error:
-        raise CheckpointError(f"{path}: cannot be read ({error})") from None
+    except UNREADABLE as error:
+        raise CheckpointError(f"{path}: cannot be read ({first_line(error)})") from None
 
 
 def load_metadata(path: Path) -> dict[str, str]:
@@ -117,8 +121,13 @@ def load_metadata(path: Path) -> dict[str, str]:
     try:
         with safe_open(path, framework="pt") as file:
             return file.metadata() or {}
-    except (OSError, SafetensorError) as error:
-        raise CheckpointError(f"{path}: cannot be read ({error})") from None
+    except UNREADABLE as error:
+        raise CheckpointError(f"{path}: cannot be read ({first_line(error)})") from None
+
+
+def first_line(error: Exception) -> str:
+    """Torch appends its own stack to some messages."""
+    return str(error).partition("\n")[0]
 
 
 def flatten(value: Any, tensors: dict[str, Tensor]) -> dict[str, Any]:

@@ -22,7 +22,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from ..errors import DatasetError
-from ..files import SCALARS, atomic, flatten, save_tensors, unflatten
+from ..files import SCALARS, UNREADABLE, atomic, first_line, flatten, save_tensors, unflatten
 
 VERSION = 1
 """of the index; another one is passed over"""
@@ -127,10 +127,11 @@ class DiskStore:
         place = self._places[key]
         try:
             return unflatten(place.tree, _read_tensors(key, place))
-        except (OSError, SafetensorError, KeyError) as error:
+        except (*UNREADABLE, KeyError) as error:
             raise DatasetError(
-                f"an encoded winner is gone or damaged: {place.shard} ({error}). Leave the cache alone while "
-                "it is in use; remove that file and encode the winners again (in ComfyUI: after a restart)"
+                f"an encoded winner is gone or damaged: {place.shard} ({first_line(error)}). Leave the "
+                "cache alone while it is in use; remove that file and encode the winners again (in "
+                "ComfyUI: after a restart)"
             ) from None
 
     def outline(self, key: str) -> Any:
