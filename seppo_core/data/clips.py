@@ -5,7 +5,6 @@ Whatever the rate at which a file was recorded, frames are chosen by the time at
 
 import hashlib
 import statistics
-import struct
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -20,7 +19,7 @@ from ..errors import DatasetError, MissingPackageError
 from .captions import Reading
 from .containers import cut_off_matroska, cut_off_mov, gif_delays, webp_delays
 from .folder import read_captioned
-from .pictures import MAX_PIXELS, StoredPicture, as_rgb, reasons, size_complaint
+from .pictures import DAMAGE, MAX_PIXELS, StoredPicture, as_rgb, reasons, size_complaint
 from .prepare import ClipSelection
 from .winners import Winners
 
@@ -301,7 +300,7 @@ def _animation(file: BinaryIO, delays: list[int]) -> Iterator[Footage]:
             )
     except Image.DecompressionBombError as error:
         raise DatasetError(f"too large to be decoded safely: {error}") from None
-    except (ValueError, SyntaxError, EOFError, OSError, MemoryError, struct.error) as error:
+    except (OSError, *DAMAGE) as error:
         raise DatasetError(f"cannot be decoded, the clip is damaged ({error})") from None
 
 

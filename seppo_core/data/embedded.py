@@ -2,7 +2,6 @@
 
 import io
 import re
-import struct
 import warnings
 import zlib
 from collections.abc import Callable, Iterator
@@ -11,6 +10,7 @@ from typing import Any, BinaryIO
 from PIL import Image
 
 from .generation import NoPromptError
+from .pictures import DAMAGE
 
 MAX_TEXT = 16_000_000
 """Bytes of text, unpacked, that are read from one file."""
@@ -23,12 +23,6 @@ MATROSKA = b"\x1aE\xdf\xa3"
 USER_COMMENT, EXIF_IFD = 0x9286, 0x8769
 PREFIXED = re.compile(r"\s*(prompt|workflow)\s*:\s*", re.IGNORECASE)
 """ComfyUI's mark before the JSON that it puts into EXIF tags."""
-
-DAMAGE = (
-    *(OSError, ValueError, SyntaxError, EOFError, KeyError, IndexError, TypeError),
-    *(struct.error, OverflowError, zlib.error, MemoryError, RuntimeError),
-)
-"""What Pillow and the like raise on damaged metadata."""
 
 Found = Iterator[tuple[str, bytes | str]]
 """Key and text; bytes are UTF-8 or Latin-1."""
@@ -69,7 +63,7 @@ def _found(file: BinaryIO, head: bytes, too_long: list[str]) -> Found:
         return
     try:
         yield from read(file, too_long)
-    except DAMAGE:
+    except (OSError, *DAMAGE):
         return
 
 

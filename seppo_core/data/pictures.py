@@ -4,6 +4,7 @@ import hashlib
 import io
 import struct
 import warnings
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -13,7 +14,7 @@ from typing import BinaryIO, Protocol
 
 import numpy as np
 import torch
-from PIL import ExifTags, Image, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageFile, UnidentifiedImageError
 from torch import Tensor
 
 from ..errors import DatasetError
@@ -51,6 +52,12 @@ TURNS = {
     8: Image.Transpose.ROTATE_90,
 }
 """EXIF orientation -> what makes it upright"""
+
+DAMAGE = (
+    *(ValueError, SyntaxError, EOFError, LookupError, TypeError, OverflowError),
+    *(struct.error, zlib.error, MemoryError, RuntimeError),
+)
+"""What Pillow raises on damaged files besides OSError; each of its formats has its own way."""
 
 END_MARKS = {"PNG": b"IEND", "JPEG": b"\xff\xd9"}
 END_BYTES = 64
@@ -185,8 +192,8 @@ def open_image(file: BinaryIO) -> Image.Image:
         ) from None
     except Image.DecompressionBombError as error:
         raise DatasetError(f"too large to be decoded safely: {error}") from None
-    except (ValueError, SyntaxError, EOFError, struct.error) as error:
-        raise DatasetError(f"its header is damaged ({error})") from None
+    except DAMAGE as error:
+        raise DatasetError(f"its header is damaged or over a limit ({error})") from None
     if complaint := size_complaint(image.size):
         raise DatasetError(complaint)
     if image.format in ANIMATED and getattr(image, "is_animated", False):
@@ -221,7 +228,8 @@ def _ends_properly(file: BinaryIO, kind: str | None) -> bool:
 def as_rgb(image: Image.Image, background: str = "white") -> Image.Image:
     """Decode to 8-bit RGB: rotated as EXIF asks, alpha over `background`, wider numbers scaled down."""
     try:
-        image.load()
+        with _cut_off_told():
+            image.load()
         upright = _upright(image)
         if image.mode.startswith(("I", "F")):
             return _from_wide(upright, known_16_bit=";16" in image.mode or image.format == "PNG")
@@ -230,15 +238,26 @@ def as_rgb(image: Image.Image, background: str = "white") -> Image.Image:
             paper = Image.new("RGBA", layer.size, background)
             return Image.alpha_composite(paper, layer).convert("RGB")
         return upright.convert("RGB")
-    except (OSError, ValueError, SyntaxError, EOFError, MemoryError, struct.error) as error:
+    except (OSError, *DAMAGE) as error:
         raise DatasetError(f"cannot be decoded, the file is cut off or damaged ({error})") from None
+
+
+@contextmanager
+def _cut_off_told() -> Iterator[None]:
+    """Others in a host's process let Pillow fill what is missing with grey, for the whole process."""
+    allowed = ImageFile.LOAD_TRUNCATED_IMAGES
+    ImageFile.LOAD_TRUNCATED_IMAGES = False
+    try:
+        yield
+    finally:
+        ImageFile.LOAD_TRUNCATED_IMAGES = allowed
 
 
 def _upright(image: Image.Image) -> Image.Image:
     """Pillow's own way writes the EXIF anew, which fails on what some cameras put there."""
     try:
         turn = TURNS.get(image.getexif().get(ExifTags.Base.Orientation))
-    except (OSError, ValueError, SyntaxError, TypeError, LookupError, struct.error):
+    except (OSError, *DAMAGE):
         turn = None
     return image if turn is None else image.transpose(turn)
 

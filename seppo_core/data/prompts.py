@@ -8,9 +8,10 @@ from typing import Any, BinaryIO
 
 from PIL import Image
 
-from .embedded import DAMAGE, embedded_texts
+from .embedded import embedded_texts
 from .generation import Generation, NoPromptError
 from .graphs import api_graph, generation_of
+from .pictures import DAMAGE
 
 CARRIERS = ("comment", "usercomment", "description", "imagedescription", "prompt")
 """Keys under which some programs put one JSON object that holds the graphs."""
@@ -50,7 +51,7 @@ def _size(file: BinaryIO) -> tuple[int, int] | None:
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
             with Image.open(file) as image:
                 return image.size
-    except (*DAMAGE, Image.DecompressionBombError):
+    except (OSError, *DAMAGE, Image.DecompressionBombError):
         return None
 
 
