@@ -1,6 +1,7 @@
 """Where winning images are read from: one reader per layout of files, in one table."""
 
 import os
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -58,21 +59,24 @@ def read_winners(path: Path, *, reader: str = AUTOMATIC, **settings: Any) -> Win
 
 
 def fitting(path: Path) -> str:
-    """The reader whose files are the most at `path`."""
-    suffixes = [suffix_of(name) for name, _, _ in listing(path)]
-    counts = {name: sum(s in reader.suffixes for s in suffixes) for name, reader in READERS.items()}
-    return max(counts, key=counts.__getitem__)
+    """The reader whose files are the most at `path`; what two can take counts for the first."""
+    first = {s: name for name, reader in reversed(READERS.items()) for s in reader.suffixes}
+    counts = Counter(first.get(suffix_of(name)) for name, _, _ in listing(path))
+    return max(READERS, key=counts.__getitem__)
 
 
 def listing(path: Path) -> list[tuple[str, int, int]]:
-    """Name, size and modification time of every file below `path` that any reader depends on."""
-    if path.is_file():
-        return [(path.name, path.stat().st_size, path.stat().st_mtime_ns)]
+    """Name, size and modification time of every file below `path` that any reader depends on.
+
+    Of a file these are its own, and those of what may caption it.
+    """
     known = {*captions.SUFFIXES, *(s for reader in READERS.values() for s in reader.suffixes)}
+    alone = path.is_file()
+    its_own = {path.name, *captions.TABLES, *(path.stem + s for s in captions.SUFFIXES)}
     rows = []
-    for found in folder.walk(path, []):
+    for found, _ in folder.reached(path, []):
         for name in found.files:
-            if name in captions.TABLES or suffix_of(name) in known:
+            if name in its_own if alone else name in captions.TABLES or suffix_of(name) in known:
                 try:
                     status = os.stat(f"{found.path}{os.sep}{name}")  # noqa: PTH116
                 except OSError:  # a link to nowhere, or gone by now

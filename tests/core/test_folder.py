@@ -11,7 +11,7 @@ from PIL import Image, ImageFile, PngImagePlugin, features
 from seppo_core.data.encode import encode
 from seppo_core.data.pictures import PictureFile
 from seppo_core.data.prepare import Preparation
-from seppo_core.data.readers import read_winners
+from seppo_core.data.readers import fitting, listing, read_winners
 from seppo_core.data.winners import Winners
 from seppo_core.errors import DatasetError
 
@@ -61,6 +61,25 @@ def test_what_is_cut_off_is_left_out_though_another_pack_lets_pillow_fill_it(tmp
     winners = read_winners(tmp_path)
     assert set(reasons(winners)) == {"cut.png", "cut.jpg"}
     assert ImageFile.LOAD_TRUNCATED_IMAGES is True
+
+
+def test_still_pictures_in_webp_are_not_taken_for_clips(tmp_path):
+    for number in range(3):
+        draw(tmp_path / f"{number}.webp")
+    (tmp_path / "a.mp4").write_bytes(b"")
+    assert fitting(tmp_path) == "folder"
+    for name in "bcd":
+        (tmp_path / f"{name}.mp4").write_bytes(b"")
+    assert fitting(tmp_path) == "clips"
+
+
+def test_listing_of_one_file_changes_with_its_caption(tmp_path):
+    path = draw(tmp_path / "a.png")
+    draw(tmp_path / "b.png")
+    assert [name for name, _, _ in listing(path)] == ["a.png", "a.txt"]
+    before = listing(path)
+    (tmp_path / "a.txt").write_text("another caption")
+    assert listing(path) != before
 
 
 @pytest.mark.parametrize("suffix", [".png", ".jpg", ".webp", ".bmp", ".tiff", ".avif"])
