@@ -30,6 +30,7 @@ SOURCES = ("files, then pictures", "files", "file names")
 """`files`: what was written beside the pictures; `pictures`: what they carry within."""
 
 NO_CAPTION = "Put a .txt of the same name beside it, or give one caption for all"
+GIVE_CAPTION = "Rename it, or give one caption for all"
 
 
 @dataclass(frozen=True)
@@ -59,22 +60,26 @@ def caption_of(
     `written` stood beside it, `otherwise` is what its folder says. What the file itself carries comes
     between the two. DatasetError gives the reason alone why there is no caption.
     """
-    if reading.captions == "file names":
-        return words_of(stem), None
-    if written:
-        return written, None
-    silence = ""
+    by_name = reading.captions == "file names"
+    if text := encodable(words_of(stem) if by_name else written):
+        return text, None
+    silence = "its name has no words" if by_name else "no caption beside it"
     if reading.captions == SOURCES[0]:
         try:
             with reasons(), picture.open() as file:
                 about = read_generation(file, picture.name)
             return about.prompt, about
         except NoPromptError as error:
-            silence = f"; in the file: {error}"
-    text = otherwise or reading.caption.strip()
+            silence += f"; in the file: {error}"
+    text = encodable(otherwise) or reading.caption.strip()
     if not text:
-        raise DatasetError(f"no caption beside it{silence}. {NO_CAPTION}")
+        raise DatasetError(f"{silence}. {GIVE_CAPTION if by_name else NO_CAPTION}")
     return text, None
+
+
+def encodable(text: str) -> str:
+    """Without halves of characters, which names and JSON can hold and no tokenizer takes."""
+    return text.encode("utf-8", "ignore").decode("utf-8").strip()
 
 
 def words_of(stem: str) -> str:
@@ -119,22 +124,21 @@ def caption_in(values: Any) -> str:
 
 
 def table_rows(path: Path) -> Iterator[tuple[str, str]]:
-    """(file name, caption) of every row of a metadata table. DatasetError says what is wrong with it."""
+    """(file name, caption) of every row of a metadata table, each empty where the row has none.
+
+    DatasetError says what is wrong with the table; what stands before the damage is given.
+    """
     if path.stat().st_size > MAX_TABLE_BYTES:
         raise DatasetError(f"is over {MAX_TABLE_BYTES // 10**6} MB; split it into folders")
     rows = _csv_rows if path.suffix == ".csv" else _json_rows
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
-            for number, row in enumerate(rows(file), 1):
-                name, caption = row.get("file_name"), caption_in(row)
-                if not isinstance(name, str) or not name or not caption:
-                    raise DatasetError(
-                        f"row {number} lacks file_name or a caption (one of {', '.join(CAPTION_KEYS)})"
-                    )
-                yield name, caption
+            for row in rows(file):
+                name = row.get("file_name")
+                yield name if isinstance(name, str) else "", caption_in(row)
     except UnicodeDecodeError:
         raise DatasetError("is not UTF-8 text; save it as UTF-8") from None
-    except (csv.Error, ValueError, RecursionError) as error:
+    except csv.Error as error:
         raise DatasetError(f"cannot be read ({error})") from None
 
 
@@ -143,9 +147,11 @@ def _csv_rows(file: io.TextIOBase) -> Iterator[dict[str, Any]]:
 
 
 def _json_rows(file: io.TextIOBase) -> Iterator[dict[str, Any]]:
-    for number, line in enumerate(file, 1):
+    """A line that is no JSON object counts as an empty one."""
+    for line in file:
         if line.strip():
-            row = json.loads(line)
-            if not isinstance(row, dict):
-                raise DatasetError(f"line {number} is no JSON object")
-            yield row
+            try:
+                row = json.loads(line)
+            except (ValueError, RecursionError):
+                row = {}
+            yield row if isinstance(row, dict) else {}

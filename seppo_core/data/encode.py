@@ -164,8 +164,8 @@ def _image_rows(
         try:
             row = images.row(winner, texts)
         except DamagedPictureError as error:
-            log.warning("left out: %s", error)
             left_out.append(LeftOut(winner.name, str(error).removeprefix(f"{winner.name}: ")))
+            log.warning("left out: %s", left_out[-1])
         else:
             tally.add(winner.name, row.image.store.outline(row.image.key)["pixels"])
             rows.append(row)

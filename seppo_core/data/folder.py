@@ -14,8 +14,11 @@ from .pictures import FORMATS, PictureFile, StoredPicture
 from .winners import LeftOut, Winner, Winners
 
 SUFFIXES = {suffix for suffixes in FORMATS.values() for suffix in suffixes}
+NO_ROW = f"it lacks file_name or a caption (one of {', '.join(captions.CAPTION_KEYS)})"
 REPEATS = re.compile(r"(\d+)_(.*)", re.DOTALL)
 MAX_REPEATS = 10_000
+MOUNT_POINT = 0xA0000003
+"""`stat.IO_REPARSE_TAG_MOUNT_POINT`, which only Windows has"""
 
 
 @dataclass
@@ -33,7 +36,10 @@ class Folder:
 
 
 def walk(root: str | Path, left_out: list[LeftOut]) -> Iterator[Folder]:
-    """Every folder below `root`, sorted by name; hidden ones and links to folders are passed over."""
+    """Every folder below `root`, sorted by name, with its plain files and links to files.
+
+    Hidden ones and links to folders are passed over.
+    """
     root = str(root)
     waiting = [Folder(root, "")]
     while waiting:
@@ -45,8 +51,9 @@ def walk(root: str | Path, left_out: list[LeftOut]) -> Iterator[Folder]:
                     if entry.name.startswith("."):
                         continue
                     if entry.is_dir(follow_symlinks=False):
-                        inner.append(Folder(entry.path, folder.named(entry.name)))
-                    else:
+                        if not _is_junction(entry):
+                            inner.append(Folder(entry.path, folder.named(entry.name)))
+                    elif entry.is_symlink() or entry.is_file(follow_symlinks=False):
                         folder.files[entry.name] = entry.is_symlink()
         except OSError as error:
             if folder.path == root:
@@ -55,6 +62,12 @@ def walk(root: str | Path, left_out: list[LeftOut]) -> Iterator[Folder]:
         folder.files = dict(sorted(folder.files.items()))
         yield folder
         waiting += sorted(inner, key=lambda found: found.name, reverse=True)
+
+
+def _is_junction(entry: os.DirEntry) -> bool:
+    """Windows' other link to a folder, which counts as a folder; Python 3.12 has a method for it."""
+    status = entry.stat(follow_symlinks=False)
+    return getattr(status, "st_reparse_tag", 0) == MOUNT_POINT
 
 
 def reached(path: Path, left_out: list[LeftOut]) -> Iterator[tuple[Folder, list[str]]]:
@@ -146,10 +159,13 @@ def _winner(
 
 
 def confined(folder: Folder, name: str, root: str) -> str:
-    """The path of a file in `folder`; DatasetError if it is a link that leaves `root`."""
+    """The path of a file in `folder`; DatasetError if it is a link that leaves `root` or leads to no file."""
     path = f"{folder.path}{os.sep}{name}"
-    if folder.files[name] and not os.path.realpath(path).startswith(root + os.sep):
-        raise DatasetError(f"{name} is a link to a file outside the folder")
+    if folder.files[name]:
+        if not os.path.realpath(path).startswith(root + os.sep):
+            raise DatasetError(f"{name} is a link to a file outside the folder")
+        if not os.path.isfile(path):  # noqa: PTH113
+            raise DatasetError(f"{name} is a link that leads to no file")
     return path
 
 
@@ -184,8 +200,12 @@ def _tables(folder: Folder, root: str, left_out: list[LeftOut]) -> dict[str, str
     for name in captions.TABLES:
         if name in folder.files:
             try:
-                for file, caption in table_rows(Path(confined(folder, name, root))):
-                    found[posixpath.normpath(folder.named(file))] = caption
+                rows = table_rows(Path(confined(folder, name, root)))
+                for number, (file, caption) in enumerate(rows, 1):
+                    if file and caption:
+                        found[posixpath.normpath(folder.named(file))] = caption
+                    else:
+                        left_out.append(LeftOut(f"{folder.named(name)} row {number}", NO_ROW))
             except DatasetError as error:
                 left_out.append(LeftOut(folder.named(name), str(error)))
             except OSError as error:

@@ -2,6 +2,12 @@
 
 from __future__ import annotations
 
+import json
+import os
+import shutil
+import subprocess
+import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -9,9 +15,11 @@ import torch
 from PIL import Image, ImageFile, PngImagePlugin, features
 
 from seppo_core.data.encode import encode
+from seppo_core.data.folder import walk
 from seppo_core.data.pictures import PictureFile
 from seppo_core.data.prepare import Preparation
 from seppo_core.data.readers import fitting, listing, read_winners
+from seppo_core.data.sheet import contact_sheet
 from seppo_core.data.winners import Winners
 from seppo_core.errors import DatasetError
 
@@ -44,6 +52,91 @@ def encoded(winners: Winners, **options):
     )
 
 
+def test_captions_stand_in_txt_caption_or_json_and_an_empty_one_is_passed_over(tmp_path):
+    for name in "abcd":
+        draw(tmp_path / f"{name}.png", None)
+    (tmp_path / "a.txt").write_text(" \n")
+    (tmp_path / "a.caption").write_text("from .caption")
+    (tmp_path / "b.json").write_text('"one string"')
+    (tmp_path / "c.json").write_text('{"tags": ["red", " ", "blue"], "caption": ""}')
+    (tmp_path / "d.json").write_text("{")
+    winners = read_winners(tmp_path)
+    assert captions(winners) == {
+        "a.png": "from .caption",
+        "b.png": "one string",
+        "c.png": "red, blue",
+    }
+    assert "its .json is not valid JSON" in reasons(winners)["d.png"]
+
+
+@pytest.mark.parametrize("kind", ["jsonl", "csv"])
+def test_a_bad_row_of_a_table_is_named_and_the_rest_goes_on(tmp_path, kind):
+    for name in ("a", "b", "sub/c"):
+        draw(tmp_path / f"{name}.png", None)
+    rows = [("a.png", "A"), ("b.png", ""), ("", "nothing"), ("sub/c.png", "C"), ("gone.png", "G")]
+    if kind == "csv":
+        lines = ["file_name,text", *(f"{name},{text}" for name, text in rows)]
+    else:
+        lines = [json.dumps({"file_name": name, "text": text}) for name, text in rows]
+        lines[2] = "no JSON"
+    (tmp_path / f"metadata.{kind}").write_text("\n".join(lines))
+    winners = read_winners(tmp_path)
+    assert captions(winners) == {"a.png": "A", "sub/c.png": "C"}
+    left_out = reasons(winners)
+    assert left_out.pop("b.png").startswith("no caption")
+    assert left_out.pop("gone.png") == "named in a metadata table, but no such file"
+    assert list(left_out) == [f"metadata.{kind} row 2", f"metadata.{kind} row 3"]
+    assert all(reason.startswith("it lacks file_name or a caption") for reason in left_out.values())
+
+
+def test_names_caption_on_request_unless_they_have_no_words(tmp_path):
+    for name in ("red_bird_00012_", "blue-book", "_00003_"):
+        draw(tmp_path / f"{name}.png", "not asked")
+    winners = read_winners(tmp_path, captions="file names")
+    assert captions(winners) == {"blue-book.png": "blue book", "red_bird_00012_.png": "red bird"}
+    assert reasons(winners)["_00003_.png"].startswith("its name has no words. ")
+    assert read_winners(tmp_path, captions="file names", caption="a bird")[0].caption == "a bird"
+
+
+def test_half_a_character_in_json_is_left_away_so_that_any_tokenizer_takes_the_rest(tmp_path):
+    draw(tmp_path / "a.png", None)
+    (tmp_path / "a.json").write_text(r'{"caption": "cat \ud800and \ud83d\ude00"}')
+    assert read_winners(tmp_path)[0].caption == "cat and \N{GRINNING FACE}"
+
+
+def test_names_of_any_characters_and_of_255_bytes_are_read_shown_and_encoded(tmp_path, caplog):
+    names = ["x" * 251 + ".png", "fox \N{FOX FACE}.png"]
+    names += [] if os.name == "nt" else ["two\nlines.png"]
+    for name in names:
+        draw(tmp_path / "w" / name, "words")
+    if sys.platform == "linux":  # macOS takes nothing but UTF-8
+        names.append(os.fsdecode(b"\xff.png"))
+        shutil.copy(tmp_path / "w" / names[1], tmp_path / "w" / names[-1])
+    (tmp_path / "w" / "line\u2028break.png").write_bytes(b"")
+    winners = read_winners(tmp_path / "w", caption="c")
+    assert {winner.name for winner in winners} == {*names}
+    assert "line\\u2028break.png: the file is empty" in winners.report()
+    contact_sheet(winners)
+    assert len(encoded(winners, cache=tmp_path / "cache")) == len(names)
+    shutil.rmtree(tmp_path / "w")
+    with pytest.raises(DatasetError, match="no usable image"):
+        encoded(winners)
+    assert all("\n" not in message and message.encode() for message in caplog.messages)
+
+
+def test_pictures_of_one_row_of_pixels_are_too_few(tmp_path):
+    draw(tmp_path / "a.png", size=(1, 1))
+    draw(tmp_path / "b.png", size=(20000, 1))
+    draw(tmp_path / "c.png", size=(20000, 8))
+    winners = read_winners(tmp_path)
+    assert reasons(winners) == {
+        "a.png": "1x1 pixels are too few; each side needs at least 8",
+        "b.png": "20000x1 pixels are too few; each side needs at least 8",
+    }
+    # At most 4:1, as long as there are 8 pixels for a row: 32x8, a latent of 1x4.
+    assert encoded(winners).shapes == [(3, 1, 4)]
+
+
 def test_a_text_over_pillows_limit_leaves_the_picture_out(tmp_path):
     draw(tmp_path / "good.png")
     large = PngImagePlugin.PngInfo()
@@ -63,6 +156,80 @@ def test_what_is_cut_off_is_left_out_though_another_pack_lets_pillow_fill_it(tmp
     assert ImageFile.LOAD_TRUNCATED_IMAGES is True
 
 
+def test_a_folder_that_vanishes_while_it_is_listed_gives_what_was_seen(tmp_path):
+    for name in ("a/1", "a/2", "b/3"):
+        draw(tmp_path / "w" / f"{name}.png")
+    winners = read_winners(tmp_path / "w", on_item=lambda seen: shutil.rmtree(tmp_path / "w", True))
+    assert [winner.name for winner in winners] == ["a/1.png"]
+    assert set(reasons(winners)) == {"a/2.png", "b"}
+    assert all("No such file" in reason for reason in reasons(winners).values())
+
+
+def test_a_folder_that_vanishes_while_it_is_encoded_leaves_what_was_encoded(tmp_path):
+    for name in "abcd":
+        draw(tmp_path / "w" / f"{name}.png")
+
+    def vanish(done, total):
+        if done == 2:
+            shutil.rmtree(tmp_path / "w")
+
+    dataset = encoded(read_winners(tmp_path / "w"), on_item=vanish)
+    assert len(dataset) == 2
+    assert {item.name for item in dataset.left_out} == {"c.png", "d.png"}
+
+
+def test_links_in_a_circle_and_links_to_no_file_are_left_out(tmp_path):
+    draw(tmp_path / "good.png")
+    (tmp_path / "a.png").symlink_to("b.png")
+    (tmp_path / "b.png").symlink_to("a.png")
+    (tmp_path / "c.png").symlink_to("nowhere.png")
+    (tmp_path / "d.png").symlink_to(tmp_path / "inner")
+    (tmp_path / "inner").mkdir()
+    (tmp_path / "inner" / "up").symlink_to(tmp_path)
+    winners = read_winners(tmp_path)
+    assert [winner.name for winner in winners] == ["good.png"]
+    assert reasons(winners) == {
+        f"{n}.png": f"{n}.png is a link that leads to no file" for n in "abcd"
+    }
+
+
+def test_tables_and_archives_behind_links_out_of_the_folder_are_not_read(tmp_path):
+    (tmp_path / "secret.csv").write_text("file_name,text\na.png,secret\n")
+    folder = tmp_path / "w"
+    draw(folder / "a.png", None)
+    (folder / "metadata.csv").symlink_to(tmp_path / "secret.csv")
+    (folder / "link").symlink_to(tmp_path)
+    (folder / "metadata.jsonl").symlink_to("link/secret.csv")
+    winners = read_winners(folder, caption="mine")
+    assert captions(winners) == {"a.png": "mine"}
+    assert set(reasons(winners)) == {"metadata.csv", "metadata.jsonl"}
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="Windows has no pipes in folders")
+def test_pipes_are_no_files_and_nobody_waits_for_them(tmp_path):
+    draw(tmp_path / "a.png", None)
+    for name in ("a.txt", "b.png", "metadata.csv"):
+        os.mkfifo(tmp_path / name)
+    (tmp_path / "c.png").symlink_to("b.png")
+    found = []
+    reading = threading.Thread(
+        target=lambda: found.append(read_winners(tmp_path, caption="c")), daemon=True
+    )
+    reading.start()
+    reading.join(20)
+    assert captions(found[0]) == {"a.png": "c"}
+    assert reasons(found[0]) == {"c.png": "c.png is a link that leads to no file"}
+
+
+@pytest.mark.skipif(os.name != "nt", reason="junctions are Windows' own")
+def test_junctions_are_not_followed(tmp_path):
+    draw(tmp_path / "secret" / "a.png")
+    draw(tmp_path / "w" / "b.png")
+    link, goal = str(tmp_path / "w" / "junction"), str(tmp_path / "secret")
+    subprocess.run(["cmd", "/c", "mklink", "/J", link, goal], check=True)
+    assert [found.name for found in walk(tmp_path / "w", [])] == [""]
+
+
 def test_still_pictures_in_webp_are_not_taken_for_clips(tmp_path):
     for number in range(3):
         draw(tmp_path / f"{number}.webp")
@@ -80,6 +247,13 @@ def test_listing_of_one_file_changes_with_its_caption(tmp_path):
     before = listing(path)
     (tmp_path / "a.txt").write_text("another caption")
     assert listing(path) != before
+
+
+def test_one_picture_is_read_with_its_caption(tmp_path):
+    path = draw(tmp_path / "a.png", "mine")
+    draw(tmp_path / "b.png", "not mine")
+    assert captions(read_winners(path)) == {"a.png": "mine"}
+    assert PictureFile(path, "a.png").complaint() == ""
 
 
 @pytest.mark.parametrize("suffix", [".png", ".jpg", ".webp", ".bmp", ".tiff", ".avif"])
