@@ -6,8 +6,12 @@ import comfy.samplers
 from comfy_api.latest import io
 
 from ..seppo_core.config import (
+    DRIFT,
+    NON_FINITE,
+    OUT_OF_MEMORY,
     PRECISIONS,
     SCHEDULES,
+    GuardConfig,
     LoRAConfig,
     LossConfig,
     OptimizerConfig,
@@ -110,6 +114,7 @@ class SePPOOptimizerSettings(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         default, lora, run = OptimizerConfig(), LoRAConfig(), RunConfig()
+        guard = GuardConfig()
         return host.schema(
             node_id="SePPOOptimizerSettings",
             display_name="SePPO Optimizer Settings",
@@ -224,6 +229,53 @@ class SePPOOptimizerSettings(io.ComfyNode):
                     optional=True,
                     tooltip="Optimizer steps between measurements on held-out winners; 0 measures never.",
                 ),
+                io.Combo.Input(
+                    "out_of_memory",
+                    options=list(OUT_OF_MEMORY),
+                    default=guard.out_of_memory,
+                    optional=True,
+                    tooltip="When memory runs out: stop, with what to change; or split the batch into smaller "
+                    "parts and go on, slower, with the same result.",
+                ),
+                host.input(
+                    io.Combo.Input,
+                    "non_finite",
+                    options=list(NON_FINITE),
+                    default=guard.non_finite,
+                    optional=True,
+                    advanced=True,
+                    tooltip="When the loss is NaN or infinite some steps in a row, none of which is applied: "
+                    "go back to the last checkpoint with half the learning rate, or stop.",
+                ),
+                host.input(
+                    io.Int.Input,
+                    "patience",
+                    default=guard.patience,
+                    min=1,
+                    max=1000,
+                    optional=True,
+                    advanced=True,
+                    tooltip="How many such steps in a row it takes.",
+                ),
+                io.Combo.Input(
+                    "drift",
+                    options=list(DRIFT),
+                    default=guard.drift,
+                    optional=True,
+                    tooltip="When the model gets worse on its winners (their margin stays above zero) or on "
+                    "held-out ones: warn, stop and keep what was trained, go back to the last "
+                    "checkpoint with half the learning rate, or do nothing.",
+                ),
+                host.input(
+                    io.Int.Input,
+                    "drift_window",
+                    default=guard.drift_window,
+                    min=2,
+                    max=100_000,
+                    optional=True,
+                    advanced=True,
+                    tooltip="Optimizer steps over which the winners' margin is averaged for that.",
+                ),
             ],
             outputs=[sockets.Optimizer.Output(display_name="optimizer")],
         )
@@ -242,6 +294,11 @@ class SePPOOptimizerSettings(io.ComfyNode):
         checkpoint_every: int,
         preview_every: int,
         held_out_every: int = RunConfig.held_out_every,
+        out_of_memory: str = GuardConfig.out_of_memory,
+        non_finite: str = GuardConfig.non_finite,
+        patience: int = GuardConfig.patience,
+        drift: str = GuardConfig.drift,
+        drift_window: int = GuardConfig.drift_window,
         **settings: Any,
     ) -> io.NodeOutput:
         return io.NodeOutput(
@@ -258,6 +315,13 @@ class SePPOOptimizerSettings(io.ComfyNode):
                     "checkpoint_every": checkpoint_every,
                     "preview_every": preview_every,
                     "held_out_every": held_out_every,
+                },
+                "guard": {
+                    "out_of_memory": out_of_memory,
+                    "non_finite": non_finite,
+                    "patience": patience,
+                    "drift": drift,
+                    "drift_window": drift_window,
                 },
             }
         )

@@ -9,7 +9,7 @@ Dataset = io.Custom("SEPPO_DATASET")
 References = io.Custom("SEPPO_REFERENCES")
 """dict: the section `references` of the configuration"""
 Optimizer = io.Custom("SEPPO_OPTIMIZER")
-"""dict: sections `optimizer`, `lora`, `compute`, `run` of the configuration and `accumulation`"""
+"""dict: sections `optimizer`, `lora`, `compute`, `guard`, `run` of the configuration and `accumulation`"""
 Run = io.Custom("SEPPO_RUN")
 """`seppo_core.checkpoint.Run`: a run directory"""
 LoraModel = io.Custom("LORA_MODEL")

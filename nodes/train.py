@@ -174,7 +174,8 @@ class SePPOTrain(io.ComfyNode):
                     progress.show(report)
         lora = comfy_state_dict(trained)
         aligned, _ = comfy.sd.load_lora_for_models(model, None, lora, 1.0, 0)
-        loss = {"loss": [line["loss"] for line in trained.metrics()]}
+        losses = (line["loss"] for line in trained.metrics())
+        loss = {"loss": [value for value in losses if value is not None]}
         return io.NodeOutput(aligned, lora, loss, trained)
 
 
@@ -225,10 +226,12 @@ class Progress:
         self.seconds = [*self.seconds[-19:], report.seconds]
         pace = sum(self.seconds) / len(self.seconds)
         left = pace * (report.steps - report.step)
-        text = f"step {report.step}/{report.steps}  loss {report.loss:.4f}"
+        loss = "not finite" if report.loss is None else f"{report.loss:.4f}"
+        text = f"step {report.step}/{report.steps}  loss {loss}"
         if report.winner_margin is not None:
             text += f"  winner margin {report.winner_margin:+.2e}  flips {report.flip_rate:.0%}"
-        host.progress_text(f"{text}  {pace:.2f} s/step, {left / 60:.0f} min left", self.node_id)
+        text += f"  {pace:.2f} s/step, {left / 60:.0f} min left"
+        host.progress_text(f"{text}\n{report.alarm}".strip(), self.node_id)
 
 
 NODES = [SePPOTrain]

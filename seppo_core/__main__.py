@@ -26,7 +26,8 @@ def train_command(arguments: argparse.Namespace) -> None:
         override(values, assignment)
     job = make_job(values)
     for report in run_job(job, say):
-        line = f"step {report.step}/{report.steps}  loss {report.loss:.4f}"
+        loss = "not finite" if report.loss is None else f"{report.loss:.4f}"
+        line = f"step {report.step}/{report.steps}  loss {loss}"
         if report.winner_margin is not None:
             line += f"  winner margin {report.winner_margin:+.2e}  flips {report.flip_rate:.0%}"
         say(f"{line}  {report.seconds:.2f} s")

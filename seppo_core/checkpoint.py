@@ -38,6 +38,9 @@ STOP = "STOP"
 
 log = logging.getLogger(__name__)
 
+RESUMABLE_UNFINISHED = ("optimizer.learning_rate",)
+"""Of a run that has all its steps nothing would be trained with the new value, so there it makes another run."""
+
 RESUMABLE = (
     "steps",
     "run.directory",
@@ -45,6 +48,7 @@ RESUMABLE = (
     "run.preview_every",
     "run.held_out_every",
     "run.initial_weights",
+    *RESUMABLE_UNFINISHED,
 )
 """Settings that may change between a run and its continuation: `steps` under schedule constant only, and
 where the initial weights lie, not which they are."""
@@ -359,11 +363,13 @@ def _part(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
     }
 
 
-def differences(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
-    """What keeps a run described by `before` (its run.json) from being continued as `now`."""
+def differences(before: dict[str, Any], now: dict[str, Any], step: int) -> list[str]:
+    """What keeps a run described by `before` (its run.json), at `step`, from being continued as `now`."""
     parts = ("base", "conditions", "dataset", "initial")
     found = [name for name in parts if before.get(name) != now.get(name)]
     free = set(RESUMABLE)
+    if step >= now["config"]["steps"]:
+        free -= set(RESUMABLE_UNFINISHED)
     if now["config"]["optimizer"]["schedule"] != "constant":
         free.remove("steps")  # the whole schedule would move
     return found + [name for name in _changed(before["config"], now["config"]) if name not in free]
@@ -388,8 +394,8 @@ def choose_directory(root: Path, name: str, about: dict[str, Any]) -> Path:
         run = Run(directory)
         if not run.exists():
             return directory
-        fewer = about["config"]["steps"] < run.step()
-        if not fewer and not differences(run.about(), about):
+        step = run.step()
+        if about["config"]["steps"] >= step and not differences(run.about(), about, step):
             return directory
         number += 1
 

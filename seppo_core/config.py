@@ -140,6 +140,37 @@ class ComputeConfig:
         _choice("compute.precision", self.precision, PRECISIONS)
 
 
+NON_FINITE = ("roll back", "stop")
+DRIFT = ("warn", "stop", "roll back", "off")
+OUT_OF_MEMORY = ("stop", "split")
+
+
+@dataclass(frozen=True)
+class GuardConfig:
+    """What becomes of a run in which something goes wrong."""
+
+    non_finite: str = "roll back"
+    """After `patience` steps in a row whose loss or gradient is NaN or infinite: `roll back` to the last
+    checkpoint with half the learning rate, or `stop`. No such step is ever applied."""
+    patience: int = 3
+    drift: str = "warn"
+    """When the winner margin stays above zero, or rises on held-out winners. `stop` keeps what was trained."""
+    drift_window: int = 50
+    """Optimizer steps whose mean winner margin counts."""
+    out_of_memory: str = "stop"
+    """`split` repeats the step in smaller micro-batches: the same mathematics, slower."""
+
+    def __post_init__(self) -> None:
+        _choice("guard.non_finite", self.non_finite, NON_FINITE)
+        _choice("guard.drift", self.drift, DRIFT)
+        _choice("guard.out_of_memory", self.out_of_memory, OUT_OF_MEMORY)
+        _require(self.patience >= 1, f"guard.patience must be at least 1, got {self.patience}")
+        _require(
+            self.drift_window >= 2,
+            f"guard.drift_window must be at least 2, got {self.drift_window}",
+        )
+
+
 @dataclass(frozen=True)
 class RunConfig:
     directory: str = ""
@@ -182,6 +213,7 @@ class SePPOConfig:
     lora: LoRAConfig = field(default_factory=LoRAConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     compute: ComputeConfig = field(default_factory=ComputeConfig)
+    guard: GuardConfig = field(default_factory=GuardConfig)
     run: RunConfig = field(default_factory=RunConfig)
 
     def __post_init__(self) -> None:

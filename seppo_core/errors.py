@@ -25,5 +25,9 @@ class NonFiniteLossError(SePPOError):
     """Loss or gradient became NaN or infinite; the optimizer step was not applied."""
 
 
+class ShortageError(SePPOError):
+    """A device has not enough memory; the message names what was measured, and settings that need less."""
+
+
 class MissingPackageError(SePPOError, ImportError):
     """An optional package is needed; the message names the extra that brings it."""

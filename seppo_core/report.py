@@ -12,7 +12,8 @@ class StepReport:
 
     step: int
     """counted from 1"""
-    loss: float
+    loss: float | None
+    """None if loss or gradient was not finite: the step was not applied"""
     winner_margin: float | None
     sample_margin_losing: float | None
     sample_margin_winning: float | None
@@ -20,10 +21,10 @@ class StepReport:
     """share of samples that are not pushed away (role <= 0)"""
     implicit_accuracy: float | None
     """share of logits above 0, ties counted half"""
-    policy_error: float
+    policy_error: float | None
     """denoising error of the policy on the winners"""
     reference_error: float | None
-    grad_norm: float
+    grad_norm: float | None
     lr: float
     reference_step: int | None
     """the pool entry that was the reference"""
@@ -36,6 +37,8 @@ class StepReport:
     """latents [1, ...] to look at: the newest reference sample, or one of the policy's own"""
     caption: str = field(default="", metadata={"logged": False})
     """of the preview"""
+    alarm: str = field(default="", metadata={"logged": False})
+    """what is wrong with the run; empty if nothing is"""
 
     def metrics(self) -> dict[str, Any]:
         """The line of metrics.jsonl."""
@@ -44,8 +47,17 @@ class StepReport:
         }
 
 
+NOT_APPLIED: dict[str, None] = dict.fromkeys(
+    (
+        *("loss", "winner_margin", "sample_margin_losing", "sample_margin_winning", "flip_rate"),
+        *("implicit_accuracy", "policy_error", "reference_error", "grad_norm"),
+    )
+)
+"""The statistics of a step whose loss or gradient was not finite."""
+
+
 def statistics(columns: Tensor) -> dict[str, float | None]:
-    """Means over the step's winners from the rows of `_micro_batch`, [7, N]; NaN rows are unknown."""
+    """Means over the step's winners from the rows of `Gradients`, [7, N]; NaN rows are unknown."""
     loss, role, logits, winner_margin, sample_margin, policy_error, reference_error = columns
 
     def mean(values: Tensor) -> float | None:

@@ -7,11 +7,10 @@ and levels, shared by winner and sample, by policy and reference. Every random n
 
 import hashlib
 import logging
-import math
 import time
 from collections.abc import Iterator
 from contextlib import nullcontext
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,9 +25,11 @@ from .data import EncodedDataset
 from .denoisers import Denoiser
 from .errors import CheckpointError, DatasetError, NonFiniteLossError, SePPOError
 from .export import describe, load_lora, save_run_weights
+from .gradients import Gradients
+from .guard import MOST_ROLLBACKS, Alarm, Guard
 from .held_out import HeldOut
 from .lora import LoRA, check_fit, find_paths
-from .loss import DenoisingErrors, seppo_loss
+from .memory import Shortage, free_memory, is_out_of_memory
 from .optim import (
     evaluation_weights,
     learning_rate,
@@ -36,13 +37,9 @@ from .optim import (
     make_optimizer,
     optimizer_state,
 )
-from .randomness import generator, normal
 from .references import ReferencePool, Snapshot
-from .report import StepReport, statistics
+from .report import NOT_APPLIED, StepReport
 from .windows import Window, Windows
-
-FIRST_LOSS_SCALE = 2.0**12
-STEPS_TO_DOUBLE_SCALE = 200
 
 log = logging.getLogger(__name__)
 
@@ -91,7 +88,7 @@ def train(policy: Denoiser, dataset: EncodedDataset, config: SePPOConfig) -> Ite
     run = Run(config.run.directory) if config.run.directory else None
     if run is not None:
         check_writable(run.directory)
-        if run.exists() and (changed := differences(run.about(), about)):
+        if run.exists() and (changed := differences(run.about(), about, run.step())):
             raise CheckpointError(
                 f"{run.directory} holds another run: {', '.join(changed)} differ. "
                 "Choose another run directory, or set these as they were"
@@ -123,11 +120,14 @@ def _steps(
         del state
         try:
             with trainer.lora.attached():
-                while trainer.step < config.steps and not trainer.stop_requested():
+                while trainer.step < config.steps and not trainer.ends():
                     yield trainer.advance()
             trainer.save()
-        except BaseException:
+        except BaseException as error:
             trainer.save_what_is_there()
+            if is_out_of_memory(error):
+                shortage = Shortage.of(error, policy.device)
+                raise shortage.error(f"step {trainer.step + 1}", config) from None
             raise
         finally:
             trainer.lora.load(trainer.evaluated_weights())
@@ -151,22 +151,21 @@ class Trainer:
         self.lora = policy.lora = LoRA(policy.network, config.lora, config.seed, policy.device)
         self.parameters = self.lora.parameters()
         self.windows = Windows(policy, self.lora, dataset, config, self.rank)
+        self.gradients = Gradients(policy, self.lora, config, self.rank)
         self.optimizer: Optimizer = make_optimizer(self.parameters, config.optimizer)
-        self.loss_scale = FIRST_LOSS_SCALE if policy.compute_dtype == torch.float16 else 1.0
-        self.good_steps = 0
+        self.guard = Guard(config.guard)
+        self.rollbacks = 0
+        """how often the run went back; each time the learning rate was halved"""
         self.window: Window | None = None
         self.held_out: HeldOut | None = None
+        self.ended = False
+        """whether the run ends before its last step, keeping what was trained"""
 
     def start(self, state: TrainingState | None) -> None:
         """From the beginning, from given weights, or from where the run stood."""
         if state is not None:
-            self.lora.load(state.weights)
-            load_optimizer_state(self.optimizer, state.optimizer_tensors, state.optimizer_json)
-            self.pool = ReferencePool(state.pool[0], self.config.references.capacity)
-            self.pool.entries = list(state.pool)
-            self.step = self.saved_step = state.step
-            self.loss_scale = state.scalars["loss_scale"]
-            self.good_steps = int(state.scalars["good_steps"])
+            self._take(state)
+            self.rollbacks = int(state.scalars["rollbacks"])
         else:
             if self.config.run.initial_weights:
                 weights, _ = load_lora(
@@ -183,20 +182,35 @@ class Trainer:
         if self.run is not None:
             self.run.begin(self.about, state)
 
+    def _take(self, state: TrainingState) -> None:
+        """Weights, optimizer, pool and place of a checkpoint."""
+        self.lora.load(state.weights)
+        load_optimizer_state(self.optimizer, state.optimizer_tensors, state.optimizer_json)
+        self.pool = ReferencePool(state.pool[0], self.config.references.capacity)
+        self.pool.entries = list(state.pool)
+        self.step = self.saved_step = state.step
+        scalars = state.scalars
+        self.gradients.scaling.factor = scalars["loss_scale"]
+        self.gradients.scaling.good_steps = int(scalars["good_steps"])
+        self.gradients.micro_batch = min(int(scalars["micro_batch"]), self.config.batch_size)
+        self.windows.draw_batch = min(int(scalars["draw_batch"]), self.windows.draw_batch)
+        self.guard = Guard(self.config.guard, state.metrics)
+
     def advance(self) -> StepReport:
         """One optimizer step, its bookkeeping, and what it was like."""
         started = time.perf_counter()
         step = self.step + 1
         self._enter_window((step - 1) // self.config.window)
-        lr = learning_rate(self.config.optimizer, step, self.config.steps)
+        lr = learning_rate(self.config.optimizer, step, self.config.steps) / 2**self.rollbacks
         for group in self.optimizer.param_groups:
             group["lr"] = lr
-        measured = self._accumulate(step)
+        measured = self.gradients.of_step(step, self.window)
         # Drawing a preview may be cancelled, so it comes before anything of the step is applied.
         preview, caption = self._preview(step)
-        self.optimizer.step()
+        if measured is not None:
+            self.optimizer.step()
+            self.gradients.applied()
         self.step = step
-        self._grow_loss_scale()
         self._snapshot()
         held_out_margin = None
         try:
@@ -204,7 +218,7 @@ class Trainer:
         finally:  # a step that was applied has its line, whatever stops the measuring
             report = StepReport(
                 step=step,
-                **measured,
+                **(measured or NOT_APPLIED),
                 lr=lr,
                 reference_step=self.window.reference.step if self.window.reference else None,
                 seconds=time.perf_counter() - started,
@@ -215,111 +229,58 @@ class Trainer:
             )
             if self.run is not None:
                 self.run.append_metrics(report.metrics())
+        if alarm := self.guard.judge(report.metrics()):
+            self._obey(alarm)
+            return replace(report, alarm=alarm.reason)
         if step % self.config.run.checkpoint_every == 0:
             self.save()
         return report
 
     def _enter_window(self, index: int) -> None:
-        if self.window is None or self.window.index != index:
-            self.window = self.windows.open(index, self.pool)
+        while self.window is None or self.window.index != index:
+            try:
+                self.window = self.windows.open(index, self.pool)
+            except Exception as error:
+                splits = self.config.guard.out_of_memory == "split"
+                if not (splits and is_out_of_memory(error) and self.windows.draw_batch > 1):
+                    raise
+            else:
+                return
+            free_memory(self.policy.device)
+            self.windows.draw_batch //= 2
 
-    def _accumulate(self, step: int) -> dict[str, float | None]:
-        """Gradients of one optimizer step, clipped; the step's statistics.
+    def _obey(self, alarm: Alarm) -> None:
+        """Do what the configuration asks for when something went wrong."""
+        where = f"step {self.step}: {alarm.reason}"
+        if alarm.action == "warn":
+            log.warning("%s", where)
+        elif alarm.action == "roll back" and self.rollbacks < MOST_ROLLBACKS:
+            self._roll_back(where)
+        elif alarm.finite:
+            log.warning("%s. The run ends here, with what it has learned", where)
+            self.ended = True
+        else:
+            raise NonFiniteLossError(
+                f"{where}; none of these steps was applied. Lower the learning rate or beta, or compute in "
+                "bf16 or fp32"
+            )
 
-        NonFiniteLossError if loss or gradient is not finite; nothing was applied then. Under float16 the
-        same step is tried again with half the loss scale first.
-        """
-        size = self.config.batch_size
-        while True:
-            self.optimizer.zero_grad(set_to_none=True)
-            parts = [
-                self._micro_batch(step, range(first, first + size))
-                for first in range(0, self.config.winners_per_step, size)
-            ]
-            norm = self._clip()
-            columns = torch.cat(parts, dim=1).cpu()  # the step's one wait for the device
-            grad_norm = float(norm)
-            if math.isfinite(grad_norm) and bool(columns[0].isfinite().all()):
-                return {**statistics(columns), "grad_norm": grad_norm}
-            if self.loss_scale <= 1.0:
-                raise NonFiniteLossError(
-                    f"step {step}: loss or gradient is not finite, the step was not applied. Lower "
-                    "the learning rate or beta, or compute in bf16 or fp32; the run stands at step "
-                    f"{self.step}"
-                )
-            self.loss_scale /= 2
-            self.good_steps = 0
-
-    def _micro_batch(self, step: int, indices: range) -> Tensor:
-        """Add the gradient of some of the step's winners; returns their statistics [7, B], detached.
-
-        Rows: loss, role, logits, winner margin, sample margin, policy error, reference error.
-        """
-        config, policy, window = self.config, self.policy, self.window
-        assert window is not None
-        conds = window.conds[indices.start : indices.stop]
-        latents = window.winners[indices.start : indices.stop]
-        shape = tuple(latents.shape[1:])
-        keys = [(config.seed, step, self.rank) for _ in indices]
-        noise = torch.stack(
-            [normal(shape, *key, "noise", i) for key, i in zip(keys, indices, strict=True)]
-        )
-        uniform = torch.cat(
-            [
-                torch.rand(1, generator=generator(*key, "level", i))
-                for key, i in zip(keys, indices, strict=True)
-            ]
-        )
-        levels = policy.levels(uniform)
-        weight = self.loss_scale / config.winners_per_step
-
-        if window.samples is None:
-            prepared = policy.prepare(conds, shape)
-            errors = policy.errors(latents, noise, levels, prepared)
-            (errors.sum() * weight).backward()
-            error = errors.detach()
-            unknown = torch.full_like(error, math.nan)
-            return torch.stack([error, *[unknown] * 4, error, unknown])
-
-        samples = window.samples[indices.start : indices.stop]
-        both = torch.cat([latents, samples])
-        noise, levels = torch.cat([noise, noise]), torch.cat([levels, levels])
-        prepared = policy.prepare([*conds, *conds], shape)
-        with torch.no_grad(), self.lora.using(window.slot):
-            reference = DenoisingErrors(*policy.errors(both, noise, levels, prepared).chunk(2))
-        current = DenoisingErrors(*policy.errors(both, noise, levels, prepared).chunk(2))
-        terms = seppo_loss(
-            current,
-            reference,
-            beta=config.loss.beta,
-            criterion=config.loss.criterion,
-            loser_weight=config.loss.loser_weight,
-        )
-        (terms.loss.sum() * weight).backward()
-        rows = (
-            terms.loss,
-            terms.role,
-            terms.logits,
-            terms.winner_margin,
-            terms.sample_margin,
-            current.winner,
-            reference.winner,
-        )
-        return torch.stack([row.detach() for row in rows])
-
-    def _clip(self) -> Tensor:
-        """Undo the loss scale, clip, and return the norm before clipping, on the device."""
-        if self.loss_scale != 1.0:
-            gradients = [p.grad for p in self.parameters if p.grad is not None]
-            torch._foreach_mul_(gradients, 1 / self.loss_scale)
-        longest = self.config.optimizer.clip or math.inf
-        return torch.nn.utils.clip_grad_norm_(self.parameters, longest)
-
-    def _grow_loss_scale(self) -> None:
-        if self.policy.compute_dtype == torch.float16:
-            self.good_steps += 1
-            if self.good_steps == STEPS_TO_DOUBLE_SCALE:
-                self.loss_scale, self.good_steps = self.loss_scale * 2, 0
+    def _roll_back(self, where: str) -> None:
+        """Go on from the last checkpoint, or from the first weights, with half the learning rate."""
+        state = self.run.state() if self.run is not None else None
+        self.optimizer = make_optimizer(self.parameters, self.config.optimizer)
+        self.window = None
+        self.rollbacks += 1
+        if state is not None:
+            self._take(state)
+        else:
+            self.lora.load(self.pool.entries[0].weights)
+            self.pool = ReferencePool(self.pool.entries[0], self.config.references.capacity)
+            self.step = self.saved_step = 0
+            self.guard = Guard(self.config.guard)
+        if self.run is not None:
+            self.run.begin(self.about, state)
+        log.warning("%s. Back to step %d, with half the learning rate", where, self.step)
 
     def _snapshot(self) -> None:
         """Add the policy to the pool at the end of the window in which a multiple of N steps fell.
@@ -340,9 +301,9 @@ class Trainer:
         due = self.step % every == 0 or self.step == self.config.steps
         return self.held_out.margin() if due else None
 
-    def stop_requested(self) -> bool:
-        """Whether somebody asked for an end after the current step, keeping what was trained."""
-        return self.run is not None and self.run.stop_requested()
+    def ends(self) -> bool:
+        """Whether the run ends before its last step, keeping what was trained."""
+        return self.ended or (self.run is not None and self.run.stop_requested())
 
     def evaluated_weights(self) -> dict[str, Tensor]:
         """The policy's weights as they are to be used."""
@@ -377,7 +338,13 @@ class Trainer:
             optimizer_tensors=tensors,
             optimizer_json=text,
             pool=self.pool.entries,
-            scalars={"loss_scale": self.loss_scale, "good_steps": self.good_steps},
+            scalars={
+                "loss_scale": self.gradients.scaling.factor,
+                "good_steps": self.gradients.scaling.good_steps,
+                "micro_batch": self.gradients.micro_batch,
+                "draw_batch": self.windows.draw_batch,
+                "rollbacks": self.rollbacks,
+            },
         )
         weights = self.evaluated_weights()
         metadata = describe(self.run.about(), self.run.name, self.step)

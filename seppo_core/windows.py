@@ -49,6 +49,8 @@ class Windows:
         self.policy, self.lora, self.dataset = policy, lora, dataset
         self.config, self.rank = config, rank
         self.plan = BatchPlan(dataset.shapes, config.winners_per_step, config.seed)
+        self.draw_batch = config.references.batch_size
+        """samples drawn at once; smaller after a split"""
 
     def open(self, index: int, pool: ReferencePool) -> Window:
         """Read the winners of window `index`, select its reference and draw its samples."""
@@ -77,8 +79,8 @@ class Windows:
         """One sample per conditioning from the active slot, [N, ...]; stays latent."""
         references, seed = self.config.references, self.config.seed
         drawn = []
-        for first in range(0, len(conds), references.batch_size):
-            part = conds[first : first + references.batch_size]
+        for first in range(0, len(conds), self.draw_batch):
+            part = conds[first : first + self.draw_batch]
             keys = [(seed, window, self.rank, "sample", first + i) for i in range(len(part))]
             noise = torch.stack([normal(tuple(shape), *key) for key in keys])
             drawn.append(self.policy.sample(part, noise, references, derived_seed(*keys[0])))

@@ -61,7 +61,7 @@ def test_step_has_the_gradient_of_the_loss_it_reports(
     trainer = precise_trainer(make_policy, dataset, criterion, accumulation)
     with trainer.lora.attached():
         trainer._enter_window(0)
-        trainer._accumulate(1)
+        trainer.gradients.of_step(1, trainer.window)
         computed = [weight.grad.clone() for weight in trainer.parameters]
         assert all(gradient.norm() > 0 for gradient in computed)
         for number, (weight, gradient) in enumerate(zip(trainer.parameters, computed, strict=True)):
@@ -69,7 +69,7 @@ def test_step_has_the_gradient_of_the_loss_it_reports(
             start, losses = weight.detach().clone(), []
             for step in (1e-4, -1e-4):
                 weight.data = start + step * way
-                losses.append(trainer._accumulate(1)["loss"])
+                losses.append(trainer.gradients.of_step(1, trainer.window)["loss"])
             weight.data = start
             measured = (losses[0] - losses[1]) / 2e-4
             assert measured == pytest.approx((gradient * way).sum().item(), rel=1e-6, abs=1e-9)

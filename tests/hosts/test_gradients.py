@@ -84,7 +84,7 @@ def slopes(trainer, change: float) -> list[tuple[float, float]]:
     which every weight tensor has the same say, small ones too; the loss moves by about `change` each way."""
     weights = trainer.parameters
     starts = [weight.detach().clone() for weight in weights]
-    roles = trainer._accumulate(1)["flip_rate"]
+    roles = trainer.gradients.of_step(1, trainer.window)["flip_rate"]
     parts = [weight.grad.clone() for weight in weights]
     pairs = []
     for direction in (parts, [part / part.norm() for part in parts]):
@@ -94,7 +94,7 @@ def slopes(trainer, change: float) -> list[tuple[float, float]]:
             with torch.no_grad():
                 for weight, start, way in zip(weights, starts, direction, strict=True):
                     weight.copy_(start + step * way)
-            statistics = trainer._accumulate(1)
+            statistics = trainer.gradients.of_step(1, trainer.window)
             assert statistics["flip_rate"] == roles
             losses.append(statistics["loss"])
         pairs.append((slope, (losses[0] - losses[1]) / (2 * change / slope)))

@@ -1,0 +1,160 @@
+"""The gradient of one optimizer step: micro-batch by micro-batch, clipped, and what the step was like."""
+
+import logging
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from .config import SePPOConfig
+from .denoisers import Denoiser
+from .lora import LoRA
+from .loss import DenoisingErrors, seppo_loss
+from .memory import free_memory, is_out_of_memory
+from .randomness import generator, normal
+from .report import statistics
+from .windows import Window
+
+FIRST_LOSS_SCALE = 2.0**12
+STEPS_TO_DOUBLE_SCALE = 200
+
+log = logging.getLogger(__name__)
+
+
+@dataclass
+class Scaling:
+    """The factor that keeps float16 gradients from vanishing; 1 for other dtypes."""
+
+    factor: float
+    good_steps: int = 0
+    """optimizer steps since it last changed"""
+
+    def grow(self) -> None:
+        self.good_steps += 1
+        if self.good_steps == STEPS_TO_DOUBLE_SCALE:
+            self.factor, self.good_steps = self.factor * 2, 0
+
+    def shrink(self) -> None:
+        self.factor, self.good_steps = self.factor / 2, 0
+
+
+class Gradients:
+    """Adds up gradients in the parameters of `lora`; owns their scale and the size of a micro-batch."""
+
+    def __init__(self, policy: Denoiser, lora: LoRA, config: SePPOConfig, rank: int) -> None:
+        self.policy, self.lora, self.config, self.rank = policy, lora, config, rank
+        self.parameters = lora.parameters()
+        self.half = policy.compute_dtype == torch.float16
+        self.scaling = Scaling(FIRST_LOSS_SCALE if self.half else 1.0)
+        self.micro_batch = config.batch_size
+        """winners that go through the network at once; smaller after a split"""
+
+    def of_step(self, step: int, window: Window) -> dict[str, float | None] | None:
+        """The step's gradient, clipped, and its statistics; None if loss or gradient is not finite.
+
+        Under float16 the same step is tried again with half the loss scale first. What does not fit into
+        memory is tried again in halves where `guard.out_of_memory` allows it.
+        """
+        while True:
+            try:
+                columns, norm = self._accumulate(step, window)
+            except Exception as error:
+                if not (is_out_of_memory(error) and self._may_split()):
+                    raise
+            else:
+                if math.isfinite(norm) and bool(columns[0].isfinite().all()):
+                    return {**statistics(columns), "grad_norm": norm}
+                if self.scaling.factor <= 1.0:
+                    return None
+                self.scaling.shrink()
+                continue
+            # Out of the except block: its traceback would keep the step's tensors alive.
+            self._zero()
+            free_memory(self.policy.device)
+            self.micro_batch //= 2
+            log.warning(
+                "step %d does not fit into memory: on with %d winners at once",
+                step,
+                self.micro_batch,
+            )
+
+    def _may_split(self) -> bool:
+        return self.config.guard.out_of_memory == "split" and self.micro_batch > 1
+
+    def applied(self) -> None:
+        """Tell that the optimizer took the step."""
+        if self.half:
+            self.scaling.grow()
+
+    def _zero(self) -> None:
+        for parameter in self.parameters:
+            parameter.grad = None
+
+    def _accumulate(self, step: int, window: Window) -> tuple[Tensor, float]:
+        self._zero()
+        count, size = self.config.winners_per_step, self.micro_batch
+        parts = [
+            self._micro_batch(step, window, range(first, min(first + size, count)))
+            for first in range(0, count, size)
+        ]
+        norm = self._clip()
+        columns = torch.cat(parts, dim=1).cpu()  # the step's one wait for the device
+        return columns, float(norm)
+
+    def _micro_batch(self, step: int, window: Window, indices: range) -> Tensor:
+        """Add the gradient of some of the step's winners; returns their statistics [7, B], detached.
+
+        Rows: loss, role, logits, winner margin, sample margin, policy error, reference error.
+        """
+        config, policy = self.config, self.policy
+        conds = window.conds[indices.start : indices.stop]
+        latents = window.winners[indices.start : indices.stop]
+        shape = tuple(latents.shape[1:])
+        key = (config.seed, step, self.rank)
+        noise = torch.stack([normal(shape, *key, "noise", i) for i in indices])
+        draws = [torch.rand(1, generator=generator(*key, "level", i)) for i in indices]
+        levels = policy.levels(torch.cat(draws))
+        weight = self.scaling.factor / config.winners_per_step
+
+        if window.samples is None:
+            prepared = policy.prepare(conds, shape)
+            errors = policy.errors(latents, noise, levels, prepared)
+            (errors.sum() * weight).backward()
+            error = errors.detach()
+            unknown = torch.full_like(error, math.nan)
+            return torch.stack([error, *[unknown] * 4, error, unknown])
+
+        samples = window.samples[indices.start : indices.stop]
+        both = torch.cat([latents, samples])
+        noise, levels = torch.cat([noise, noise]), torch.cat([levels, levels])
+        prepared = policy.prepare([*conds, *conds], shape)
+        with torch.no_grad(), self.lora.using(window.slot):
+            reference = DenoisingErrors(*policy.errors(both, noise, levels, prepared).chunk(2))
+        current = DenoisingErrors(*policy.errors(both, noise, levels, prepared).chunk(2))
+        terms = seppo_loss(
+            current,
+            reference,
+            beta=config.loss.beta,
+            criterion=config.loss.criterion,
+            loser_weight=config.loss.loser_weight,
+        )
+        (terms.loss.sum() * weight).backward()
+        rows = (
+            terms.loss,
+            terms.role,
+            terms.logits,
+            terms.winner_margin,
+            terms.sample_margin,
+            current.winner,
+            reference.winner,
+        )
+        return torch.stack([row.detach() for row in rows])
+
+    def _clip(self) -> Tensor:
+        """Undo the loss scale, clip, and return the norm before clipping, on the device."""
+        if self.scaling.factor != 1.0:
+            gradients = [p.grad for p in self.parameters if p.grad is not None]
+            torch._foreach_mul_(gradients, 1 / self.scaling.factor)
+        longest = self.config.optimizer.clip or math.inf
+        return torch.nn.utils.clip_grad_norm_(self.parameters, longest)

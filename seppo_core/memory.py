@@ -1,0 +1,85 @@
+"""What to do and to say when a device has no room left."""
+
+import gc
+import re
+from dataclasses import dataclass
+
+import torch
+
+from .config import SePPOConfig
+from .errors import ShortageError
+
+GIB = 2**30
+UNITS = {"KiB": 2**10, "MiB": 2**20, "GiB": 2**30, "bytes": 1}
+ASKED = re.compile(r"allocate ([0-9.]+) (KiB|MiB|GiB|bytes)")
+CPU_ALLOCATOR = "DefaultCPUAllocator"
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether torch or Python says with this error that memory ran out."""
+    kinds = [getattr(torch, "OutOfMemoryError", None), torch.cuda.OutOfMemoryError, MemoryError]
+    return isinstance(error, tuple(filter(None, kinds))) or (
+        isinstance(error, RuntimeError) and CPU_ALLOCATOR in str(error)
+    )
+
+
+def free_memory(device: torch.device) -> None:
+    """Give back what nothing refers to any more."""
+    gc.collect()
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+
+
+@dataclass(frozen=True)
+class Shortage:
+    """What was measured when memory ran out, in bytes; 0 is not known."""
+
+    device: str
+    needed: int
+    """at its highest, with what was asked for last"""
+    total: int
+    free: int
+
+    @classmethod
+    def of(cls, error: BaseException, device: torch.device) -> "Shortage":
+        asked = ASKED.search(str(error))
+        needed = int(float(asked[1]) * UNITS[asked[2]]) if asked else 0
+        if device.type != "cuda":
+            return cls(str(device), needed, 0, 0)
+        free, total = torch.cuda.mem_get_info(device)
+        return cls(str(device), torch.cuda.max_memory_allocated(device) + needed, total, free)
+
+    def error(self, where: str, config: SePPOConfig) -> ShortageError:
+        measured = f" on {self.device}"
+        if self.total:
+            measured = (
+                f": it needs at least {self.needed / GIB:.1f} GiB on {self.device}, which has "
+                f"{self.total / GIB:.1f} GiB, {self.free / GIB:.1f} GiB of them free"
+            )
+        elif self.needed:
+            measured += f" (the last {self.needed / GIB:.2f} GiB could not be had)"
+        return ShortageError(
+            f"{where}: out of memory{measured}. To need less: {'; '.join(remedies(config))}. What was "
+            "trained before this step is kept"
+        )
+
+
+def remedies(config: SePPOConfig) -> list[str]:
+    """The settings that would lower the need, in the order in which they cost the least."""
+    found = []
+    if not config.compute.gradient_checkpointing:
+        found.append("turn gradient_checkpointing on")
+    if config.batch_size > 1:
+        found.append(
+            f"lower batch_size (now {config.batch_size}) and raise accumulation instead, or set "
+            "out_of_memory to 'split'"
+        )
+    if config.references.batch_size > 1 and config.draws_samples:
+        found.append(f"lower the references' batch_size (now {config.references.batch_size})")
+    found.append("encode the winners at a lower resolution")
+    if config.lora.rank > 4:
+        found.append(f"lower the rank (now {config.lora.rank})")
+    return [
+        *found,
+        "let ComfyUI load the model in fp8" if config.lora.rank <= 4 else "close other programs",
+    ]
