@@ -6,7 +6,9 @@ async def comfy_entrypoint():
     try:
         from comfy_api.latest import ComfyExtension
 
-        from .nodes import NODES
+        from .nodes import NODES, routes
+
+        routes.register()
     except Exception:
         import logging
 

@@ -210,17 +210,16 @@ class Run:
         try:
             lock.acquire(timeout=0)
         except Timeout:
-            pid = owner.read_text("utf-8") if owner.is_file() else "unknown"
             raise CheckpointError(
-                f"{self.directory}: process {pid} is training this run; wait for it, stop it, or choose "
+                f"{self.directory}: process {self.owner() or 'unknown'} is training this run; wait for it, stop it, or choose "
                 "another run name"
             ) from None
         try:
-            if owner.is_file():
+            if before := self.owner():
                 log.warning(
                     "run %r: process %s ended in mid-run; going on from its last checkpoint",
                     self.name,
-                    owner.read_text("utf-8", errors="replace")[:20],
+                    before,
                 )
             owner.write_text(str(os.getpid()), "utf-8")
             yield
@@ -228,6 +227,13 @@ class Run:
             with suppress(OSError):
                 owner.unlink()
             lock.release()
+
+    def owner(self) -> str | None:
+        """Process id of who trains this run, or None; one that was killed counts until the next one trains."""
+        try:
+            return (self.directory / "run.owner").read_text("utf-8", errors="replace")[:20]
+        except OSError:
+            return None
 
     def request_stop(self) -> None:
         """Let whoever trains this run end after the current step, as if that were the last."""

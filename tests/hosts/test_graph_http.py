@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import re
 import struct
+import urllib.error
+import urllib.request
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
@@ -298,9 +300,8 @@ def cancelled_after(server, prompt: dict[str, Any], directory: Path, step: int) 
 
 
 def saved_step(directory: Path) -> int:
-    (state,) = (directory / "state").iterdir()
-    with safe_open(state, "pt") as file:
-        return json.loads(file.metadata()["seppo"])["step"]
+    newest = max((directory / "state").glob("*.json"))
+    return json.loads(newest.read_text("utf-8"))["step"]
 
 
 def test_cancel_keeps_what_was_learned_leaves_the_base_alone_and_the_same_graph_goes_on(
@@ -329,8 +330,47 @@ def test_cancel_keeps_what_was_learned_leaves_the_base_alone_and_the_same_graph_
     assert [line["step"] for line in metrics(directory)] == list(range(1, reached + 2))
     assert not torch.equal(latents(base, shown["latents"]), undisturbed)
     assert not (directory.parent / "http_cancelled_00002").exists()
-    weights = load_file(next((directory / "weights").iterdir()))
+    weights = load_file(max((directory / "weights").iterdir()))
     assert any(t.abs().max() > 0 for name, t in weights.items() if "lora_up" in name)
+
+
+# Stop and keep
+
+
+def stop(server, name: str, origin: str = "") -> int:
+    """Ask for the end of a run; the answer's status."""
+    headers = {"Origin": origin} if origin else {}
+    request = urllib.request.Request(f"{server.url}/seppo/runs/{name}/stop", b"", headers)
+    try:
+        with urllib.request.urlopen(request, timeout=30) as answer:
+            return answer.status
+    except urllib.error.HTTPError as error:
+        body = error.read().decode()
+        assert "Traceback" not in body
+        return error.code
+
+
+def test_a_run_told_to_stop_ends_after_its_step_and_the_graph_goes_on_with_it(
+    http_host, base, checkpoint, undisturbed
+):
+    directory = base / "output" / "seppo" / "http_stopped"
+    prompt_id = http_host.queue(training(checkpoint, "http_stopped", steps=LONG))
+    http_host.until(lambda: directory.is_dir() and len(metrics(directory)) >= 2, 120, "two steps")
+    assert stop(http_host, "http_stopped", "http://elsewhere.example") == 403
+    assert stop(http_host, "http_stopped", http_host.url) == 204
+    entry = http_host.finish(prompt_id)
+    assert entry["status"]["status_str"] == "success", entry["status"]
+    assert not torch.equal(latents(base, entry["outputs"]["latents"]), undisturbed)
+    steps = [line["step"] for line in metrics(directory)]
+    assert steps == list(range(1, saved_step(directory) + 1)) and len(steps) < LONG
+    assert stop(http_host, "http_stopped") == 409
+
+
+@pytest.mark.parametrize(
+    "name", ["no_such_run", "..", "%2e%2e%2foutput", "a%00b", "..%5c..", "x" * 300]
+)
+def test_only_runs_can_be_told_to_stop(http_host, name):
+    assert stop(http_host, name) == 404
 
 
 # Bad input
