@@ -9,7 +9,7 @@ import json
 import logging
 import os
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
@@ -278,13 +278,14 @@ class Run:
             damaged,
         )
 
-    def save(self, state: TrainingState, save_weights: Callable[[Path], None]) -> None:
+    def save(self, state: TrainingState, save_weights: Callable[[Path], Seal]) -> None:
         """Pool, weights, state, manifest; read back; then what no kept checkpoint names is removed.
 
         CheckpointError if the disk cannot take it; the checkpoints that were there stay.
         """
         try:
-            seals = self._write_files(state, save_weights)
+            kept = self._kept_entries(state)
+            written = self._write_files(state, save_weights, kept)
             manifest = self.directory / file_name("state", state.step).replace(
                 ".safetensors", ".json"
             )
@@ -293,11 +294,12 @@ class Run:
                 {
                     "step": state.step,
                     "pool": [snapshot.step for snapshot in state.pool],
-                    "files": {name: vars(seal) for name, seal in seals.items()},
+                    "files": {name: vars(seal) for name, seal in {**kept, **written}.items()},
                     "about": load_json(self.directory / "run.json"),
                 },
             )
-            problem = Checkpoint.read(manifest).complaint(self.directory, thoroughly=True)
+            checks = (s.complaint(self.directory / n, thoroughly=True) for n, s in written.items())
+            problem = next(filter(None, checks), "")
         except (OSError, SafetensorError, ConfigError) as error:
             raise CheckpointError(
                 f"{self.directory}: step {state.step} cannot be saved ({error}). The checkpoints before it "
@@ -308,21 +310,27 @@ class Run:
             raise CheckpointError(f"{self.directory}: step {state.step} was not saved: {problem}")
         self._remove_old()
 
-    def _write_files(
-        self, state: TrainingState, save_weights: Callable[[Path], None]
-    ) -> dict[str, Seal]:
-        """The checkpoint's files; pool entries that lie there already are kept if they are whole."""
+    def _kept_entries(self, state: TrainingState) -> dict[str, Seal]:
+        """Pool entries that the newest checkpoint has already; they need not be written again."""
         before = self.newest()
-        seals = {}
+        names = [file_name("pool", snapshot.step) for snapshot in state.pool]
+        return {name: before.seals[name] for name in names if before and name in before.seals}
+
+    def _write_files(
+        self,
+        state: TrainingState,
+        save_weights: Callable[[Path], Seal],
+        kept: Mapping[str, Seal],
+    ) -> dict[str, Seal]:
+        """The checkpoint's other files, and what each has to be."""
+        written = {}
         for snapshot in state.pool:
             name = file_name("pool", snapshot.step)
-            known = before.seals.get(name) if before else None
-            if known is None or known.complaint(self.directory / name, thoroughly=False):
-                save_tensors(self.directory / name, snapshot.weights, {"step": str(snapshot.step)})
-                known = Seal.of(self.directory / name)
-            seals[name] = known
+            if name not in kept:
+                about = {"step": str(snapshot.step)}
+                written[name] = save_tensors(self.directory / name, snapshot.weights, about)
         weights = file_name("weights", state.step)
-        save_weights(self.directory / weights)
+        written[weights] = save_weights(self.directory / weights)
         tensors = {f"policy/{name}": value for name, value in state.weights.items()}
         tensors |= {f"optimizer/{name}": value for name, value in state.optimizer_tensors.items()}
         lines = "\n".join(json.dumps(line) for line in self.metrics() if line["step"] <= state.step)
@@ -330,8 +338,9 @@ class Run:
         tensors["metrics"] = torch.frombuffer(packed, dtype=torch.uint8)
         fields = {"optimizer": state.optimizer_json, "scalars": state.scalars}
         name = file_name("state", state.step)
-        save_tensors(self.directory / name, tensors, {"seppo": json.dumps(fields)})
-        return seals | {n: Seal.of(self.directory / n) for n in (weights, name)}
+        about = {"seppo": json.dumps(fields)}
+        written[name] = save_tensors(self.directory / name, tensors, about)
+        return written
 
     def _remove_old(self) -> None:
         """Keep what the newest KEPT checkpoints name."""

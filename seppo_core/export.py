@@ -17,7 +17,7 @@ from torch import Tensor
 
 from .config import PRESETS, LoRAConfig, SePPOConfig, from_dict
 from .errors import CheckpointError, ConfigError, UnsupportedModelError
-from .files import load_tensors, save_tensors
+from .files import Seal, load_tensors, save_tensors
 
 COMPONENTS = ("diffusion_model", "unet", "transformer")
 """What a file's layer names start with: ComfyUI's network, a diffusers UNet, a diffusers transformer."""
@@ -73,8 +73,8 @@ def save_lora(
     component: str,
     metadata: Mapping[str, str],
     layers: LayerMap | None = None,
-) -> None:
-    """Write one safetensors file atomically, in float32.
+) -> Seal:
+    """Write one safetensors file atomically, in float32; what it has to be to count as undamaged.
 
     The other arguments are `file_tensors`'. Where the names are not simply ours, the file says which of
     our layers each one is.
@@ -86,7 +86,7 @@ def save_lora(
             {name: dataclasses.astuple(rows) for name, rows in used.items()}
         )
     tensors = file_tensors(weights, scale=scale, format=format, component=component, layers=layers)
-    save_tensors(path, tensors, about)
+    return save_tensors(path, tensors, about)
 
 
 def file_tensors(
@@ -170,10 +170,10 @@ def component_of(family: str, weights: Mapping[str, Tensor]) -> str:
 
 def save_run_weights(
     path: Path, weights: Mapping[str, Tensor], lora: LoRAConfig, metadata: Mapping[str, str]
-) -> None:
+) -> Seal:
     """A run's own weights, in the format of its family, so that they load where the run was made."""
     family = metadata["seppo.family"]
-    save_lora(
+    return save_lora(
         path,
         weights,
         scale=lora.scale,

@@ -97,10 +97,15 @@ class Seal:
         return ""
 
 
-def save_tensors(path: Path, tensors: dict[str, Tensor], about: dict[str, str]) -> None:
-    """One safetensors file, written atomically, with the permissions that the user's files have."""
+def save_tensors(path: Path, tensors: dict[str, Tensor], about: dict[str, str]) -> Seal:
+    """One safetensors file, written atomically, with the permissions that the user's files have.
+
+    The seal is of what was to be written: reading it back shows whether the disk has it.
+    """
+    data = save(tensors, metadata=about)
     with atomic(path) as temporary:
-        temporary.write_bytes(save(tensors, metadata=about))  # save_file makes it private
+        temporary.write_bytes(data)  # save_file makes it private
+    return Seal(len(data), hashlib.sha256(data).hexdigest())
 
 
 def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
