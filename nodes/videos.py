@@ -12,6 +12,7 @@ from ..seppo_core.data.clips import Footage, selected
 from ..seppo_core.data.pictures import picture_from_tensor
 from ..seppo_core.data.prepare import ClipSelection
 from ..seppo_core.data.winners import pair_up
+from ..seppo_core.errors import DatasetError
 from ..seppo_core.identity import digest_value
 from . import host, sockets
 
@@ -27,11 +28,11 @@ class HostVideo:
         return self.frames(ClipSelection(count=1), background)[0]
 
     def content(self) -> str:
-        parts = self.video.get_components()
+        parts = self._decoded()
         return digest_value([parts.images, str(parts.frame_rate)])
 
     def frames(self, selection: ClipSelection, background: str = "white") -> list[Image.Image]:
-        parts = self.video.get_components()
+        parts = self._decoded()
         interval = 1 / Fraction(parts.frame_rate)
 
         def shown_from(start: Fraction) -> Iterator[tuple[Fraction, Tensor]]:
@@ -45,6 +46,14 @@ class HostVideo:
         length = len(parts.images) * interval
         footage = Footage(Fraction(0), length, interval, shown_from, rgb)
         return selected(footage, selection, background)
+
+    def _decoded(self) -> Any:
+        """The host's `VideoComponents`. DatasetError where it cannot decode the file."""
+        try:
+            return self.video.get_components()
+        except (OSError, ValueError, EOFError) as error:  # PyAV's own errors are kinds of these
+            reason = getattr(error, "strerror", None) or error
+            raise DatasetError(f"{self.name}: cannot be decoded ({reason})") from None
 
 
 class SePPOWinnersFromVideos(io.ComfyNode):

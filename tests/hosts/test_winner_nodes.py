@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+from fractions import Fraction
+from io import BytesIO
 from pathlib import Path
 
 import pytest
@@ -305,6 +307,23 @@ def test_videos_of_the_hosts_nodes_become_winning_clips(host, checkpoint, video_
     assert winners[0].load().getpixel((0, 0))[0] == 128
     assert run["3"][0].shapes == [(16, 2, 8, 8)]
     assert run["3"][0][0].caption == "it turns white"
+
+
+def test_a_video_that_the_host_cannot_decode_is_left_out(host, checkpoint, video_vae):
+    from comfy_api.latest import InputImpl, Types
+
+    whole = Types.VideoComponents(
+        images=torch.rand(9, 64, 64, 3), audio=None, frame_rate=Fraction(8)
+    )
+    videos = [InputImpl.VideoFromComponents(whole), InputImpl.VideoFromFile(BytesIO(b"no video"))]
+    node = host.module("nodes.videos").SePPOWinnersFromVideos
+    graph = encoding("unused", checkpoint)
+    graph["2"] = host.constant(node.execute(videos, ["it moves"])[0])
+    graph["4"] = host.constant(video_vae)
+    graph["3"]["inputs"] |= {"vae": ["4", 0], "frames": 5}
+    dataset, report = host.run_graph(graph, wanted=["3"])["3"]
+    assert len(dataset) == 1
+    assert "left out: 1\n  video 2: cannot be decoded (Invalid data found" in report
 
 
 def clips(host, count: int, stride: int):
