@@ -251,6 +251,10 @@ class PreviewSettings:
     """empty: the run's own"""
     draw_samples: bool = True
 
+    def __post_init__(self) -> None:
+        if self.reference not in ENTRIES:
+            raise ConfigError(f"unknown reference {self.reference!r}; choose from {list(ENTRIES)}")
+
     def positions(self, dataset: EncodedDataset) -> range:
         """Fewer than asked for where the dataset ends; DatasetError where it has ended before."""
         check_positions(dataset, [self.first])
@@ -294,10 +298,10 @@ def preview(
     entry, weights = None, None
     if run is not None:
         run.require_base(denoiser.identity())
+        weights = run.weights()  # first, for it says so where no checkpoint is whole
         entry = run.snapshot(
             ENTRIES[settings.reference](run.snapshot_steps(), settings.reference_step)
         )
-        weights = run.weights()
     denoiser.check(dataset, replace(config, references=sampling))
     grid = {
         "levels": settings.levels,
