@@ -1,6 +1,8 @@
 """Everything of ComfyUI that is not a node: folders, progress, cancelling, differences between versions."""
 
 import inspect
+import os
+import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -38,29 +40,59 @@ def input(factory: Callable[..., Any], id: str, **settings: Any) -> Any:
     return factory(id, **known_only(factory.__init__, settings))
 
 
+def quoted(text: str) -> str:
+    """For messages, which long ones would fill."""
+    return repr(text if len(text) <= 100 else text[:100] + "…")
+
+
 def confined(root: str | Path, relative: str) -> Path:
-    """The real path of `relative` below `root`; ConfigError if it leads anywhere else."""
+    """The real path of `relative` below `root`; ConfigError if it leads anywhere else, or no file can have it."""
     base = Path(root).resolve()
-    outside = ConfigError(f"{relative!r} must be a path inside {base}")
+    outside = ConfigError(f"{quoted(relative)} must be a path inside {base}")
     if "\0" in relative:
         raise outside
     try:
         path = (base / relative).resolve()
-    except (OSError, RuntimeError):
+        path.lstat()
+    except FileNotFoundError:
+        pass
+    except (OSError, RuntimeError, ValueError):  # too long, a loop of links, or not to be encoded
         raise outside from None
     if not path.is_relative_to(base):
         raise outside
     return path
 
 
+NOT_IN_NAMES = re.compile(r'[\x00-\x1f\x7f-\x9f/\\:*?"<>|\u2028-\u202e\ud800-\udfff]|^\.|[. ]$')
+DEVICES = re.compile(
+    r"(con|prn|aux|nul|conin\$|conout\$|(com|lpt)[0-9¹²³]) *(\..*)?", re.IGNORECASE
+)
+"""Names that Windows keeps for devices, whatever ending they have."""
+LONGEST_NAME = 200
+"""In bytes: most file systems take 255, and a number may be appended."""
+
+
 def confined_name(root: str | Path, name: str) -> Path:
-    """A file or folder directly below `root`; ConfigError for anything but a plain name."""
-    if not name.strip() or name[0] == "." or any(c in name for c in '/\\:*?"<>|\0'):
+    """A file or folder directly below `root`; ConfigError for anything but a plain name on any system."""
+    if not name.strip() or NOT_IN_NAMES.search(name) or DEVICES.fullmatch(name):
         raise ConfigError(
-            f"{name!r} is not a usable name: take letters, digits, spaces, '-', '_' and '.', "
-            "not '.' first"
+            f"{quoted(name)} is not a usable name: take letters, digits, spaces, '-', '_' and '.', "
+            "not '.' first or last, and none that Windows keeps for devices, as CON"
         )
-    return confined(root, name)
+    if len(name.encode()) > LONGEST_NAME:
+        raise ConfigError(f"{quoted(name)} is too long a name: take up to {LONGEST_NAME} bytes")
+    path = confined(root, name)
+    if link := next(links_out(path), None):
+        raise ConfigError(f"{link} is a link that leaves {path}; put the files themselves there")
+    return path
+
+
+def links_out(folder: Path) -> Iterator[Path]:
+    """Every link below `folder` that leads out of it."""
+    for place, folders, files in os.walk(folder):
+        for path in (Path(place, name) for name in (*folders, *files)):
+            if path.is_symlink() and not Path(os.path.realpath(path)).is_relative_to(folder):
+                yield path
 
 
 LOCATIONS = {

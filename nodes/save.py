@@ -26,6 +26,7 @@ from . import host, sockets
 
 CHECKPOINT = "checkpoint"
 NEWEST = -1
+NUMBERED = "_{:05}_.safetensors"
 
 
 class SePPOSaveAligned(io.ComfyNode):
@@ -164,10 +165,11 @@ def chosen_weights(run: Run, snapshot: int) -> tuple[int, dict[str, Any]]:
 def checked_prefix(folder: str, prefix: str) -> str:
     """`prefix` below the output's `folder`, as the host's own saving takes it."""
     prefix = prefix.replace("\\", "/").strip().removeprefix(f"{folder}/")
-    if not prefix or prefix.endswith("/"):
+    if prefix.rpartition("/")[2] in ("", ".", ".."):
         raise ConfigError(f"{prefix!r} names no file: give the beginning of a file name")
-    host.confined(Path(folder_paths.get_output_directory()) / folder, prefix)
-    return f"{folder}/{prefix}"
+    root = Path(folder_paths.get_output_directory()) / folder
+    path = host.confined(root, prefix + NUMBERED)
+    return f"{folder}/{path.relative_to(root.resolve()).as_posix().removesuffix(NUMBERED)}"
 
 
 def numbered(folder: str, prefix: str) -> Path:
@@ -175,7 +177,7 @@ def numbered(folder: str, prefix: str) -> Path:
     full, name, counter, _, _ = folder_paths.get_save_image_path(
         checked_prefix(folder, prefix), folder_paths.get_output_directory()
     )
-    return Path(full) / f"{name}_{counter:05}_.safetensors"
+    return Path(full) / f"{name}{NUMBERED.format(counter)}"
 
 
 def save_merged(
