@@ -43,8 +43,9 @@ READ_BYTES = 2**20
 DAMAGE = (OSError, ValueError, KeyError, NotImplementedError)
 """What pyarrow raises on files that it cannot read; its own errors are kinds of these."""
 
-CURSORS = 4
-"""Columns of row groups that stay open: a winner's and a loser's, where one shard ends and the next begins."""
+CURSORS = 2
+"""Columns of row groups that stay open: a winner's and a loser's. Each holds a page, in which some writers put
+a thousand pictures."""
 
 
 class Cursor:

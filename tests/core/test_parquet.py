@@ -273,7 +273,7 @@ def test_few_files_stay_open_however_many_shards_are_read(tmp_path):
     assert open_files() == before
     for winner in winners:
         winner.content(), winner.losing.content()
-    assert open_files() == before + 4
+    assert open_files() == before + 2
     del winner, winners
     assert open_files() == before
 
