@@ -14,7 +14,7 @@ from .clips import read_clips
 from .folder import read_folder, suffix_of
 from .parquet import read_parquet
 from .tars import read_tars
-from .winners import Winners, require_none
+from .winners import Winners, printable, require_none
 
 
 @dataclass(frozen=True)
@@ -35,6 +35,8 @@ READERS: dict[str, Reader] = {
 }
 
 AUTOMATIC = "auto"
+NAMED = 8
+"""kinds of files that a report names"""
 
 
 def read_winners(path: Path, *, reader: str = AUTOMATIC, **settings: Any) -> Winners:
@@ -49,10 +51,14 @@ def read_winners(path: Path, *, reader: str = AUTOMATIC, **settings: Any) -> Win
     if not path.exists():
         raise DatasetError(f"{path}: there is no such folder; create it and put winning images in")
     reading = Reading(**settings)
-    chosen = READERS[fitting(path) if reader == AUTOMATIC else reader]
+    name = fitting(path) if reader == AUTOMATIC else reader
+    chosen = READERS[name]
     if path.is_file() and path.suffix.lower() not in chosen.suffixes:
         raise DatasetError(f"{path.name}: give the folder that it lies in")
+    others = other_files(path, chosen)
     winners = chosen.read(path, reading)
+    if others:
+        winners.notes.append(f"not for reader '{name}': {others}")
     if reading.strict:
         require_none(winners.source, winners.left_out)
     return winners
@@ -63,6 +69,21 @@ def fitting(path: Path) -> str:
     first = {s: name for name, reader in reversed(READERS.items()) for s in reader.suffixes}
     counts = Counter(first.get(suffix_of(name)) for name, _, _ in listing(path))
     return max(READERS, key=counts.__getitem__)
+
+
+def other_files(path: Path, reader: Reader) -> str:
+    """What lies at `path` that this reader passes over: "3 .gif, 1 .heic". Hidden files do not count."""
+    if path.is_file():
+        return ""
+    known = {*reader.suffixes, *captions.SUFFIXES}
+    counts = Counter(
+        suffix_of(name) or "without suffix"
+        for found in folder.walk(path, [])
+        for name in found.files
+        if name not in captions.TABLES and suffix_of(name) not in known
+    )
+    most = ", ".join(f"{count} {suffix}" for suffix, count in counts.most_common(NAMED))
+    return printable(most + (" and others" if len(counts) > NAMED else ""))
 
 
 def listing(path: Path) -> list[tuple[str, int, int]]:

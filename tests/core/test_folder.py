@@ -240,6 +240,25 @@ def test_still_pictures_in_webp_are_not_taken_for_clips(tmp_path):
     assert fitting(tmp_path) == "clips"
 
 
+def test_files_for_another_reader_are_counted_in_the_report(tmp_path):
+    for name in ("a.png", "sub/b.png"):
+        draw(tmp_path / name)
+    for name in (
+        "a.gif",
+        "sub/b.gif",
+        "c.HEIC",
+        "README",
+        ".hidden",
+        "metadata.jsonl",
+        "d.caption",
+    ):
+        (tmp_path / name).touch()
+    assert read_winners(tmp_path).notes == [
+        "not for reader 'folder': 2 .gif, 1 without suffix, 1 .heic"
+    ]
+    assert read_winners(tmp_path / "a.png").notes == []
+
+
 def test_listing_of_one_file_changes_with_its_caption(tmp_path):
     path = draw(tmp_path / "a.png")
     draw(tmp_path / "b.png")
