@@ -22,6 +22,7 @@ from .data.winners import Winners
 from .data.wording import Wording, reworded
 from .denoisers.diffusers import DTYPES, DiffusersDenoiser
 from .errors import ConfigError, MissingPackageError, UnsupportedModelError
+from .files import first_line
 from .identity import digest_tensors
 from .report import StepReport
 from .trainer import train
@@ -149,7 +150,15 @@ class LoadedPipeline:
                 "headless training needs the package diffusers: pip install 'seppo[diffusers]'"
             ) from None
         dtype = {} if config.dtype == "fp32" else {"torch_dtype": DTYPES[config.dtype]}
-        self.pipe = DiffusionPipeline.from_pretrained(config.path, local_files_only=True, **dtype)
+        try:
+            self.pipe = DiffusionPipeline.from_pretrained(
+                config.path, local_files_only=True, use_safetensors=True, **dtype
+            )
+        except (OSError, ValueError) as error:
+            raise ConfigError(
+                f"model.path: {config.path} cannot be loaded ({first_line(error).rstrip('.')}). Its weights have to be "
+                "safetensors; others can hold programs and are not opened"
+            ) from None
         kind = type(self.pipe).__name__
         if kind not in PIPELINES:
             raise UnsupportedModelError(

@@ -1,6 +1,8 @@
 """The command line on a real, tiny Stable Diffusion pipeline made here."""
 
 import json
+import pickle
+import shutil
 
 import pytest
 import torch
@@ -136,3 +138,28 @@ def test_a_wrong_job_is_one_line_and_writes_nothing(job, tmp_path, capsys, chang
 def test_a_missing_job_file_is_named(capsys):
     assert main(["train", "--config", "gone.json"]) == 2
     assert "gone.json: there is no such file" in capsys.readouterr().err
+
+
+class Trap:
+    """Pickled, it makes a file when it is read."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return (open, (str(self.path), "w"))
+
+
+@pytest.mark.parametrize("component", ["unet", "vae", "text_encoder"])
+def test_weights_that_are_no_safetensors_are_not_opened(job, pipeline, tmp_path, capsys, component):
+    trapped = tmp_path / "trapped"
+    shutil.copytree(pipeline, trapped)
+    (weights,) = (trapped / component).glob("*.safetensors")
+    weights.unlink()
+    names = ("diffusion_pytorch_model.bin", "pytorch_model.bin")
+    for name in names:
+        (trapped / component / name).write_bytes(pickle.dumps(Trap(tmp_path / "sprung")))
+    assert main(["train", "--config", str(job), "--set", f"model.path={trapped}"]) == 2
+    error = capsys.readouterr().err
+    assert f"model.path: {trapped} cannot be loaded" in error and "have to be safetensors" in error
+    assert not (tmp_path / "sprung").exists()
