@@ -27,6 +27,9 @@ DECOMPRESS = (
 
 READ_BYTES = 2**14
 
+MAX_HEADER_BYTES = 2**20
+"""A long name with its attributes takes some kB."""
+
 
 class Window(io.RawIOBase):
     """A stretch of a file, as a file of its own."""
@@ -60,6 +63,18 @@ class Window(io.RawIOBase):
     def close(self) -> None:
         self._file.close()
         super().close()
+
+
+class Headers:
+    """An archive's file as tarfile reads it, which takes a header into memory whatever size it claims."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self.seek, self.tell, self._file = file.seek, file.tell, file
+
+    def read(self, size: int) -> bytes:
+        if size > MAX_HEADER_BYTES:
+            raise tarfile.ReadError(f"a header of {size} bytes")
+        return self._file.read(size)
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,7 +202,7 @@ def members(file: BinaryIO, name: str, left_out: list[LeftOut]) -> Iterator[tarf
     size = file.seek(0, io.SEEK_END)
     file.seek(0)
     try:
-        with tarfile.TarFile(fileobj=file, mode="r") as archive:
+        with tarfile.TarFile(fileobj=Headers(file), mode="r") as archive:
             for member in headers(archive):
                 if member.offset_data + member.size > size:
                     raise tarfile.ReadError(f"{member.name} is not wholly there")

@@ -224,3 +224,18 @@ def test_a_picture_ends_where_its_member_ends(tmp_path):
         assert file.read() == picture()
         assert file.seek(-4, io.SEEK_END) == len(picture()) - 4
         assert (file.read(100), file.read(1)) == (picture()[-4:], b"")
+
+
+@pytest.mark.parametrize("kind", [tarfile.GNUTYPE_LONGNAME, tarfile.XHDTYPE])
+def test_a_header_that_claims_megabytes_is_not_taken_into_memory(tmp_path, kind):
+    path = pack(tmp_path / "a.tar", [("a.png", picture()), ("a.txt", b"red")])
+    end = path.stat().st_size
+    with path.open("r+b") as file:
+        with tarfile.open(path) as archive:
+            file.seek(max(found.offset_data for found in archive) + tarfile.BLOCKSIZE)
+        file.write(member("long", 2**26, kind).tobuf(tarfile.GNU_FORMAT))
+        file.truncate(end + 2**26)
+    winners = read_winners(tmp_path)
+    assert [winner.caption for winner in winners] == ["red"]
+    (left_out,) = winners.left_out
+    assert "a header of 67108864 bytes" in left_out.reason
