@@ -44,7 +44,7 @@ def atomic(path: Path) -> Iterator[Path]:
 
     File and folder are flushed to the disk, so that a power cut leaves the old file or the new one, whole.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(path.parent)
     temporary = path.with_name(f".{uuid.uuid4().hex}{PART}")
     try:
         yield temporary
@@ -54,6 +54,14 @@ def atomic(path: Path) -> Iterator[Path]:
         flush_folder(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def make_folder(path: Path) -> None:
+    """A folder, and those above it, that a power cut does not take away with what is in it."""
+    if not path.is_dir():
+        make_folder(path.parent)
+        path.mkdir(exist_ok=True)
+        flush_folder(path.parent)
 
 
 def flush_folder(path: Path) -> None:
@@ -166,6 +174,21 @@ def unflatten(tree: dict[str, Any], tensors: dict[str, Tensor]) -> Any:
         items = [unflatten(item, tensors) for item in content]
         return items if kind == "list" else tuple(items)
     return content
+
+
+def sealed(values: dict[str, Any]) -> dict[str, Any]:
+    """A JSON object with a checksum over the rest of it."""
+    return {**values, "checksum": _checksum(values)}
+
+
+def is_whole(values: dict[str, Any]) -> bool:
+    """Whether this is what `sealed` gave, unchanged."""
+    rest = {name: value for name, value in values.items() if name != "checksum"}
+    return values.get("checksum") == _checksum(rest)
+
+
+def _checksum(values: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
 
 
 def write_json(path: Path, values: Any) -> None:
