@@ -3,7 +3,7 @@
 A value is a tensor, or nested dicts, lists and tuples of tensors and plain scalars, as conditioning is. On
 disk many lie together in a shard, one safetensors file, with a JSON index beside it that is written after
 it. Both appear whole or not at all and are never changed, so several runs may write to one directory, and
-a killed encoding goes on after the last shard.
+a killed encoding goes on after the last shard. Both have checksums: what is damaged is encoded again.
 """
 
 import json
@@ -22,9 +22,20 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from ..errors import DatasetError
-from ..files import SCALARS, UNREADABLE, atomic, first_line, flatten, save_tensors, unflatten
+from ..files import (
+    SCALARS,
+    UNREADABLE,
+    Seal,
+    atomic,
+    first_line,
+    flatten,
+    is_whole,
+    save_tensors,
+    sealed,
+    unflatten,
+)
 
-VERSION = 1
+VERSION = 2
 """of the index; another one is passed over"""
 
 SHARD_BYTES = 64 * 2**20
@@ -85,6 +96,8 @@ class DiskStore:
     def __init__(self, directory: Path) -> None:
         self.directory = directory
         self._places: dict[str, Place] = {}
+        self._unchecked: dict[Path, Seal] = {}
+        """shards that were found and not read yet"""
         self._waiting: dict[str, tuple[dict[str, Any], dict[str, Tensor]]] = {}
         self._bytes = 0
         self._flushed_at = time.monotonic()
@@ -95,7 +108,24 @@ class DiskStore:
             raise _unwritable(directory, error) from None
 
     def __contains__(self, key: str) -> bool:
+        """Whether the value is there, undamaged: its shard is read the first time it is asked for."""
+        if key not in self._waiting and key in self._places:
+            self._check(self._places[key].shard)
         return key in self._waiting or key in self._places
+
+    def _check(self, shard: Path) -> None:
+        """Forget a shard that is not what its index says; without its index nobody finds it again."""
+        seal = self._unchecked.pop(shard, None)
+        try:
+            if seal is None or Seal.of(shard) == seal:
+                return
+            problem = "was changed"
+            with suppress(OSError):
+                shard.with_suffix(".json").unlink()
+        except OSError as error:
+            problem = f"cannot be read ({error.strerror})"
+        log.warning("encoded winners cannot be used and are encoded again: %s %s", shard, problem)
+        self._places = {key: p for key, p in self._places.items() if p.shard != shard}
 
     def write(self, key: str, value: Any) -> None:
         """NotStorableError if only memory can hold `value`; DatasetError if the disk cannot take it."""
@@ -149,7 +179,9 @@ class DiskStore:
             shard, index = path.with_suffix(".safetensors"), path.with_suffix(".json")
             try:
                 if path == index:
-                    self._places |= _read_index(index, shard)
+                    places, seal = _read_index(index, shard)
+                    self._places |= places
+                    self._unchecked[shard] = seal
                     continue
                 useless = path.suffix == ".part" or not index.exists()
             except DamagedIndexError as error:
@@ -210,21 +242,21 @@ def _write_shard(
 ) -> dict[str, Place]:
     """The shard and then its index; where the values lie now."""
     tensors = {f"{key}.{name}": t for key, (_, some) in values.items() for name, t in some.items()}
-    save_tensors(shard, tensors, {})
+    seal = save_tensors(shard, tensors, {})
     trees: dict[str, int] = {}
     entries = {}
     for key, (tree, some) in values.items():
         number = trees.setdefault(json.dumps(tree), len(trees))
         entries[key] = {"tree": number, "shapes": [list(t.shape) for t in some.values()]}
-    about = {"version": VERSION, "bytes": shard.stat().st_size}
+    about = {"version": VERSION, **vars(seal)}
     about |= {"trees": [json.loads(tree) for tree in trees], "entries": entries}
     with atomic(shard.with_suffix(".json")) as temporary:
-        temporary.write_text(json.dumps(about), encoding="utf-8")
+        temporary.write_text(json.dumps(sealed(about)), encoding="utf-8")
     return _places(shard, about)
 
 
-def _read_index(index: Path, shard: Path) -> dict[str, Place]:
-    """DamagedIndexError if it does not fit its shard; nothing if another version wrote it."""
+def _read_index(index: Path, shard: Path) -> tuple[dict[str, Place], Seal]:
+    """DamagedIndexError if it does not fit its shard; no places if another version wrote it."""
     if index.stat().st_size > MAX_INDEX_BYTES:
         raise DamagedIndexError(f"{index} is too large")
     try:
@@ -234,12 +266,14 @@ def _read_index(index: Path, shard: Path) -> dict[str, Place]:
             and type(about.get("version")) is int
             and about["version"] != VERSION
         ):
-            return {}
-        places = _places(shard, about)
+            return {}, Seal(0, "")
+        if not is_whole(about):
+            raise DamagedIndexError(f"{index} was changed")
+        places, seal = _places(shard, about), Seal(about["bytes"], about["sha256"])
         held = shard.stat().st_size if shard.exists() else 0
-        if about["bytes"] != held:
-            raise DamagedIndexError(f"{shard} has {held} bytes, its index says {about['bytes']!r}")
-        return places
+        if seal.bytes != held:
+            raise DamagedIndexError(f"{shard} has {held} bytes, its index says {seal.bytes!r}")
+        return places, seal
     except (ValueError, TypeError, LookupError, AttributeError, RecursionError) as error:
         raise DamagedIndexError(f"{index}: {type(error).__name__}: {error}") from None
 

@@ -15,7 +15,7 @@ import torch
 from seppo_core.data import cache
 from seppo_core.data.cache import DiskStore, MemoryStore, at_hand, kept
 from seppo_core.errors import DatasetError
-from seppo_core.files import NotStorableError
+from seppo_core.files import NotStorableError, sealed
 
 
 def files(directory: Path, suffix: str) -> list[Path]:
@@ -29,6 +29,13 @@ def filled(directory: Path, *keys: str) -> DiskStore:
         store.write(key, {"latents": torch.full((2, 3), float(ord(key))), "size": [16, 24]})
     store.flush()
     return store
+
+
+def told_by(index: Path) -> dict:
+    """What an index says, without its checksum."""
+    about = json.loads(index.read_text())
+    del about["checksum"]
+    return about
 
 
 def run_python(code: str, *arguments: object) -> subprocess.CompletedProcess:
@@ -171,6 +178,33 @@ def test_shard_that_was_cut_off_does_not_exist_and_the_others_do(tmp_path, caplo
     assert "are encoded again" in caplog.text
 
 
+def test_shard_that_was_changed_is_found_out_once_and_the_others_stay(tmp_path, caplog):
+    filled(tmp_path, "a", "b")
+    (shard,) = files(tmp_path, ".safetensors")
+    filled(tmp_path, "c")
+    content = bytearray(shard.read_bytes())
+    content[-1] ^= 1
+    shard.write_bytes(content)
+    store = DiskStore(tmp_path)
+    assert ("a" in store, "b" in store, "c" in store) == (False, False, True)
+    assert f"are encoded again: {shard} was changed" in caplog.text
+    assert len(caplog.records) == 1
+    store.write("a", torch.zeros(1))
+    store.flush()
+    again = DiskStore(tmp_path)
+    assert again.read("a").tolist() == [0]
+    assert ("b" in again, "c" in again) == (False, True)
+    assert len(caplog.records) == 1
+
+
+def test_index_that_was_changed_does_not_count(tmp_path, caplog):
+    filled(tmp_path, "a")
+    (index,) = files(tmp_path, ".json")
+    index.write_text(index.read_text().replace("[16, 24]", "[16, 25]").replace("16", "17"))
+    assert "a" not in DiskStore(tmp_path)
+    assert f"{index} was changed" in caplog.text
+
+
 def test_shard_without_index_and_index_without_shard_do_not_exist(tmp_path):
     filled(tmp_path, "a")
     files(tmp_path, ".json")[0].unlink()
@@ -220,9 +254,11 @@ def nested(depth: int) -> dict:
 def test_an_index_that_lies_is_passed_over_with_a_warning(tmp_path, caplog, lie):
     filled(tmp_path, "a")
     (index,) = files(tmp_path, ".json")
-    told = INDEXES[lie](json.loads(index.read_text()))
+    told = INDEXES[lie](told_by(index))
     if isinstance(told, bytes):
         index.write_bytes(told)
+    elif isinstance(told, dict):
+        index.write_text(json.dumps(sealed(told)))
     else:
         index.write_text(told if isinstance(told, str) else json.dumps(told))
     store = DiskStore(tmp_path)
@@ -236,7 +272,7 @@ def test_an_index_that_lies_is_passed_over_with_a_warning(tmp_path, caplog, lie)
 def test_an_index_of_another_version_is_left_alone(tmp_path, caplog):
     filled(tmp_path, "a")
     (index,) = files(tmp_path, ".json")
-    index.write_text(json.dumps({"version": 2, "something": "else"}))
+    index.write_text(json.dumps({"version": 1, "something": "else"}))
     for path in tmp_path.iterdir():
         os.utime(path, (1, 1))
     assert "a" not in DiskStore(tmp_path)
@@ -275,12 +311,12 @@ def test_shard_that_is_gone_names_the_file_and_what_to_do(tmp_path):
 def test_shard_that_does_not_hold_what_its_index_says_is_damaged(tmp_path):
     filled(tmp_path, "a")
     (index,) = files(tmp_path, ".json")
-    about = json.loads(index.read_text())
+    about = told_by(index)
     for entries in (
         {"b": about["entries"]["a"]},
         {"a": {"tree": 0, "shapes": [[6]]}},
     ):
-        index.write_text(json.dumps(about | {"entries": entries}))
+        index.write_text(json.dumps(sealed(about | {"entries": entries})))
         with pytest.raises(DatasetError, match="gone or damaged"):
             DiskStore(tmp_path).read(next(iter(entries)))
 

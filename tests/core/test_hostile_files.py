@@ -13,7 +13,7 @@ from seppo_core.config import MAX_JSON_BYTES, MAX_JSON_DEPTH, load_json
 from seppo_core.data.cache import DiskStore
 from seppo_core.errors import CheckpointError, ConfigError, DatasetError
 from seppo_core.export import load_lora
-from seppo_core.files import load_metadata, load_tensors
+from seppo_core.files import Seal, load_metadata, load_tensors, sealed
 
 MB = 2**20
 
@@ -149,16 +149,22 @@ def test_an_empty_tensor_with_a_side_that_torch_cannot_hold_is_refused(tmp_path)
     assert "\n" not in str(refused.value)  # torch's own message is a page long
 
 
+def fit(index: Path, shard: Path, **changes: object) -> None:
+    """Let the index fit what the shard is now, with all its checksums."""
+    about = json.loads(index.read_text()) | vars(Seal.of(shard)) | changes
+    del about["checksum"]
+    index.write_text(json.dumps(sealed(about)))
+
+
 @pytest.mark.parametrize("lie", LIES)
 def test_a_shard_whose_header_lies_gives_no_winner(tmp_path, lie):
-    """Its index is made to fit the shard's size, so that only the header is wrong."""
+    """Its index is made to fit the shard, so that only the header is wrong."""
     store = DiskStore(tmp_path)
     store.write("a", torch.zeros(2))
     store.flush()
     (shard,), (index,) = tmp_path.glob("*.safetensors"), tmp_path.glob("*.json")
     safetensors(shard, **LIES[lie])
-    about = json.loads(index.read_text())
-    index.write_text(json.dumps(about | {"bytes": shard.stat().st_size}))
+    fit(index, shard)
     with pytest.raises(DatasetError, match="gone or damaged"):
         DiskStore(tmp_path).read("a")
 
@@ -170,9 +176,7 @@ def test_a_shard_with_a_side_that_torch_cannot_hold_gives_no_winner(tmp_path):
     (shard,), (index,) = tmp_path.glob("*.safetensors"), tmp_path.glob("*.json")
     shape = {"dtype": "F32", "shape": [0, 2**63], "data_offsets": [0, 0]}
     safetensors(shard, {"a.0": shape})
-    about = json.loads(index.read_text())
-    about["entries"]["a"]["shapes"] = [[0, 2**63]]
-    index.write_text(json.dumps(about | {"bytes": shard.stat().st_size}))
+    fit(index, shard, entries={"a": {"tree": 0, "shapes": [[0, 2**63]]}})
     with pytest.raises(DatasetError, match="gone or damaged") as refused:
         DiskStore(tmp_path).read("a")
     assert "\n" not in str(refused.value)
