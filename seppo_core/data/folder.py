@@ -172,8 +172,9 @@ def confined(folder: Folder, name: str, root: str) -> str:
 def caption_beside(folder: Folder, stem: str, root: str) -> str:
     """What the caption file of this name says; empty without one."""
     for suffix in captions.SUFFIXES:
-        if stem + suffix in folder.files:
-            path = confined(folder, stem + suffix, root)
+        name = next((stem + s for s in (suffix, suffix.upper()) if stem + s in folder.files), "")
+        if name:
+            path = confined(folder, name, root)
             try:
                 with open(path, "rb") as file:  # noqa: PTH123 (once for each of 100,000 pictures)
                     data = file.read(captions.MAX_CAPTION_BYTES + 1)

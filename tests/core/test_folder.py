@@ -291,3 +291,9 @@ def test_no_spoiled_byte_of_any_format_raises_anything_unforeseen(tmp_path, suff
         except DatasetError as error:
             complaints.add(str(error))
     assert len(complaints) > 1  # of some bytes the damage shows
+
+
+def test_caption_files_with_capitals_belong_to_their_pictures(tmp_path):
+    draw(tmp_path / "IMG_1.JPG", None)
+    (tmp_path / "IMG_1.TXT").write_text("from a camera")
+    assert [winner.caption for winner in read_winners(tmp_path)] == ["from a camera"]
