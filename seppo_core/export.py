@@ -17,7 +17,7 @@ from torch import Tensor
 
 from .config import PRESETS, LoRAConfig, SePPOConfig, from_dict
 from .errors import CheckpointError, ConfigError, UnsupportedModelError
-from .files import Seal, load_tensors, save_tensors
+from .files import Seal, first_line, load_tensors, save_tensors
 
 COMPONENTS = ("diffusion_model", "unet", "transformer")
 """What a file's layer names start with: ComfyUI's network, a diffusers UNet, a diffusers transformer."""
@@ -183,6 +183,13 @@ def save_run_weights(
     )
 
 
+MISFITS = (
+    *(ArithmeticError, LookupError, TypeError, ValueError),
+    *(AttributeError, RuntimeError),
+)
+"""What comes of a file whose metadata says other things than its tensors."""
+
+
 def load_lora(path: Path, scale: float | None = None) -> tuple[dict[str, Tensor], dict[str, str]]:
     """A file that `save_lora` wrote, in any format: our weights (float32, CPU) and the metadata.
 
@@ -190,21 +197,32 @@ def load_lora(path: Path, scale: float | None = None) -> tuple[dict[str, Tensor]
     CheckpointError if the file is damaged or something else.
     """
     tensors, metadata = load_tensors(Path(path))
-    pieces = list(_pieces(Path(path), tensors, metadata))
-    wanted = scale or float(metadata.get("seppo.scale", "1.0"))
-    rows_of: dict[str, int] = {}
-    for rows, _, _, _ in pieces:
-        rows_of[rows.layer] = max(rows_of.get(rows.layer, 0), rows.start + (rows.count or 0))
+    try:
+        pieces = list(_pieces(Path(path), tensors, metadata))
+        return _joined(pieces, scale or float(metadata.get("seppo.scale", "1.0"))), metadata
+    except MISFITS as error:
+        raise CheckpointError(
+            f"{path}: what it says of its layers does not fit them ({first_line(error)})"
+        ) from None
+
+
+def _joined(pieces: list[tuple[Rows, Tensor, Tensor, float]], wanted: float) -> dict[str, Tensor]:
+    """The weights of whole layers, right for paths of scale `wanted`. ValueError where rows are missing."""
+    given: dict[str, int] = {}
+    for rows, _, up, _ in pieces:
+        given[rows.layer] = given.get(rows.layer, 0) + len(up)
     weights: dict[str, Tensor] = {}
     for rows, down, up, found in pieces:
+        if rows.count != len(up) or not 0 <= rows.start <= given[rows.layer] - len(up):
+            raise ValueError(f"{rows.layer} has other rows")
         factor = 1.0 if found == wanted else found / wanted  # a file of strength 0 has scale 0
         whole = weights.setdefault(
-            f"{rows.layer}.up", torch.zeros(rows_of[rows.layer], *up.shape[1:])
+            f"{rows.layer}.up", torch.zeros(given[rows.layer], *up.shape[1:])
         )
         target = whole[rows.start : rows.start + len(up)]
         target.copy_(Rows("", swapped=rows.swapped).of(up) * factor)
         weights[f"{rows.layer}.down"] = down.float()
-    return weights, metadata
+    return weights
 
 
 def _pieces(

@@ -9,10 +9,10 @@ sys.path[:0] = [str(Path(__file__).parent / folder) for folder in ("core", "host
 def pytest_terminal_summary(terminalreporter) -> None:
     """What tests counted with `record_property`, summed up: a line each."""
     counts: dict[str, int] = {}
-    for reports in terminalreporter.stats.values():
-        for name, value in (
-            pair for report in reports for pair in getattr(report, "user_properties", ())
-        ):
+    reports = (report for some in terminalreporter.stats.values() for report in some)
+    for report in reports:
+        pairs = report.user_properties if getattr(report, "when", "") == "call" else ()
+        for name, value in pairs:
             if isinstance(value, int):
                 counts[name] = counts.get(name, 0) + value
     for name, count in sorted(counts.items()):
