@@ -24,13 +24,27 @@ from torch import Tensor
 
 from .config import SePPOConfig, from_dict, load_json
 from .errors import CheckpointError, ConfigError
-from .files import PART, Seal, atomic, load_tensors, save_tensors, write_json
+from .files import (
+    PART,
+    Seal,
+    atomic,
+    first_line,
+    is_whole,
+    load_tensors,
+    make_folder,
+    save_tensors,
+    sealed,
+    write_json,
+)
 from .manifest import Checkpoint, file_name
 from .references import Snapshot
 
 FORMAT = 2
 KEPT = 2
 """Checkpoints that stay on disk: the newest, and the one before it."""
+
+MAX_METRICS_BYTES = 2**30
+"""Of a state, unpacked: over two million steps."""
 
 FOLDERS = ("state", "weights", "pool")
 STOP = "STOP"
@@ -70,35 +84,56 @@ class TrainingState:
 
 
 class Run:
-    """A handle on one run directory; everything is read from disk when asked for."""
+    """A handle on one run directory; everything is read from disk when asked for.
+
+    What the trainer writes through it is also kept in memory, so that no damage to the files spreads.
+    """
 
     def __init__(self, directory: Path | str) -> None:
         self.directory = Path(directory)
+        self._about: dict[str, Any] = {}
+        self._lines: list[str] = []
+        """of metrics.jsonl, as it has to be"""
 
     @property
     def name(self) -> str:
         return self.directory.name
 
     def exists(self) -> bool:
-        return (self.directory / "run.json").is_file() or bool(self._manifests())
+        """Whether there is a run; a damaged run.json without a checkpoint is none."""
+        if self._manifests():
+            return True
+        about, _ = self._run_json()
+        return about is not None and (is_whole(about) or about.get("format") != FORMAT)
 
     def about(self) -> dict[str, Any]:
         """The whole of run.json: config, base, base_name, dataset, family, created, version.
 
         If it is damaged, as the newest checkpoint remembers it.
         """
-        try:
-            about = load_json(self.directory / "run.json")
-        except ConfigError as error:
-            about = next((found.about for found in self._checkpoints(log.debug)), None)
-            if about is None:
-                raise CheckpointError(f"not a run directory: {error}") from None
+        if self._about:
+            return self._about
+        about, problem = self._run_json()
+        if about is None or not is_whole(about):
+            remembered = next((found.about for found in self._checkpoints(log.debug)), None)
+            about = remembered or about
+        if about is None:
+            raise CheckpointError(f"not a run directory: {problem}")
         if about.get("format") != FORMAT:
             raise CheckpointError(
                 f"{self.directory}: run format {about.get('format')!r} is not {FORMAT}; "
                 "it was written by another version"
             )
-        return about
+        if type(about.get("config")) is not dict or not {"base", "base_name"} <= about.keys():
+            raise CheckpointError(f"{self.directory}: run.json is damaged; choose another run name")
+        return {name: value for name, value in about.items() if name != "checksum"}
+
+    def _run_json(self) -> tuple[dict[str, Any] | None, str]:
+        """run.json as it stands, or why it cannot be read."""
+        try:
+            return load_json(self.directory / "run.json"), ""
+        except ConfigError as error:
+            return None, str(error)
 
     def config(self) -> SePPOConfig:
         return from_dict(SePPOConfig, self.about()["config"])
@@ -114,12 +149,14 @@ class Run:
 
     def metrics(self) -> list[dict[str, Any]]:
         """One dict per optimizer step, in order; what a crash tore is left out."""
-        try:
-            text = (self.directory / "metrics.jsonl").read_text("utf-8", errors="replace")
-        except FileNotFoundError:
-            return []
-        whole, _, _ = text.rpartition("\n")
+        whole, _, _ = self._metrics_text().rpartition("\n")
         return _json_lines(whole)
+
+    def _metrics_text(self) -> str:
+        try:
+            return (self.directory / "metrics.jsonl").read_text("utf-8", errors="replace")
+        except FileNotFoundError:
+            return ""
 
     def _manifests(self) -> list[Path]:
         """Oldest first."""
@@ -154,7 +191,9 @@ class Run:
         tensors, about = load_tensors(path)
         try:
             fields = json.loads(about["seppo"])
-            lines = zlib.decompress(tensors.pop("metrics").numpy().tobytes())
+            lines = _unpacked(tensors.pop("metrics").numpy().tobytes())
+            if type(fields["optimizer"]) is not str or type(fields["scalars"]) is not dict:
+                raise TypeError("its fields are of other types")
             return TrainingState(
                 step=found.step,
                 weights=_part(tensors, "policy/"),
@@ -164,8 +203,10 @@ class Run:
                 scalars=fields["scalars"],
                 metrics=_json_lines(lines.decode()),
             )
-        except (KeyError, ValueError, zlib.error) as error:
-            raise CheckpointError(f"{path}: not a state of this product ({error})") from None
+        except (KeyError, ValueError, TypeError, RuntimeError, zlib.error) as error:
+            raise CheckpointError(
+                f"{path}: not a state of this product ({first_line(error)})"
+            ) from None
 
     def newest(self, thoroughly: bool = False) -> Checkpoint | None:
         """The newest checkpoint whose files have their sizes, and under `thoroughly` their checksums."""
@@ -205,15 +246,16 @@ class Run:
 
         The system frees the lock when its owner ends, however it ends.
         """
-        self.directory.mkdir(parents=True, exist_ok=True)
         lock, owner = FileLock(self.directory / "run.lock"), self.directory / "run.owner"
-        try:
-            lock.acquire(timeout=0)
-        except Timeout:
-            raise CheckpointError(
-                f"{self.directory}: process {self.owner() or 'unknown'} is training this run; wait for it, stop it, or choose "
-                "another run name"
-            ) from None
+        with self._writing("the folder cannot be locked"):
+            make_folder(self.directory)
+            try:
+                lock.acquire(timeout=0)
+            except Timeout:
+                raise CheckpointError(
+                    f"{self.directory}: process {self.owner() or 'unknown'} is training this run; wait "
+                    "for it, stop it, or choose another run name"
+                ) from None
         try:
             if before := self.owner():
                 log.warning(
@@ -221,12 +263,26 @@ class Run:
                     self.name,
                     before,
                 )
-            owner.write_text(str(os.getpid()), "utf-8")
+            with self._writing("the folder cannot be locked"):
+                owner.write_text(str(os.getpid()), "utf-8")
+                (self.directory / STOP).unlink(missing_ok=True)  # it was meant for another time
             yield
         finally:
-            with suppress(OSError):
-                owner.unlink()
+            for path in (owner, self.directory / STOP):
+                with suppress(OSError):
+                    path.unlink()
             lock.release()
+
+    @contextmanager
+    def _writing(self, trouble: str) -> Iterator[None]:
+        """CheckpointError if the disk does not take what the block writes."""
+        try:
+            yield
+        except (OSError, SafetensorError) as error:
+            raise CheckpointError(
+                f"{self.directory}: {trouble} ({error}). The checkpoints are as they were; free some "
+                "space or make the folder writable, and run again"
+            ) from None
 
     def owner(self) -> str | None:
         """Process id of who trains this run, or None; one that was killed counts until the next one trains."""
@@ -248,23 +304,39 @@ class Run:
         if self.exists():
             with suppress(CheckpointError):  # damaged, and no checkpoint remembers it
                 created = self.about()["created"]
-        write_json(self.directory / "run.json", {**about, "format": FORMAT, "created": created})
-        (self.directory / STOP).unlink(missing_ok=True)
-        lines = state.metrics if state else []
-        with atomic(self.directory / "metrics.jsonl") as temporary:
-            temporary.write_text("".join(json.dumps(line) + "\n" for line in lines), "utf-8")
-        if state is None:
-            self._set_aside()
-        for path in self._manifests():
-            if state is not None and path.stem > f"step_{state.step:08d}":
-                path.unlink()  # of a checkpoint that was passed over
-        for path in self.directory.rglob(f"*{PART}"):
-            path.unlink(missing_ok=True)
+        self._about = {**about, "format": FORMAT, "created": created}
+        self._lines = [json.dumps(line) + "\n" for line in state.metrics] if state else []
+        self._tell_damage()
+        with self._writing("the run cannot begin"):
+            write_json(self.directory / "run.json", sealed(self._about))
+            with atomic(self.directory / "metrics.jsonl") as temporary:
+                temporary.write_text("".join(self._lines), "utf-8")
+            if state is None:
+                self._set_aside()
+            for path in self._manifests():
+                if state is not None and path.stem > f"step_{state.step:08d}":
+                    path.unlink()  # of a checkpoint that was passed over
+            for path in self.directory.rglob(f"*{PART}"):
+                path.unlink(missing_ok=True)
+
+    def _tell_damage(self) -> None:
+        """Log which of the files that are written anew were not as they have to be."""
+        about, _ = self._run_json()
+        if about is None or not is_whole(about):
+            if self._lines or (self.directory / "run.json").exists():
+                log.warning("run %r: run.json was gone or damaged; it is written anew", self.name)
+        there = self._metrics_text()
+        if not there.startswith("".join(self._lines)):
+            log.warning(
+                "run %r: metrics.jsonl was gone or damaged; its %d lines come from the checkpoint",
+                self.name,
+                len(self._lines),
+            )
 
     def _set_aside(self) -> None:
         """Checkpoints of which none is whole make way, but are not deleted."""
-        if not any((self.directory / name).exists() for name in FOLDERS):
-            return
+        if not self._manifests():
+            return  # what lies there is of a first save that was cut off; the next one replaces it
         number = 1
         while (damaged := self.directory / f"damaged_{number}").exists():
             number += 1
@@ -283,32 +355,40 @@ class Run:
 
         CheckpointError if the disk cannot take it; the checkpoints that were there stay.
         """
+        kept = self._kept_entries(state)
+        manifest = self.directory / Path(file_name("state", state.step)).with_suffix(".json")
+        new = [path for path in (manifest, *self._files(state)) if not path.exists()]
         try:
-            kept = self._kept_entries(state)
-            written = self._write_files(state, save_weights, kept)
-            manifest = self.directory / file_name("state", state.step).replace(
-                ".safetensors", ".json"
-            )
-            write_json(
-                manifest,
-                {
-                    "step": state.step,
-                    "pool": [snapshot.step for snapshot in state.pool],
-                    "files": {name: vars(seal) for name, seal in {**kept, **written}.items()},
-                    "about": load_json(self.directory / "run.json"),
-                },
-            )
-            checks = (s.complaint(self.directory / n, thoroughly=True) for n, s in written.items())
-            problem = next(filter(None, checks), "")
-        except (OSError, SafetensorError, ConfigError) as error:
-            raise CheckpointError(
-                f"{self.directory}: step {state.step} cannot be saved ({error}). The checkpoints before it "
-                "are as they were; free some space or make the folder writable and run again"
-            ) from None
-        if problem:
-            manifest.unlink(missing_ok=True)
-            raise CheckpointError(f"{self.directory}: step {state.step} was not saved: {problem}")
+            with self._writing(f"step {state.step} cannot be saved"):
+                written = self._write_files(state, save_weights, kept)
+                seals = {name: vars(seal) for name, seal in {**kept, **written}.items()}
+                pool = [snapshot.step for snapshot in state.pool]
+                self._flush_metrics()
+                about = {"step": state.step, "pool": pool, "files": seals, "about": self._about}
+                write_json(manifest, about)
+            self._read_back(state.step, written)
+        except BaseException:
+            for path in new:
+                with suppress(OSError):
+                    path.unlink()
+            raise
         self._remove_old()
+
+    def _read_back(self, step: int, written: Mapping[str, Seal]) -> None:
+        """CheckpointError if the disk does not hold what was written."""
+        checks = (s.complaint(self.directory / n, thoroughly=True) for n, s in written.items())
+        if problem := next(filter(None, checks), ""):
+            raise CheckpointError(f"{self.directory}: step {step} was not saved: {problem}")
+
+    def _flush_metrics(self) -> None:
+        """A run that is finished has all its lines after a power cut, too."""
+        with suppress(OSError), (self.directory / "metrics.jsonl").open("rb+") as file:
+            os.fsync(file.fileno())
+
+    def _files(self, state: TrainingState) -> list[Path]:
+        pool = [file_name("pool", snapshot.step) for snapshot in state.pool]
+        names = [*pool, file_name("weights", state.step), file_name("state", state.step)]
+        return [self.directory / name for name in names]
 
     def _kept_entries(self, state: TrainingState) -> dict[str, Seal]:
         """Pool entries that the newest checkpoint has already; they need not be written again."""
@@ -333,8 +413,7 @@ class Run:
         written[weights] = save_weights(self.directory / weights)
         tensors = {f"policy/{name}": value for name, value in state.weights.items()}
         tensors |= {f"optimizer/{name}": value for name, value in state.optimizer_tensors.items()}
-        lines = "\n".join(json.dumps(line) for line in self.metrics() if line["step"] <= state.step)
-        packed = bytearray(zlib.compress(lines.encode()))
+        packed = bytearray(zlib.compress("".join(self._lines).encode()))
         tensors["metrics"] = torch.frombuffer(packed, dtype=torch.uint8)
         fields = {"optimizer": state.optimizer_json, "scalars": state.scalars}
         name = file_name("state", state.step)
@@ -355,8 +434,20 @@ class Run:
                         path.unlink()
 
     def append_metrics(self, line: dict[str, Any]) -> None:
-        with (self.directory / "metrics.jsonl").open("a", encoding="utf-8") as file:
-            file.write(json.dumps(line) + "\n")
+        """CheckpointError if the disk cannot take it; checkpoints have the line all the same."""
+        self._lines.append(json.dumps(line) + "\n")
+        with self._writing("metrics.jsonl cannot be written"):
+            with (self.directory / "metrics.jsonl").open("a", encoding="utf-8") as file:
+                file.write(self._lines[-1])
+
+
+def _unpacked(data: bytes) -> bytes:
+    """ValueError instead of more than MAX_METRICS_BYTES."""
+    stream = zlib.decompressobj()
+    found = stream.decompress(data, MAX_METRICS_BYTES)
+    if not stream.eof:
+        raise ValueError("its metrics are cut off or too long")
+    return found
 
 
 def _json_lines(text: str) -> list[dict[str, Any]]:
