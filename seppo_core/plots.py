@@ -165,14 +165,23 @@ def smoothed(values: Sequence[float], window: int) -> list[float]:
     return [float(array[max(0, i - half) : i + half + 1].mean()) for i in range(len(array))]
 
 
+LARGEST = 1e30
+"""Beyond it axes cannot be drawn; no measurement is so large."""
+
+
 def series(metrics: Sequence[Mapping[str, Any]], name: str) -> tuple[list[int], list[float]]:
-    """Steps and values of one field; steps where it is null or not finite are left out."""
+    """Steps and values of one field; what is no number, or none that can be drawn, is left out."""
     known = [
         (line["step"], float(line[name]))
         for line in metrics
-        if line.get(name) is not None and math.isfinite(line[name])
+        if is_drawable(line.get(name)) and is_drawable(line["step"])
     ]
     return [step for step, _ in known], [value for _, value in known]
+
+
+def is_drawable(value: Any) -> bool:
+    """False for NaN, too."""
+    return isinstance(value, int | float) and abs(value) < LARGEST
 
 
 def curves(metrics: Sequence[Mapping[str, Any]], title: str = "") -> Image.Image:

@@ -144,6 +144,13 @@ def test_nulls_and_infinite_values_are_skipped():
     assert series(metrics, "flip_rate") == ([2, 4], [0.5, 0.25])
 
 
+@pytest.mark.parametrize("value", [[], {}, "0.5", math.nan, -math.inf, 10**400, 1e300])
+def test_values_that_no_axis_can_show_are_left_out_of_curves(value):
+    metrics = [{"step": 1, "loss": 0.5}, {"step": 2, "loss": value}, {"step": 10**40, "loss": 0.1}]
+    assert series(metrics, "loss") == ([1], [0.5])
+    assert curves(metrics).width == 1200
+
+
 def test_running_mean_of_a_hand_worked_row():
     # windows: (1, 2), (1, 2, 6), (2, 6, 4), (6, 4)
     assert smoothed([1, 2, 6, 4], 3) == [1.5, 3.0, 4.0, 5.0]
