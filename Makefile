@@ -1,15 +1,19 @@
 # Everything runs in .venv, made on first use; the user's own Python stays as it is.
 # Windows without make: `python scripts/run_tests.py`, and for the demo
 # `python scripts/setup_env.py demo`, then `.venv\Scripts\seppo demo`.
+# The long forms of the reliability tests: `python scripts/run_tests.py --long`.
 PYTHON ?= python3
 
-.PHONY: setup test demo lint validate clean
+.PHONY: setup test reliability demo lint validate clean
 
 setup:
 	$(PYTHON) scripts/setup_env.py dev
 
 test:
 	$(PYTHON) scripts/run_tests.py
+
+reliability:
+	$(PYTHON) scripts/run_tests.py --long
 
 demo:
 	$(PYTHON) scripts/setup_env.py demo

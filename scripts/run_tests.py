@@ -1,6 +1,7 @@
 """Set up, lint, and run every test: `python scripts/run_tests.py`.
 
-Core tests run in `.venv`; host tests run once per ComfyUI found, inside that host's test environment.
+Core and reliability tests run in `.venv`; host tests run once per ComfyUI found, inside that host's test
+environment. `--long` runs the tests alone that have a long form, in that form.
 The last line sums up: `N passed, N failed, N skipped`.
 """
 
@@ -22,6 +23,9 @@ from setup_env import ROOT, setup
 from venvs import SetupError, Venv
 
 NO_TESTS_COLLECTED = 5
+
+LONG_FORM = ("SEPPO_RELIABILITY", "from fuzzing import", "from processes import LONG")
+"""What a test file says that has a long form."""
 
 
 @dataclass(frozen=True)
@@ -61,12 +65,12 @@ def counted(name: str, report: Path, status: int) -> Part:
     )
 
 
-def pytest(name: str, venv: Venv, folder: str, extra: list[str], **environment: str) -> Part:
+def pytest(name: str, venv: Venv, paths: list[str], extra: list[str], **environment: str) -> Part:
     """One test process; its output is printed as a whole when it ends, for several run at once."""
     print(f"== {name}: started", flush=True)
     with tempfile.TemporaryDirectory() as scratch:
         report = Path(scratch) / "report.xml"
-        command = [venv.script("pytest"), folder, f"--junitxml={report}", *extra]
+        command = [venv.script("pytest"), *paths, f"--junitxml={report}", *extra]
         threads = {"OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1")}
         done = subprocess.run(
             command,
@@ -89,26 +93,44 @@ def ruff(venv: Venv, *arguments: str) -> Part:
     )
 
 
-def test_runs(venv: Venv, extra: list[str]) -> list[Callable[[], Part]]:
-    """The test processes: the core's, and one for each host."""
-    runs = [partial(pytest, "core", venv, "tests/core", extra)]
+def tests_in(folder: str, long: bool) -> list[str]:
+    """The folder, or its files that have a long form."""
+    if not long:
+        return [folder]
+    files = sorted((ROOT / folder).glob("test_*.py"))
+    return [
+        path.relative_to(ROOT).as_posix()
+        for path in files
+        if any(words in path.read_text("utf-8") for words in LONG_FORM)
+    ]
+
+
+def test_runs(venv: Venv, extra: list[str], long: bool) -> list[Callable[[], Part]]:
+    """The test processes: the core's, the reliability tests', and one for each host."""
+    form = {"SEPPO_RELIABILITY": "long"} if long else {}
+    runs = [
+        partial(pytest, name, venv, tests_in(f"tests/{name}", long), extra, **form)
+        for name in ("core", "reliability")
+    ]
     hosts = find_hosts()
+    host_tests = tests_in("tests/hosts", long)
     if not hosts:
-        runs.append(partial(pytest, "no ComfyUI found, tests/hosts", venv, "tests/hosts", extra))
+        runs.append(partial(pytest, "no ComfyUI found, tests/hosts", venv, host_tests, extra))
     for host in hosts:
         name = f"ComfyUI {host.version} at {host.path}"
         inside = host_python(host)
         where = {"SEPPO_TEST_HOST": str(host.path)}
-        runs.append(partial(pytest, name, inside, "tests/hosts", extra, **where))
+        runs.append(partial(pytest, name, inside, host_tests, extra, **where, **form))
     return runs
 
 
 def main() -> int:
-    extra = sys.argv[1:]
+    extra = [argument for argument in sys.argv[1:] if argument != "--long"]
+    long = len(extra) < len(sys.argv) - 1
     try:
         venv = setup(["dev"])
         parts = [ruff(venv, "check"), ruff(venv, "format", "--check")]
-        runs = test_runs(venv, extra)
+        runs = test_runs(venv, extra, long)
         with ThreadPoolExecutor(os.cpu_count()) as pool:
             parts += pool.map(lambda run: run(), runs)
     except SetupError as error:

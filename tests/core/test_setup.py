@@ -104,3 +104,11 @@ def test_run_that_breaks_without_a_failed_test_fails(tmp_path):
     assert run_tests.counted("host", report, 3).failed == 1
     assert run_tests.counted("host", tmp_path / "none.xml", -9).failed == 1
     assert run_tests.counted("host", report, 0).failed == 0
+
+
+def test_the_long_forms_are_those_of_the_files_that_have_one():
+    assert run_tests.tests_in("tests/core", long=False) == ["tests/core"]
+    assert "tests/core/test_fuzz_pictures.py" in run_tests.tests_in("tests/core", long=True)
+    assert "tests/core/test_loss.py" not in run_tests.tests_in("tests/core", long=True)
+    long = run_tests.tests_in("tests/reliability", long=True)
+    assert {"tests/reliability/test_kills.py", "tests/reliability/test_disk.py"} <= set(long)
