@@ -26,7 +26,7 @@ from seppo_core.checkpoint import Run
 from seppo_core.errors import CheckpointError, DatasetError
 
 FOR_GOOD = 10**9
-EVERY = 1 if LONG else 12
+EVERY = 1 if LONG else 20
 """Of so many writes one fails."""
 
 
