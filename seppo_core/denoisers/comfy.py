@@ -143,12 +143,12 @@ class ComfyDenoiser:
             patcher = self._patcher = self._static.clone()
             patcher.add_wrapper("apply_model", _unless_cancelled)  # WrappersMP.APPLY_MODEL
             self._load(compute, undo)
+            undo.callback(autograd.drop_aborted_backward, self.device)
             undo.enter_context(autograd.frozen(self.network))
             undo.enter_context(autograd.evaluating(self.network))
             undo.enter_context(self._kernels(training=True))
             if compute.gradient_checkpointing:
-                blocks = autograd.find_blocks(self.network)
-                undo.enter_context(autograd.checkpointed(blocks))
+                undo.enter_context(autograd.checkpointed(autograd.find_blocks(self.network)))
             undo.callback(patcher.cleanup)
             patcher.pre_run()
             self._options = self._model_options()

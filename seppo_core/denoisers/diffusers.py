@@ -283,6 +283,7 @@ class DiffusersDenoiser:
         with torch.inference_mode(False), torch.enable_grad(), ExitStack() as undo:
             undo.callback(setattr, self, "compute_dtype", dtype_before)
             undo.callback(network.to, home)
+            undo.callback(autograd.drop_aborted_backward, self.device)
             network.to(self.device)
             autograd.replace_inference_tensors(network)
             undo.enter_context(autograd.frozen(network))
