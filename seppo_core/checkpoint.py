@@ -309,8 +309,7 @@ class Run:
         self._tell_damage()
         with self._writing("the run cannot begin"):
             write_json(self.directory / "run.json", sealed(self._about))
-            with atomic(self.directory / "metrics.jsonl") as temporary:
-                temporary.write_text("".join(self._lines), "utf-8")
+            self._write_metrics()
             if state is None:
                 self._set_aside()
             for path in self._manifests():
@@ -381,9 +380,17 @@ class Run:
             raise CheckpointError(f"{self.directory}: step {step} was not saved: {problem}")
 
     def _flush_metrics(self) -> None:
-        """A run that is finished has all its lines after a power cut, too."""
-        with suppress(OSError), (self.directory / "metrics.jsonl").open("rb+") as file:
-            os.fsync(file.fileno())
+        """Bring the lines to the disk: nothing writes those of a finished run again."""
+        path = self.directory / "metrics.jsonl"
+        if path.is_file() and path.stat().st_size == sum(map(len, self._lines)):
+            with path.open("rb+") as file:
+                os.fsync(file.fileno())
+        else:  # a line was torn, or somebody removed the file
+            self._write_metrics()
+
+    def _write_metrics(self) -> None:
+        with atomic(self.directory / "metrics.jsonl") as temporary:
+            temporary.write_bytes("".join(self._lines).encode("ascii"))
 
     def _files(self, state: TrainingState) -> list[Path]:
         pool = [file_name("pool", snapshot.step) for snapshot in state.pool]
@@ -437,8 +444,8 @@ class Run:
         """CheckpointError if the disk cannot take it; checkpoints have the line all the same."""
         self._lines.append(json.dumps(line) + "\n")
         with self._writing("metrics.jsonl cannot be written"):
-            with (self.directory / "metrics.jsonl").open("a", encoding="utf-8") as file:
-                file.write(self._lines[-1])
+            with (self.directory / "metrics.jsonl").open("ab") as file:
+                file.write(self._lines[-1].encode("ascii"))
 
 
 def _unpacked(data: bytes) -> bytes:

@@ -171,9 +171,9 @@ def test_a_step_whose_line_did_not_reach_the_disk_is_in_the_checkpoint_all_the_s
 
     def torn(self, mode="r", *args, **settings):
         file = plain(self, mode, *args, **settings)
-        if mode == "a":
+        if mode == "ab":
             with file:
-                file.write('{"step": 2, "lo')
+                file.write(b'{"step": 2, "lo')
             full()
         return file
 
@@ -186,6 +186,26 @@ def test_a_step_whose_line_did_not_reach_the_disk_is_in_the_checkpoint_all_the_s
     assert [line["step"] for line in Run(tmp_path).metrics()] == [1, 2, 3, 4]
 
 
+def test_a_last_line_that_did_not_reach_the_disk_is_written_with_the_last_checkpoint(
+    tmp_path, monkeypatch
+):
+    """The run is finished then, and nothing would write metrics.jsonl again."""
+    steps = started(tmp_path)
+    for _ in range(3):
+        next(steps)
+    plain = Path.open
+    with monkeypatch.context() as patches:
+        patches.setattr(
+            Path,
+            "open",
+            lambda self, mode="r", *a, **s: (full if mode == "ab" else plain)(self, mode, *a, **s),
+        )
+        with pytest.raises(CheckpointError, match=r"metrics\.jsonl cannot be written"):
+            next(steps)
+    assert trained(tmp_path) == []
+    assert [line["step"] for line in Run(tmp_path).metrics()] == [1, 2, 3, 4]
+
+
 def test_a_run_whose_metrics_are_deleted_while_it_trains_has_them_all_in_its_checkpoint(tmp_path):
     steps = started(tmp_path)
     next(steps)
@@ -193,6 +213,7 @@ def test_a_run_whose_metrics_are_deleted_while_it_trains_has_them_all_in_its_che
     next(steps)
     steps.close()
     assert [line["step"] for line in Run(tmp_path).state().metrics] == [1, 2]
+    assert [line["step"] for line in Run(tmp_path).metrics()] == [1, 2]
 
 
 def test_a_run_json_that_is_deleted_while_the_run_trains_is_in_its_checkpoint(tmp_path):
