@@ -8,8 +8,9 @@ import comfy.sd
 from comfy_api.latest import io
 from torch import Tensor
 
-from ..seppo_core.checkpoint import Run, choose_directory
+from ..seppo_core.checkpoint import Run
 from ..seppo_core.config import PRESETS, SePPOConfig, apply_preset, from_dict
+from ..seppo_core.continuation import choose_directory
 from ..seppo_core.denoisers.comfy import ComfyDenoiser
 from ..seppo_core.errors import ConfigError
 from ..seppo_core.files import load_tensors

@@ -8,16 +8,13 @@ So the newest checkpoint that is whole can always be gone back to, whatever was 
 import json
 import logging
 import os
-import zlib
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
-import torch
 from filelock import FileLock, Timeout
 from safetensors import SafetensorError
 from torch import Tensor
@@ -38,49 +35,17 @@ from .files import (
 )
 from .manifest import Checkpoint, file_name
 from .references import Snapshot
+from .state import DAMAGE, TrainingState, json_lines, packed, unpacked
 
 FORMAT = 2
 KEPT = 2
 """Checkpoints that stay on disk: the newest, and the one before it."""
-
-MAX_METRICS_BYTES = 2**30
-"""Of a state, unpacked: over two million steps."""
 
 FOLDERS = ("state", "weights", "pool")
 STOP = "STOP"
 """A file of this name in the run directory ends the run after the current step."""
 
 log = logging.getLogger(__name__)
-
-RESUMABLE_UNFINISHED = ("optimizer.learning_rate",)
-"""Of a run that has all its steps nothing would be trained with the new value, so there it makes another run."""
-
-RESUMABLE = (
-    "steps",
-    "run.directory",
-    "run.checkpoint_every",
-    "run.preview_every",
-    "run.held_out_every",
-    "run.initial_weights",
-    *RESUMABLE_UNFINISHED,
-)
-"""Settings that may change between a run and its continuation: `steps` under schedule constant only, and
-where the initial weights lie, not which they are."""
-
-
-@dataclass(frozen=True)
-class TrainingState:
-    """Everything that a continued run needs besides its configuration."""
-
-    step: int
-    weights: dict[str, Tensor]
-    optimizer_tensors: dict[str, Tensor]
-    optimizer_json: str
-    pool: list[Snapshot]
-    scalars: dict[str, float]
-    """what the trainer counts: loss scale, steps since it changed, and the like"""
-    metrics: list[dict[str, Any]] = field(default_factory=list)
-    """the lines of metrics.jsonl up to `step`; filled when read"""
 
 
 class Run:
@@ -150,7 +115,7 @@ class Run:
     def metrics(self) -> list[dict[str, Any]]:
         """One dict per optimizer step, in order; what a crash tore is left out."""
         whole, _, _ = self._metrics_text().rpartition("\n")
-        return _json_lines(whole)
+        return json_lines(whole)
 
     def _metrics_text(self) -> str:
         try:
@@ -190,20 +155,9 @@ class Run:
         path = self.directory / file_name("state", found.step)
         tensors, about = load_tensors(path)
         try:
-            fields = json.loads(about["seppo"])
-            lines = _unpacked(tensors.pop("metrics").numpy().tobytes())
-            if type(fields["optimizer"]) is not str or type(fields["scalars"]) is not dict:
-                raise TypeError("its fields are of other types")
-            return TrainingState(
-                step=found.step,
-                weights=_part(tensors, "policy/"),
-                optimizer_tensors=_part(tensors, "optimizer/"),
-                optimizer_json=fields["optimizer"],
-                pool=[self.snapshot(step) for step in found.pool],
-                scalars=fields["scalars"],
-                metrics=_json_lines(lines.decode()),
-            )
-        except (KeyError, ValueError, TypeError, RuntimeError, zlib.error) as error:
+            pool = [self.snapshot(step) for step in found.pool]
+            return unpacked(found.step, tensors, about, pool)
+        except DAMAGE as error:
             raise CheckpointError(
                 f"{path}: not a state of this product ({first_line(error)})"
             ) from None
@@ -418,14 +372,8 @@ class Run:
                 written[name] = save_tensors(self.directory / name, snapshot.weights, about)
         weights = file_name("weights", state.step)
         written[weights] = save_weights(self.directory / weights)
-        tensors = {f"policy/{name}": value for name, value in state.weights.items()}
-        tensors |= {f"optimizer/{name}": value for name, value in state.optimizer_tensors.items()}
-        packed = bytearray(zlib.compress("".join(self._lines).encode()))
-        tensors["metrics"] = torch.frombuffer(packed, dtype=torch.uint8)
-        fields = {"optimizer": state.optimizer_json, "scalars": state.scalars}
         name = file_name("state", state.step)
-        about = {"seppo": json.dumps(fields)}
-        written[name] = save_tensors(self.directory / name, tensors, about)
+        written[name] = save_tensors(self.directory / name, *packed(state, self._lines))
         return written
 
     def _remove_old(self) -> None:
@@ -446,80 +394,3 @@ class Run:
         with self._writing("metrics.jsonl cannot be written"):
             with (self.directory / "metrics.jsonl").open("ab") as file:
                 file.write(self._lines[-1].encode("ascii"))
-
-
-def _unpacked(data: bytes) -> bytes:
-    """ValueError instead of more than MAX_METRICS_BYTES."""
-    stream = zlib.decompressobj()
-    found = stream.decompress(data, MAX_METRICS_BYTES)
-    if not stream.eof:
-        raise ValueError("its metrics are cut off or too long")
-    return found
-
-
-def _json_lines(text: str) -> list[dict[str, Any]]:
-    """The objects of a JSON Lines text; a damaged line is passed over."""
-    found = []
-    for line in text.splitlines():
-        with suppress(ValueError, RecursionError):
-            value = json.loads(line)
-            if isinstance(value, dict) and type(value.get("step")) is int:
-                found.append(value)
-    return found
-
-
-def _part(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    return {
-        name.removeprefix(prefix): value
-        for name, value in tensors.items()
-        if name.startswith(prefix)
-    }
-
-
-def differences(before: dict[str, Any], now: dict[str, Any], step: int) -> list[str]:
-    """What keeps a run described by `before` (its run.json), at `step`, from being continued as `now`."""
-    parts = ("base", "conditions", "dataset", "initial")
-    found = [name for name in parts if before.get(name) != now.get(name)]
-    free = set(RESUMABLE)
-    if step >= now["config"]["steps"]:
-        free -= set(RESUMABLE_UNFINISHED)
-    if now["config"]["optimizer"]["schedule"] != "constant":
-        free.remove("steps")  # the whole schedule would move
-    return found + [name for name in _changed(before["config"], now["config"]) if name not in free]
-
-
-def _changed(before: Any, now: Any, path: str = "") -> list[str]:
-    if isinstance(before, dict) and isinstance(now, dict):
-        names = sorted(set(before) | set(now))
-        join = f"{path}." if path else ""
-        return [x for n in names for x in _changed(before.get(n), now.get(n), join + n)]
-    return [] if before == now else [path]
-
-
-def choose_directory(root: Path, name: str, about: dict[str, Any]) -> Path:
-    """The directory below `root` for a run: `name` if it is free or holds this very run, else name_00002...
-
-    A run continues if nothing but RESUMABLE settings differ and it does not ask for fewer steps than it has.
-    """
-    number = 1
-    while True:
-        directory = root / (name if number == 1 else f"{name}_{number:05d}")
-        run = Run(directory)
-        if not run.exists():
-            return directory
-        step = run.step()
-        if about["config"]["steps"] >= step and not differences(run.about(), about, step):
-            return directory
-        number += 1
-
-
-def check_writable(directory: Path) -> None:
-    """CheckpointError if `directory` could not be made or written; makes nothing."""
-    existing = directory
-    while not existing.exists() and existing != existing.parent:
-        existing = existing.parent
-    if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
-        raise CheckpointError(
-            f"{directory}: cannot be written ({existing} is not a writable folder); "
-            "choose another run directory or free this one"
-        )

@@ -19,8 +19,9 @@ from safetensors import SafetensorError
 from torch import Tensor
 from torch.optim import Optimizer
 
-from .checkpoint import Run, TrainingState, check_writable, differences
+from .checkpoint import Run
 from .config import SePPOConfig
+from .continuation import check_writable, differences
 from .data import EncodedDataset
 from .denoisers import Denoiser
 from .errors import CheckpointError, DatasetError, NonFiniteLossError, SePPOError
@@ -39,6 +40,7 @@ from .optim import (
 )
 from .references import ReferencePool, Snapshot
 from .report import NOT_APPLIED, StepReport
+from .state import TrainingState
 from .windows import Window, Windows
 
 log = logging.getLogger(__name__)

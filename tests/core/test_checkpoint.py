@@ -10,8 +10,9 @@ import pytest
 from tiny import TinyDenoiser, examples
 
 from seppo_core import checkpoint, files, train
-from seppo_core.checkpoint import RESUMABLE, STOP, Run, choose_directory, differences
+from seppo_core.checkpoint import STOP, Run
 from seppo_core.config import LoRAConfig, ReferenceConfig, RunConfig, SePPOConfig
+from seppo_core.continuation import RESUMABLE, choose_directory, differences
 from seppo_core.data import in_memory
 from seppo_core.errors import CheckpointError
 from seppo_core.manifest import Checkpoint

@@ -1,0 +1,72 @@
+"""When a run goes on in its directory, and when it is another run."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+from .checkpoint import Run
+from .errors import CheckpointError
+
+RESUMABLE_UNFINISHED = ("optimizer.learning_rate",)
+"""Of a run that has all its steps nothing would be trained with the new value, so there it makes another run."""
+
+RESUMABLE = (
+    "steps",
+    "run.directory",
+    "run.checkpoint_every",
+    "run.preview_every",
+    "run.held_out_every",
+    "run.initial_weights",
+    *RESUMABLE_UNFINISHED,
+)
+"""Settings that may change between a run and its continuation: `steps` under schedule constant only, and
+where the initial weights lie, not which they are."""
+
+
+def differences(before: dict[str, Any], now: dict[str, Any], step: int) -> list[str]:
+    """What keeps a run described by `before` (its run.json), at `step`, from being continued as `now`."""
+    parts = ("base", "conditions", "dataset", "initial")
+    found = [name for name in parts if before.get(name) != now.get(name)]
+    free = set(RESUMABLE)
+    if step >= now["config"]["steps"]:
+        free -= set(RESUMABLE_UNFINISHED)
+    if now["config"]["optimizer"]["schedule"] != "constant":
+        free.remove("steps")  # the whole schedule would move
+    return found + [name for name in _changed(before["config"], now["config"]) if name not in free]
+
+
+def _changed(before: Any, now: Any, path: str = "") -> list[str]:
+    if isinstance(before, dict) and isinstance(now, dict):
+        names = sorted(set(before) | set(now))
+        join = f"{path}." if path else ""
+        return [x for n in names for x in _changed(before.get(n), now.get(n), join + n)]
+    return [] if before == now else [path]
+
+
+def choose_directory(root: Path, name: str, about: dict[str, Any]) -> Path:
+    """The directory below `root` for a run: `name` if it is free or holds this very run, else name_00002...
+
+    A run continues if nothing but RESUMABLE settings differ and it does not ask for fewer steps than it has.
+    """
+    number = 1
+    while True:
+        directory = root / (name if number == 1 else f"{name}_{number:05d}")
+        run = Run(directory)
+        if not run.exists():
+            return directory
+        step = run.step()
+        if about["config"]["steps"] >= step and not differences(run.about(), about, step):
+            return directory
+        number += 1
+
+
+def check_writable(directory: Path) -> None:
+    """CheckpointError if `directory` could not be made or written; makes nothing."""
+    existing = directory
+    while not existing.exists() and existing != existing.parent:
+        existing = existing.parent
+    if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
+        raise CheckpointError(
+            f"{directory}: cannot be written ({existing} is not a writable folder); "
+            "choose another run directory or free this one"
+        )
