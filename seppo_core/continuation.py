@@ -1,6 +1,7 @@
 """When a run goes on in its directory, and when it is another run."""
 
 import os
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -54,9 +55,10 @@ def choose_directory(root: Path, name: str, about: dict[str, Any]) -> Path:
         run = Run(directory)
         if not run.exists():
             return directory
-        step = run.step()
-        if about["config"]["steps"] >= step and not differences(run.about(), about, step):
-            return directory
+        with suppress(CheckpointError):  # written by another version: left as it is
+            step = run.step()
+            if about["config"]["steps"] >= step and not differences(run.about(), about, step):
+                return directory
         number += 1
 
 

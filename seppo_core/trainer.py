@@ -213,9 +213,9 @@ class Trainer:
             self.optimizer.step()
             self.gradients.applied()
         self.step = step
-        self._snapshot()
         held_out_margin = None
         try:
+            self._snapshot()
             held_out_margin = self._held_out_margin()
         finally:  # a step that was applied has its line, whatever stops the measuring
             report = StepReport(

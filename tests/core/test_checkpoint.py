@@ -356,3 +356,12 @@ def test_the_same_graph_again_finds_its_run_and_a_changed_one_gets_a_directory_o
     assert choose_directory(tmp_path, "run", changed) == tmp_path / "run_00002"
     fewer = same | {"config": same["config"] | {"steps": 3}}
     assert choose_directory(tmp_path, "run", fewer) == tmp_path / "run_00002"
+
+
+def test_a_run_of_another_version_is_left_as_it_is_and_a_numbered_one_begun(tmp_path):
+    (tmp_path / "run").mkdir()
+    old = '{"format": 1, "config": {}}'
+    (tmp_path / "run" / "run.json").write_text(old)
+    about = {"config": {"steps": 4}}
+    assert choose_directory(tmp_path, "run", about) == tmp_path / "run_00002"
+    assert (tmp_path / "run" / "run.json").read_text() == old
