@@ -4,7 +4,7 @@
 # The long forms of the reliability tests: `python scripts/run_tests.py --long`.
 PYTHON ?= python3
 
-.PHONY: setup test reliability demo lint validate clean
+.PHONY: setup test reliability demo lint validate audit clean
 
 setup:
 	$(PYTHON) scripts/setup_env.py dev
@@ -26,6 +26,9 @@ lint: setup
 validate:
 	$(PYTHON) scripts/validate.py
 
+audit:
+	$(PYTHON) scripts/audit.py
+
 clean:
-	rm -rf .venv .venv.lock .venv-tools .venv-tools.lock *.egg-info build dist
+	rm -rf .venv .venv.lock .venv-tools .venv-tools.lock .venv-audit .venv-audit.lock *.egg-info build dist
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
