@@ -330,9 +330,15 @@ def rows_without_bytes(table: "ParquetFile", group: RowGroup) -> set[int]:
 
 
 def _nulls(table: "ParquetFile", group: int, column: str) -> Iterator[int]:
+    # Of a damaged column, the footer's statistics may be asked only after a value was read and its type
+    # compared: elsewhere pyarrow (26) raises, there it ends the whole process.
+    next(table.iter_batches(1, row_groups=[group], columns=[column], use_threads=False), None)
     about = table.metadata.row_group(group)
-    known = (about.column(number) for number in range(about.num_columns))
-    counts = [chunk.statistics for chunk in known if chunk.path_in_schema == column]
+    schema = [table.schema.column(place) for place in range(about.num_columns)]
+    places = [place for place, stated in enumerate(schema) if stated.path == column]
+    if any(about.column(at).physical_type != schema[at].physical_type for at in places):
+        raise DatasetError(f"damaged: {column} is not stored as the type that its schema states")
+    counts = [about.column(place).statistics for place in places]
     if not any(count and count.has_null_count and count.null_count for count in counts):
         return
     row = 0

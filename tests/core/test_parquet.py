@@ -1,4 +1,6 @@
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -286,3 +288,36 @@ def test_links_out_of_the_folder_are_not_read(tmp_path):
     winners = read_winners(tmp_path / "winners")
     assert len(winners) == 1
     assert "link to a file outside" in winners.left_out[0].reason
+
+
+SURVIVES = """
+import sys
+from pathlib import Path
+from seppo_core.data.readers import read_winners
+from seppo_core.errors import SePPOError
+
+path = Path(sys.argv[1])
+whole = path.read_bytes()
+start = len(whole) - 8 - int.from_bytes(whole[-8:-4], "little")
+tried = 0
+for place in range(start, len(whole) - 8):
+    for value in {0x0A: [0x60], 0x0C: [0x60], 0x00: [0x3E, 0xF4], 0x15: [0x14]}.get(whole[place], []):
+        path.write_bytes(whole[:place] + bytes([value]) + whole[place + 1 :])
+        tried += 1
+        try:
+            read_winners(path)
+        except SePPOError:
+            pass
+print(tried)
+"""
+
+
+def test_footers_whose_types_and_histograms_do_not_fit_do_not_end_the_process(tmp_path):
+    """pyarrow 26 calls abort() where it is asked for the statistics of such columns; found by fuzzing."""
+    rows = [row(REAL[0], REAL[1]), row(REAL[2], REAL[3], (0.0, 1.0)), row(REAL[4], REAL[5])]
+    path = write(tmp_path / "a.parquet", rows)
+    done = subprocess.run(
+        [sys.executable, "-c", SURVIVES, str(path)], capture_output=True, text=True, cwd="/"
+    )
+    assert done.returncode == 0, done.stderr
+    assert int(done.stdout) > 100
