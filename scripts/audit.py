@@ -1,7 +1,7 @@
-"""Look up known vulnerabilities of what the pack adds: `pip-audit`, from an environment of its own.
+"""Look for known weaknesses in the packages that the pack adds: `python scripts/audit.py`.
 
-Audited are the packages installed in `.venv`, which has every extra. The exit status is 1 if anything is
-found, and 2 if no package could be looked up.
+Every package in `.venv`, which holds requirements.txt and all extras, is looked up by pip-audit, which has
+an environment of its own. Status 0: none known. 1: some are, and listed. 2: nobody could be asked.
 """
 
 from __future__ import annotations
@@ -9,11 +9,13 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from typing import Any
 
 from setup_env import ROOT, setup
 from venvs import SetupError, Venv, create, only_one
 
-UNREACHABLE = 2
+CLEAN, FOUND, UNKNOWN = 0, 1, 2
+OURS = "seppo"
 
 
 def auditor() -> Venv:
@@ -26,34 +28,44 @@ def auditor() -> Venv:
         return venv
 
 
+def verdict(output: str, words: str) -> tuple[int, list[str]]:
+    """Status and lines, from what pip-audit gave and what it said."""
+    try:
+        packages: list[dict[str, Any]] = json.loads(output)["dependencies"]
+    except (ValueError, KeyError):
+        return UNKNOWN, [
+            words.strip()[-2000:],
+            "The advisories could not be asked: NOTHING WAS AUDITED.",
+        ]
+    asked = [package for package in packages if "vulns" in package]
+    passed_over = [p["name"] for p in packages if "vulns" not in p and p["name"] != OURS]
+    lines = [
+        f"{package['name']} {package['version']}: {found['id']}, "
+        f"mended in {', '.join(found['fix_versions']) or 'no version'}"
+        for package in asked
+        for found in package["vulns"]
+    ]
+    status = FOUND if lines else CLEAN
+    if passed_over:
+        lines.append(f"not looked up, for the service does not know them: {', '.join(passed_over)}")
+    if not asked:
+        return UNKNOWN, [*lines, "No package could be looked up: NOTHING WAS AUDITED."]
+    return status, [*lines, f"{len(asked)} packages looked up"]
+
+
 def main() -> int:
     try:
-        packages = setup(["dev"]).site_packages()
-        command = [auditor().script("pip-audit"), "--path", packages, "--format", "json"]
+        audit, audited = auditor(), setup(["dev"])
     except SetupError as error:
         print(error, file=sys.stderr)
-        return 1
+        return UNKNOWN
+    command = [audit.script("pip-audit"), "--path", audited.site_packages(), "--format", "json"]
     done = subprocess.run(
-        [*command, "--progress-spinner", "off"], cwd=ROOT, capture_output=True, text=True
+        [*command, "--progress-spinner", "off"], capture_output=True, text=True, cwd=ROOT
     )
-    try:
-        found = json.loads(done.stdout)["dependencies"]
-    except (ValueError, KeyError):
-        print(done.stderr, "audit: pip-audit gave no answer", file=sys.stderr)
-        return UNREACHABLE
-    looked_up = [package for package in found if "skip_reason" not in package]
-    for package in looked_up:
-        for weakness in package["vulns"]:
-            fixed = ", ".join(weakness["fix_versions"]) or "no version"
-            print(f"{package['name']} {package['version']}: {weakness['id']}, fixed in {fixed}")
-    weak = sum(bool(package["vulns"]) for package in looked_up)
-    print(
-        f"audit: {len(looked_up)} of {len(found)} packages looked up, {weak} with known weaknesses"
-    )
-    if not looked_up:
-        print("audit: the advisories could not be reached, so nothing is known", file=sys.stderr)
-        return UNREACHABLE
-    return 1 if weak else 0
+    status, lines = verdict(done.stdout, done.stderr)
+    print(*lines, sep="\n")
+    return status
 
 
 if __name__ == "__main__":
