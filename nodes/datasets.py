@@ -259,7 +259,7 @@ class SePPODatasetToLatents(io.ComfyNode):
 
     @classmethod
     def execute(cls, dataset: EncodedDataset, form: str) -> io.NodeOutput:
-        if form not in FORMS:
+        if form not in list(FORMS):
             raise ConfigError(f"unknown form {form!r}; choose from {list(FORMS)}")
         return io.NodeOutput(*FORMS[form]([dataset[place] for place in range(len(dataset))]))
 

@@ -112,7 +112,7 @@ def data_path(location: str, name: str) -> Path:
 
     ConfigError for an empty name, an unknown location, a path that leads elsewhere, or nothing there.
     """
-    if location not in LOCATIONS:
+    if location not in list(LOCATIONS):
         raise ConfigError(f"unknown location {location!r}; choose from {list(LOCATIONS)}")
     roots = LOCATIONS[location]()
     if not roots:

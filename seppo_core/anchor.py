@@ -252,7 +252,7 @@ class PreviewSettings:
     draw_samples: bool = True
 
     def __post_init__(self) -> None:
-        if self.reference not in ENTRIES:
+        if self.reference not in list(ENTRIES):
             raise ConfigError(f"unknown reference {self.reference!r}; choose from {list(ENTRIES)}")
 
     def positions(self, dataset: EncodedDataset) -> range:

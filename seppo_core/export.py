@@ -121,7 +121,7 @@ def file_tensors(
 def _format(name: str) -> Format:
     try:
         return FORMATS[name]
-    except KeyError:
+    except (KeyError, TypeError):
         raise ConfigError(f"unknown LoRA format {name!r}; choose from {sorted(FORMATS)}") from None
 
 

@@ -71,7 +71,7 @@ def make_criterion(name: str) -> Callable[[Tensor, float], Tensor]:
     """The criterion called `name`; ConfigError lists the choices."""
     try:
         return CRITERIA[name]
-    except KeyError:
+    except (KeyError, TypeError):
         raise ConfigError(
             f"unknown anchor criterion {name!r}; choose from {sorted(CRITERIA)}"
         ) from None

@@ -158,7 +158,7 @@ def read_parquet(path: Path, reading: Reading) -> Winners:
 
     MissingPackageError without pyarrow. A table that is damaged or lacks columns is left out.
     """
-    if reading.ties not in TIES:
+    if reading.ties not in list(TIES):
         raise ConfigError(f"unknown ties {reading.ties!r}; choose from {list(TIES)}")
     listing = Listing(reading, [], [])
     cursors = Cursors()

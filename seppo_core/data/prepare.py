@@ -158,7 +158,7 @@ class Preparation:
     def __post_init__(self) -> None:
         for name, table in (("mode", MODES), ("fit", FITS)):
             value = getattr(self, name)
-            if value not in table:
+            if value not in list(table):
                 raise ConfigError(f"unknown {name} {value!r}; choose from {list(table)}")
         for name, least in (("resolution", 1), ("multiple", 0)):
             value = getattr(self, name)

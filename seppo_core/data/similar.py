@@ -58,7 +58,7 @@ def examine(
     may raise to stop. "off" gives the winners as they are, without a look at them. Under `strict` what
     cannot be decoded is a DatasetError.
     """
-    if duplicates not in DUPLICATES:
+    if duplicates not in list(DUPLICATES):
         raise ConfigError(f"unknown near_duplicates {duplicates!r}; choose from {list(DUPLICATES)}")
     if duplicates == "off":
         return winners
