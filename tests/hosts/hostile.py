@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
+import shutil
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -70,13 +71,31 @@ def lay_bait(base: Path, run: Path) -> Bait:
     output = base / "output"
     for place in (base / "input", output, *(output / name for name in KEPT_IN)):
         place.mkdir(parents=True, exist_ok=True)
-        (place / LINK).symlink_to(root, target_is_directory=True)
-        (place / LOOP).symlink_to(place / LOOP)
+        with suppress(OSError):  # Windows lets few users make links
+            (place / LINK).symlink_to(root, target_is_directory=True)
+            (place / LOOP).symlink_to(place / LOOP)
     return Bait(base, root, frozenset(path.name for path in output.iterdir()))
 
 
 KEPT_IN = ("seppo", "loras", "checkpoints", "diffusion_models")
 """Folders of the output that the pack writes to."""
+
+
+@contextmanager
+def tidied(base: Path) -> Iterator[None]:
+    """What the block leaves in the input, the output and their folders is removed, the bait too."""
+
+    def there() -> set[Path]:
+        roots = (base / "input", base / "output")
+        return {path for root in roots for path in (*root.glob("*"), *root.glob("*/*"))}
+
+    before = there()
+    yield
+    for path in (*(there() - before), base / OUTSIDE):
+        if path.is_symlink() or path.is_file():
+            path.unlink()
+        else:
+            shutil.rmtree(path, ignore_errors=True)
 
 
 def leading_up(bait: Bait) -> Iterator[str]:

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 import torch
 from folders import draw
-from hostile import LINK, MARKER, Bait, attacks, lay_bait, watch
+from hostile import LINK, MARKER, Bait, attacks, lay_bait, tidied, watch
 from inprocess import GraphError
 from runs import dataset, make_run
 from thin import thin_conditioning, thin_latent
@@ -172,26 +172,18 @@ def texts_in(value: Any, depth: int = 6) -> Iterator[str]:
         yield str(value.directory)
 
 
-def kept_in(base: Path) -> set[Path]:
-    """What lies in the input and the output, and in their folders."""
-    roots = (base / "input", base / "output")
-    return {path for root in roots for path in (*root.glob("*"), *root.glob("*/*"))}
-
-
 @pytest.fixture(scope="module")
 def bait(host) -> Iterator[Bait]:
-    before = kept_in(host.base)
+    with tidied(host.base):
+        yield laid_bait(host)
+
+
+def laid_bait(host) -> Bait:
     for number in range(2):
         draw(host.base / "input" / "winners" / f"{number}.png", "a fox", seed=number)
     host.thin_checkpoint()
     make_run(host, "sd15", RUN, steps=2)
-    laid = lay_bait(host.base, host.output / "seppo" / RUN)
-    yield laid
-    for path in (*(kept_in(host.base) - before), laid.root):
-        if path.is_symlink() or path.is_file():
-            path.unlink()
-        else:
-            shutil.rmtree(path, ignore_errors=True)
+    return lay_bait(host.base, host.output / "seppo" / RUN)
 
 
 @pytest.fixture(scope="module")
