@@ -222,9 +222,17 @@ def _container(file: BinaryIO, too_long: list[str]) -> Found:
         raise NoPromptError("a video's tags are read with PyAV: pip install av") from None
     kind = "matroska" if file.read(4) == MATROSKA else "mov"
     file.seek(0)
-    with av.open(file, format=kind, metadata_errors="replace") as container:
-        for tagged in (container, *container.streams):
-            yield from ((str(key), str(value)) for key, value in tagged.metadata.items())
+    older = int(av.__version__.partition(".")[0]) < 19  # from then on the argument is gone
+    try:
+        with av.open(
+            file, format=kind, **({"metadata_errors": "replace"} if older else {})
+        ) as container:
+            tags = [
+                pair for part in (container, *container.streams) for pair in part.metadata.items()
+            ]
+    except av.error.FFmpegError:  # not all of its kinds are among DAMAGE
+        return
+    yield from ((str(key), str(value)) for key, value in tags)
 
 
 PNG_TEXTS: dict[bytes, Callable[[bytes], Found]] = {

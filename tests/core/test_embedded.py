@@ -207,3 +207,12 @@ def test_bytes_spoiled_at_random_never_raise_anything_unforeseen():
         except NoPromptError as error:
             assert "is over" in str(error)
     assert 0 < intact < 400
+
+
+def test_a_container_of_a_version_that_nobody_reads_has_no_texts():
+    """FFmpeg's error for it is no OSError, as its others are; found by fuzzing."""
+    pytest.importorskip("av")
+    fields = [(0x4286, 1), (0x42F7, 1), (0x42F2, 4), (0x42F3, 8), (0x4287, 4), (0x4285, 0x82)]
+    body = b"".join(struct.pack(">HBB", name, 0x81, value) for name, value in fields)
+    body += b"\x42\x82\x88matroska"
+    assert texts(b"\x1aE\xdf\xa3" + bytes([0x80 | len(body)]) + body) == {}
