@@ -23,8 +23,18 @@ def is_out_of_memory(error: BaseException) -> bool:
     )
 
 
+def drop_aborted_backward(device: torch.device) -> None:
+    """Let go of the graph, and so of the activations, that a backward pass ended by an error left behind.
+
+    Torch keeps them until the next backward pass on this device, so here is one.
+    """
+    with torch.enable_grad():
+        torch.zeros((), device=device, requires_grad=True).mul(1).backward()
+
+
 def free_memory(device: torch.device) -> None:
     """Give back what nothing refers to any more."""
+    drop_aborted_backward(device)
     gc.collect()
     if device.type == "cuda":
         torch.cuda.empty_cache()

@@ -171,14 +171,6 @@ def _require_unchanged(versions: list[tuple[Tensor, int]], forward: Callable[...
         )
 
 
-def drop_aborted_backward(device: torch.device) -> None:
-    """Let go of the graph, and so of the activations, that a backward pass ended by an error left behind.
-
-    Torch keeps them until the next backward pass on this device, so here is one.
-    """
-    torch.zeros((), device=device, requires_grad=True).mul(1).backward()
-
-
 @contextmanager
 def frozen(network: nn.Module) -> Iterator[None]:
     """No weight of `network` takes part in the gradient."""

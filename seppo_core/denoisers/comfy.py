@@ -21,6 +21,7 @@ from ..data import Conditioning, EncodedDataset
 from ..errors import ConfigError, UnsupportedModelError
 from ..identity import digest_value
 from ..lora import LoRA, is_linear
+from ..memory import drop_aborted_backward
 from ..randomness import derived_seed, isolated_global_rng
 from . import DTYPES, autograd
 from .inputs import alike, check_conditioning, check_dataset, settled, stacked
@@ -143,7 +144,7 @@ class ComfyDenoiser:
             patcher = self._patcher = self._static.clone()
             patcher.add_wrapper("apply_model", _unless_cancelled)  # WrappersMP.APPLY_MODEL
             self._load(compute, undo)
-            undo.callback(autograd.drop_aborted_backward, self.device)
+            undo.callback(drop_aborted_backward, self.device)
             undo.enter_context(autograd.frozen(self.network))
             undo.enter_context(autograd.evaluating(self.network))
             undo.enter_context(self._kernels(training=True))

@@ -14,6 +14,7 @@ from ..data import Conditioning, EncodedDataset
 from ..errors import ConfigError, DatasetError, UnsupportedModelError
 from ..identity import digest_tensors, digest_value
 from ..lora import LoRA
+from ..memory import drop_aborted_backward
 from ..randomness import isolated_global_rng
 from . import DTYPES, autograd
 from .conditions import digest_state
@@ -283,7 +284,7 @@ class DiffusersDenoiser:
         with torch.inference_mode(False), torch.enable_grad(), ExitStack() as undo:
             undo.callback(setattr, self, "compute_dtype", dtype_before)
             undo.callback(network.to, home)
-            undo.callback(autograd.drop_aborted_backward, self.device)
+            undo.callback(drop_aborted_backward, self.device)
             network.to(self.device)
             autograd.replace_inference_tensors(network)
             undo.enter_context(autograd.frozen(network))

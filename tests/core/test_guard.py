@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+import weakref
 from dataclasses import replace
 
 import pytest
@@ -278,6 +279,46 @@ def test_split_gives_what_the_whole_batch_gives(make_policy, dataset):
     list(train(split, dataset, config_in(guard=GuardConfig(out_of_memory="split"))))
     for key, weight in whole.lora.state().items():
         torch.testing.assert_close(split.lora.state()[key], weight, rtol=1e-4, atol=1e-5)
+
+
+class Activations:
+    """Something that a weak reference can watch."""
+
+
+class Layer(torch.autograd.Function):
+    """The identity; keeps its activations for a backward pass that may not fit."""
+
+    @staticmethod
+    def forward(ctx, x, activations, fits):
+        ctx.activations, ctx.fits = activations, fits
+        return x.clone()
+
+    @staticmethod
+    def backward(ctx, gradient):
+        if not ctx.fits:
+            raise torch.cuda.OutOfMemoryError(str(OUT_OF_MEMORY))
+        return gradient, None, None
+
+
+def test_split_lets_go_of_the_failed_backward_before_it_tries_again(make_policy, dataset):
+    """Torch queues both branches of the sum; the second, made last, fails first and leaves the other there."""
+    policy = make_policy()
+    errors, kept, alive = policy.errors, [], []
+
+    def branched_errors(latents, *rest):
+        found = errors(latents, *rest)
+        if not torch.is_grad_enabled():
+            return found
+        alive.append(sum(reference() is not None for reference in kept))
+        activations = Activations()
+        kept.append(weakref.ref(activations))
+        return Layer.apply(found / 2, activations, True) + Layer.apply(
+            found / 2, None, len(kept) > 1
+        )
+
+    policy.errors = branched_errors
+    list(train(policy, dataset, config_in(guard=GuardConfig(out_of_memory="split"))))
+    assert alive[:2] == [0, 0]
 
 
 def test_split_ends_where_not_even_one_winner_fits(make_policy, dataset):
