@@ -9,14 +9,12 @@ import json
 import logging
 import os
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from datetime import datetime, timezone
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
-from safetensors import SafetensorError
 from torch import Tensor
 
 from .config import SePPOConfig, from_dict, load_json
@@ -28,41 +26,34 @@ from .files import (
     first_line,
     is_whole,
     load_tensors,
-    make_folder,
     save_tensors,
     sealed,
     write_json,
 )
 from .manifest import Checkpoint, file_name
+from .ownership import OwnedFolder
 from .references import Snapshot
 from .state import DAMAGE, TrainingState, json_lines, packed, unpacked
 
-FORMAT = 2
+FORMAT = 3
 KEPT = 2
 """Checkpoints that stay on disk: the newest, and the one before it."""
 
 FOLDERS = ("state", "weights", "pool")
-STOP = "STOP"
-"""A file of this name in the run directory ends the run after the current step."""
-
 log = logging.getLogger(__name__)
 
 
-class Run:
+class Run(OwnedFolder):
     """A handle on one run directory; everything is read from disk when asked for.
 
     What the trainer writes through it is also kept in memory, so that no damage to the files spreads.
     """
 
     def __init__(self, directory: Path | str) -> None:
-        self.directory = Path(directory)
+        super().__init__(Path(directory))
         self._about: dict[str, Any] = {}
         self._lines: list[str] = []
         """of metrics.jsonl, as it has to be"""
-
-    @property
-    def name(self) -> str:
-        return self.directory.name
 
     def exists(self) -> bool:
         """Whether there is a run; a damaged run.json without a checkpoint is none."""
@@ -194,64 +185,6 @@ class Run:
 
     # Writing; the trainer is the one caller.
 
-    @contextmanager
-    def locked(self) -> Iterator[None]:
-        """Nobody else trains in this directory during the block; CheckpointError if somebody does.
-
-        The system frees the lock when its owner ends, however it ends.
-        """
-        lock, owner = FileLock(self.directory / "run.lock"), self.directory / "run.owner"
-        with self._writing("the folder cannot be locked"):
-            make_folder(self.directory)
-            try:
-                lock.acquire(timeout=0)
-            except Timeout:
-                raise CheckpointError(
-                    f"{self.directory}: process {self.owner() or 'unknown'} is training this run; wait "
-                    "for it, stop it, or choose another run name"
-                ) from None
-        try:
-            if before := self.owner():
-                log.warning(
-                    "run %r: process %s ended in mid-run; going on from its last checkpoint",
-                    self.name,
-                    before,
-                )
-            with self._writing("the folder cannot be locked"):
-                owner.write_text(str(os.getpid()), "utf-8")
-                (self.directory / STOP).unlink(missing_ok=True)  # it was meant for another time
-            yield
-        finally:
-            for path in (owner, self.directory / STOP):
-                with suppress(OSError):
-                    path.unlink()
-            lock.release()
-
-    @contextmanager
-    def _writing(self, trouble: str) -> Iterator[None]:
-        """CheckpointError if the disk does not take what the block writes."""
-        try:
-            yield
-        except (OSError, SafetensorError) as error:
-            raise CheckpointError(
-                f"{self.directory}: {trouble} ({error}). The checkpoints are as they were; free some "
-                "space or make the folder writable, and run again"
-            ) from None
-
-    def owner(self) -> str | None:
-        """Process id of who trains this run, or None; one that was killed counts until the next one trains."""
-        try:
-            return (self.directory / "run.owner").read_text("utf-8", errors="replace")[:20]
-        except OSError:
-            return None
-
-    def request_stop(self) -> None:
-        """Let whoever trains this run end after the current step, as if that were the last."""
-        (self.directory / STOP).touch()
-
-    def stop_requested(self) -> bool:
-        return (self.directory / STOP).exists()
-
     def begin(self, about: dict[str, Any], state: TrainingState | None) -> None:
         """Write run.json, and metrics.jsonl as far as `state` goes; clear away what a killed run left."""
         created = datetime.now(timezone.utc).isoformat()
@@ -261,7 +194,7 @@ class Run:
         self._about = {**about, "format": FORMAT, "created": created}
         self._lines = [json.dumps(line) + "\n" for line in state.metrics] if state else []
         self._tell_damage()
-        with self._writing("the run cannot begin"):
+        with self.writing("the run cannot begin"):
             write_json(self.directory / "run.json", sealed(self._about))
             self._write_metrics()
             if state is None:
@@ -271,6 +204,14 @@ class Run:
                     path.unlink()  # of a checkpoint that was passed over
             for path in self.directory.rglob(f"*{PART}"):
                 path.unlink(missing_ok=True)
+
+    def mend(self, about: dict[str, Any]) -> None:
+        """Write run.json and metrics.jsonl of a finished run anew where they are not as its checkpoint has them."""
+        there, _ = self._run_json()
+        complaint = self.newest().metrics.complaint(self.directory / "metrics.jsonl", True)
+        if complaint or there is None or not is_whole(there):
+            with self.locked():
+                self.begin(about, self.state())
 
     def _tell_damage(self) -> None:
         """Log which of the files that are written anew were not as they have to be."""
@@ -312,13 +253,19 @@ class Run:
         manifest = self.directory / Path(file_name("state", state.step)).with_suffix(".json")
         new = [path for path in (manifest, *self._files(state)) if not path.exists()]
         try:
-            with self._writing(f"step {state.step} cannot be saved"):
+            with self.writing(f"step {state.step} cannot be saved"):
                 written = self._write_files(state, save_weights, kept)
                 seals = {name: vars(seal) for name, seal in {**kept, **written}.items()}
                 pool = [snapshot.step for snapshot in state.pool]
                 self._flush_metrics()
-                about = {"step": state.step, "pool": pool, "files": seals, "about": self._about}
-                write_json(manifest, about)
+                manifest_values = {
+                    "step": state.step,
+                    "pool": pool,
+                    "files": seals,
+                    "metrics": vars(Seal.of_content(self._text())),
+                    "about": self._about,
+                }
+                write_json(manifest, sealed(manifest_values))
             self._read_back(state.step, written)
         except BaseException:
             for path in new:
@@ -344,7 +291,11 @@ class Run:
 
     def _write_metrics(self) -> None:
         with atomic(self.directory / "metrics.jsonl") as temporary:
-            temporary.write_bytes("".join(self._lines).encode("ascii"))
+            temporary.write_bytes(self._text())
+
+    def _text(self) -> bytes:
+        """What metrics.jsonl has to hold."""
+        return "".join(self._lines).encode("ascii")
 
     def _files(self, state: TrainingState) -> list[Path]:
         pool = [file_name("pool", snapshot.step) for snapshot in state.pool]
@@ -391,6 +342,6 @@ class Run:
     def append_metrics(self, line: dict[str, Any]) -> None:
         """CheckpointError if the disk cannot take it; checkpoints have the line all the same."""
         self._lines.append(json.dumps(line) + "\n")
-        with self._writing("metrics.jsonl cannot be written"):
+        with self.writing("metrics.jsonl cannot be written"):
             with (self.directory / "metrics.jsonl").open("ab") as file:
                 file.write(self._lines[-1].encode("ascii"))

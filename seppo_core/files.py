@@ -84,6 +84,10 @@ class Seal:
     sha256: str
 
     @classmethod
+    def of_content(cls, content: bytes) -> "Seal":
+        return cls(len(content), hashlib.sha256(content).hexdigest())
+
+    @classmethod
     def of(cls, path: Path) -> "Seal":
         digest, size = hashlib.sha256(), 0
         with path.open("rb") as file:
@@ -113,7 +117,7 @@ def save_tensors(path: Path, tensors: dict[str, Tensor], about: dict[str, str]) 
     data = save(tensors, metadata=about)
     with atomic(path) as temporary:
         temporary.write_bytes(data)  # save_file makes it private
-    return Seal(len(data), hashlib.sha256(data).hexdigest())
+    return Seal.of_content(data)
 
 
 def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
@@ -177,14 +181,18 @@ def unflatten(tree: dict[str, Any], tensors: dict[str, Tensor]) -> Any:
 
 
 def sealed(values: dict[str, Any]) -> dict[str, Any]:
-    """A JSON object with a checksum over the rest of it."""
-    return {**values, "checksum": _checksum(values)}
+    """A JSON object with a checksum over the rest of it, in place of the one it may have."""
+    rest = _without_checksum(values)
+    return {**rest, "checksum": _checksum(rest)}
 
 
 def is_whole(values: dict[str, Any]) -> bool:
     """Whether this is what `sealed` gave, unchanged."""
-    rest = {name: value for name, value in values.items() if name != "checksum"}
-    return values.get("checksum") == _checksum(rest)
+    return values.get("checksum") == _checksum(_without_checksum(values))
+
+
+def _without_checksum(values: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in values.items() if name != "checksum"}
 
 
 def _checksum(values: dict[str, Any]) -> str:

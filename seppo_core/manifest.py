@@ -6,7 +6,7 @@ from typing import Any
 
 from .config import load_json
 from .errors import CheckpointError, ConfigError
-from .files import Seal
+from .files import Seal, is_whole
 
 
 def file_name(folder: str, step: int) -> str:
@@ -22,6 +22,8 @@ class Checkpoint:
     pool: list[int]
     seals: dict[str, Seal]
     """name relative to the run directory -> what the file has to be"""
+    metrics: Seal
+    """of metrics.jsonl as it was; it goes on after the checkpoint"""
     about: dict[str, Any]
     """run.json as it was"""
 
@@ -30,8 +32,11 @@ class Checkpoint:
         """CheckpointError if this is no manifest, or names files elsewhere."""
         try:
             values = load_json(path)
+            if not is_whole(values):
+                raise CheckpointError(f"{path.name} is damaged")
             seals = {name: Seal(**seal) for name, seal in values["files"].items()}
-            found = cls(values["step"], values["pool"], seals, values["about"])
+            metrics = Seal(**values["metrics"])
+            found = cls(values["step"], values["pool"], seals, metrics, values["about"])
             numbers = [found.step, *found.pool]
         except (ConfigError, KeyError, TypeError, AttributeError) as error:
             raise CheckpointError(f"{path.name} is damaged ({error})") from None

@@ -114,6 +114,7 @@ def _steps(
     if done is not None and done.step >= config.steps:  # optimizer and pool need not be read
         policy.lora = LoRA(policy.network, config.lora, config.seed, policy.device)
         policy.lora.load(run.weights())
+        run.mend(about)
         return
     with run.locked() if run is not None else nullcontext(), policy.session(config.compute):
         state = run.state() if run is not None else None

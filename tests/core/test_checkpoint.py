@@ -9,13 +9,14 @@ from pathlib import Path
 import pytest
 from tiny import TinyDenoiser, examples
 
-from seppo_core import checkpoint, files, train
-from seppo_core.checkpoint import STOP, Run
+from seppo_core import checkpoint, files, ownership, train
+from seppo_core.checkpoint import Run
 from seppo_core.config import LoRAConfig, ReferenceConfig, RunConfig, SePPOConfig
 from seppo_core.continuation import RESUMABLE, choose_directory, differences
 from seppo_core.data import in_memory
 from seppo_core.errors import CheckpointError
 from seppo_core.manifest import Checkpoint
+from seppo_core.ownership import STOP
 
 CONFIG = SePPOConfig(
     steps=4,
@@ -24,6 +25,11 @@ CONFIG = SePPOConfig(
     lora=LoRAConfig(rank=2, modules="all"),
     run=RunConfig(checkpoint_every=2, preview_every=0),
 )
+
+
+def rewrite(manifest: Path, **changes) -> None:
+    """Change a manifest so that its checksum fits."""
+    files.write_json(manifest, files.sealed(json.loads(manifest.read_text()) | changes))
 
 
 def trained(directory: Path, **changes) -> list[int]:
@@ -61,7 +67,7 @@ def test_new_folders_are_flushed_together_with_the_file_in_them(tmp_path, monkey
 def test_a_damaged_run_json_without_a_checkpoint_is_no_run(tmp_path):
     run = Run(tmp_path)
     assert not run.exists()
-    for content in ("", "{", "[]", '{"format": 2}', '{"format": 2, "checksum": "0"}'):
+    for content in ("", "{", "[]", '{"format": 3}', '{"format": 3, "checksum": "0"}'):
         (tmp_path / "run.json").write_text(content)
         assert not run.exists()
         assert trained(tmp_path) == [1, 2, 3, 4]
@@ -72,7 +78,7 @@ def test_a_damaged_run_json_without_a_checkpoint_is_no_run(tmp_path):
 def test_a_run_of_another_version_is_neither_continued_nor_overwritten(tmp_path):
     (tmp_path / "run.json").write_text('{"format": 1, "config": {}}')
     assert Run(tmp_path).exists()
-    with pytest.raises(CheckpointError, match="run format 1 is not 2"):
+    with pytest.raises(CheckpointError, match="run format 1 is not 3"):
         trained(tmp_path)
     assert json.loads((tmp_path / "run.json").read_text()) == {"format": 1, "config": {}}
 
@@ -89,12 +95,12 @@ def test_a_changed_run_json_is_told_by_the_newest_checkpoint(tmp_path, caplog):
     assert Run(tmp_path).about()["created"] == right["created"]
 
 
-@pytest.mark.parametrize("about", [{}, {"format": 2}, {"format": 2, "config": 3}, {"format": "2"}])
+@pytest.mark.parametrize("about", [{}, {"format": 3}, {"format": 3, "config": 3}, {"format": "3"}])
 def test_a_checkpoint_that_remembers_no_run_is_a_clear_error(tmp_path, about):
     trained(tmp_path)
     (tmp_path / "run.json").unlink()
     for manifest in (tmp_path / "state").glob("*.json"):
-        manifest.write_text(json.dumps(json.loads(manifest.read_text()) | {"about": about}))
+        rewrite(manifest, about=about)
     with pytest.raises(CheckpointError, match="another version|not a run directory|is damaged"):
         trained(tmp_path)
 
@@ -126,18 +132,44 @@ def test_what_a_first_save_left_is_replaced_and_not_put_aside(tmp_path, caplog):
         {"files": {"../../elsewhere": {"bytes": 1, "sha256": ""}}},
         {"about": None},
         {"about": "text"},
+        {"metrics": None},
+        {"metrics": {"bytes": 1}},
     ],
     ids=str,
 )
 def test_a_manifest_that_does_not_name_its_own_files_is_damaged(tmp_path, change):
     trained(tmp_path)
     (_, manifest) = sorted((tmp_path / "state").glob("*.json"))
-    values = json.loads(manifest.read_text())
     assert Checkpoint.read(manifest).step == 4
-    manifest.write_text(json.dumps(values | change))
+    rewrite(manifest, **change)
     with pytest.raises(CheckpointError, match=f"{manifest.name} is damaged"):
         Checkpoint.read(manifest)
     assert Run(tmp_path).step() == 2
+
+
+def test_a_manifest_of_which_one_digit_was_changed_is_damaged(tmp_path):
+    trained(tmp_path)
+    (_, manifest) = sorted((tmp_path / "state").glob("*.json"))
+    text = manifest.read_text()
+    manifest.write_text(text.replace('"beta": 2000', '"beta": 3000'))
+    assert manifest.read_text() != text
+    with pytest.raises(CheckpointError, match=f"{manifest.name} is damaged"):
+        Checkpoint.read(manifest)
+
+
+@pytest.mark.parametrize("name", ["metrics.jsonl", "run.json"])
+@pytest.mark.parametrize("damage", ["deleted", "cut", "changed"])
+def test_a_finished_run_that_is_queued_again_has_its_damaged_files_mended(tmp_path, name, damage):
+    trained(tmp_path)
+    path = tmp_path / name
+    whole = path.read_bytes()
+    path.unlink()
+    if damage == "cut":
+        path.write_bytes(whole[:-9])
+    if damage == "changed":
+        path.write_bytes(whole.replace(b"1", b"7", 1))
+    assert trained(tmp_path) == []
+    assert path.read_bytes() == whole
 
 
 def test_only_the_newest_two_checkpoints_and_what_they_name_stay(tmp_path):
@@ -251,9 +283,11 @@ def test_a_disk_that_holds_other_bytes_than_were_written_is_found_out(tmp_path, 
     assert trained(tmp_path) == [1, 2, 3, 4]
 
 
-@pytest.mark.parametrize("name", ["make_folder", "write_json", "atomic"])
-def test_a_run_that_cannot_begin_says_what_to_do(tmp_path, monkeypatch, name):
-    monkeypatch.setattr(checkpoint, name, full)
+@pytest.mark.parametrize(
+    "module, name", [(ownership, "make_folder"), (checkpoint, "write_json"), (checkpoint, "atomic")]
+)
+def test_a_run_that_cannot_begin_says_what_to_do(tmp_path, monkeypatch, module, name):
+    monkeypatch.setattr(module, name, full)
     with pytest.raises(CheckpointError, match="cannot (be locked|begin) .*free some space"):
         trained(tmp_path / "run")
     monkeypatch.undo()

@@ -104,13 +104,14 @@ def test_manifests(run, record_property):
     files = sorted(run.directory.glob("state/*.json"))
     whole = [load_json(path) for path in files]
 
-    def check(edits, others):
+    def check(edits, others, is_sealed):
         for path, values, change in zip(files, whole, (edits, others), strict=False):
-            put(path, json.dumps(mutated(values, change)))
+            values = mutated(values, change)
+            put(path, json.dumps(sealed(values) if is_sealed and type(values) is dict else values))
         read_all(run)
 
     assert len(files) == 2
-    fuzz(record_property, "checkpoint manifests", 150, check, EDITS, EDITS)
+    fuzz(record_property, "checkpoint manifests", 150, check, EDITS, EDITS, st.booleans())
 
 
 def test_metrics(run, record_property):
@@ -153,7 +154,7 @@ def test_states_whose_checksum_was_made_to_fit(run, record_property):
         }
         put(
             manifest,
-            json.dumps(values | {"files": values["files"] | {f"state/{state.name}": seal}}),
+            json.dumps(sealed(values | {"files": values["files"] | {f"state/{state.name}": seal}})),
         )
         read_all(run)
 

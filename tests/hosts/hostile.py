@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -49,8 +50,11 @@ def _entries(folder: Path, free: set[Path]) -> Iterator[tuple[str, tuple[int, in
                 yield from _entries(Path(entry.path), free)
 
 
-def lay_bait(base: Path, run: Path) -> Bait:
-    """`outside/winners` with captioned pictures, `outside/run` copied from a run; links in each folder."""
+def lay_bait(base: Path, run: Path, sealed: Callable[[dict], dict]) -> Bait:
+    """`outside/winners` with captioned pictures, `outside/run` copied from a run; links in each folder.
+
+    `sealed`: seppo_core.files.sealed of the loaded pack, so that the copy counts as a whole run.
+    """
     root = base / OUTSIDE
     draw(root / "winners" / "a.png", MARKER)
     draw(root / "winners" / "b.png", None)
@@ -64,9 +68,8 @@ def lay_bait(base: Path, run: Path) -> Bait:
             copy.parent.mkdir(parents=True, exist_ok=True)
             copy.write_bytes(path.read_bytes())
     about = root / "run" / "run.json"
-    text = about.read_text("utf-8").replace('"base_name": "', f'"base_name": "{MARKER}')
-    assert MARKER in text
-    about.write_text(text, "utf-8")
+    values = json.loads(about.read_text("utf-8"))
+    about.write_text(json.dumps(sealed(values | {"base_name": MARKER})), "utf-8")
     (root / "home").mkdir()
     output = base / "output"
     for place in (base / "input", output, *(output / name for name in KEPT_IN)):

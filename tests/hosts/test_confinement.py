@@ -183,7 +183,7 @@ def laid_bait(host) -> Bait:
         draw(host.base / "input" / "winners" / f"{number}.png", "a fox", seed=number)
     host.thin_checkpoint()
     make_run(host, "sd15", RUN, steps=2)
-    return lay_bait(host.base, host.output / "seppo" / RUN)
+    return lay_bait(host.base, host.output / "seppo" / RUN, host.module("seppo_core.files").sealed)
 
 
 @pytest.fixture(scope="module")

@@ -8,8 +8,9 @@ from processes import LIMIT, finish, start
 from small_run import metrics_lines, outcome, whole_run
 from writes import StuckAt
 
-from seppo_core.checkpoint import STOP, Run
+from seppo_core.checkpoint import Run
 from seppo_core.errors import CheckpointError
+from seppo_core.ownership import STOP
 
 STUCK_AT = 150
 """A disk operation in mid-run, behind the first checkpoint."""
