@@ -44,6 +44,20 @@ def host(base) -> InProcessHost:
     return start(Path(HOST_PATH), base)
 
 
+@pytest.fixture(autouse=True)
+def forgetful(request):
+    """The host forgets what this test gave it and made with it; what wider fixtures gave it stays."""
+    if "host" not in request.fixturenames:
+        yield
+        return
+    host = request.getfixturevalue("host")
+    before = dict(host.constants)
+    yield
+    host.constants.clear()
+    host.constants.update(before)
+    host.executor = None
+
+
 @pytest.fixture(scope="session")
 def checkpoint(host) -> str:
     """Name of a whole SD1.5 checkpoint for CheckpointLoaderSimple: thin UNet, CLIP-L and TAESD."""

@@ -120,9 +120,9 @@ def state_of(patcher: Any) -> dict[str, object]:
 def globals_of_host() -> dict[str, object]:
     """What the host's modules hold: plain values by value, functions and classes by identity."""
     state = {}
-    for module_name, module in list(sys.modules.items()):
+    for module_name, module in sys.modules.copy().items():  # GC may import
         if (getattr(module, "__file__", None) or "").startswith(HOST):
-            for name, value in vars(module).items():
+            for name, value in vars(module).copy().items():
                 if isinstance(value, PLAIN):
                     state[f"{module_name}.{name}"] = value
                 elif isinstance(value, FunctionType | type):
