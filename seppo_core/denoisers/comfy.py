@@ -150,7 +150,8 @@ class ComfyDenoiser:
             undo.enter_context(self._kernels(training=True))
             if compute.gradient_checkpointing:
                 undo.enter_context(autograd.checkpointed(autograd.find_blocks(self.network)))
-            undo.callback(patcher.cleanup)
+            undo.callback(setattr, patcher.model, "current_patcher", None)
+            undo.callback(patcher.cleanup)  # which may fail before it comes to that attribute
             patcher.pre_run()
             self._options = self._model_options()
             yield
@@ -301,9 +302,8 @@ class ComfyDenoiser:
         # raw - target = (denoised - x0) / (f(1) - f(0)).
         ones = torch.ones(len(sigma), *(1,) * (latents.ndim - 1), device=self.device)
         zeros = torch.zeros_like(ones)
-        slope = schedule.calculate_denoised(sigma, ones, zeros)
-        slope = slope - schedule.calculate_denoised(sigma, zeros, zeros)
-        return ((denoised - latents) / slope).square().flatten(1).mean(1)
+        at_zero, at_one = (schedule.calculate_denoised(sigma, raw, zeros) for raw in (zeros, ones))
+        return ((denoised - latents) / (at_one - at_zero)).square().flatten(1).mean(1)
 
     def _denoised(self, noisy: Tensor, sigma: Tensor, entry: dict[str, Any]) -> Tensor:
         """The host's own step: x0 from noisy latents [B, ...] at sigma [B], float32."""
