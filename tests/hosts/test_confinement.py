@@ -358,14 +358,15 @@ def read_everywhere(tried: Tried, run: Path) -> list[str]:
 
 
 def test_paths_in_a_runs_json_lead_nowhere(tried, bait, host, elsewhere, planted):
+    sealed = host.module("seppo_core.files").sealed
     about = json.loads((planted / "run.json").read_text("utf-8"))
     away = bait.root / "run"
     (weights,) = sorted((away / "weights").glob("*.safetensors"))[-1:]
     about["config"]["run"] |= {"directory": str(away), "initial_weights": str(weights)}
-    (planted / "run.json").write_text(json.dumps(about), "utf-8")
+    (planted / "run.json").write_text(json.dumps(sealed(about)), "utf-8")
     for manifest in (planted / "state").glob("*.json"):
         values = json.loads(manifest.read_text("utf-8"))
-        manifest.write_text(json.dumps(values | {"about": about}), "utf-8")
+        manifest.write_text(json.dumps(sealed(values | {"about": about})), "utf-8")
     before = bait.state()
     with watch(bait.root) as touched:
         answers = read_everywhere(tried, planted)
@@ -386,7 +387,7 @@ def test_a_manifest_that_names_files_elsewhere_is_passed_over(
             values["step"] = f"../../{bait.root.name}/run/state/step"
         else:
             values["pool"] = [f"../../../{bait.root.name}/run/pool/step_00000000", "/etc/passwd"]
-        manifest.write_text(json.dumps(values), "utf-8")
+        manifest.write_text(json.dumps(host.module("seppo_core.files").sealed(values)), "utf-8")
     before = bait.state()
     with watch(bait.root) as touched:
         answers = read_everywhere(tried, planted)
