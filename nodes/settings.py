@@ -205,7 +205,8 @@ class SePPOOptimizerSettings(io.ComfyNode):
                     min=0.0,
                     max=1.0,
                     step=0.05,
-                    tooltip="How strongly samples are pushed away; read by criterion 'constant' alone.",
+                    tooltip="How strongly samples are pushed away under criterion 'constant', "
+                    "or how often under 'random'; the others do not read it.",
                 ),
                 io.Int.Input(
                     "checkpoint_every",

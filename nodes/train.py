@@ -94,7 +94,7 @@ class SePPOTrain(io.ComfyNode):
                     default=default.loss.criterion,
                     tooltip="What happens to a reference sample where the model is behind its reference: "
                     "sign learns from it, indicator leaves it out; none always pushes it away, constant "
-                    "does so at a fixed weight. Only preset 'custom' reads this.",
+                    "does so at a fixed weight, random by a coin, to compare with. Only preset 'custom' reads this.",
                 ),
                 io.Int.Input(
                     "seed",

@@ -38,7 +38,7 @@ class LossConfig:
     """Strength of the pull towards the reference; larger keeps the policy closer."""
     criterion: str = "sign"
     loser_weight: float = 0.5
-    """Role of every sample under criterion `constant`, in [0, 1]."""
+    """In [0, 1]: the role of every sample under criterion `constant`, the chance to lose under `random`."""
     paired: bool = False
     """The dataset's losing images stand where the reference samples stand (DPO)."""
 

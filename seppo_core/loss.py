@@ -14,6 +14,9 @@ from torch import Tensor
 
 from .errors import ConfigError
 
+KNUTH = 2654435761
+"""A multiplier that spreads the bits of a number over 32 (The Art of Computer Programming, 6.4)."""
+
 
 @dataclass(frozen=True)
 class DenoisingErrors:
@@ -59,11 +62,26 @@ def constant(anchor: Tensor, loser_weight: float) -> Tensor:
     return torch.full_like(anchor, loser_weight)
 
 
+def random_gate(anchor: Tensor, loser_weight: float) -> Tensor:
+    """A coin in place of the comparison: the sample loses with probability `loser_weight`, else it is left out.
+
+    The control that tells whether the anchor carries information. The coin is a hash of the anchor's bits
+    without its sign, so that no state is needed; a tie is left out, as by `indicator`.
+    """
+    bits = anchor.float().abs().view(torch.int32).to(torch.int64)
+    for _ in range(2):
+        bits = bits * KNUTH % 2**32
+        bits = bits ^ (bits >> 16)
+    coin = bits < round(loser_weight * 2**32)
+    return (coin & (anchor != 0)).to(anchor.dtype)
+
+
 CRITERIA: dict[str, Callable[[Tensor, float], Tensor]] = {
     "sign": sign,
     "indicator": indicator,
     "none": always_loses,
     "constant": constant,
+    "random": random_gate,
 }
 
 
@@ -88,7 +106,7 @@ def seppo_loss(
     """-log sigmoid(-(beta / 2) (d_w - s d_r)) per example; gradients flow through `policy` only.
 
     `beta` is in the units of the Diffusion-DPO trainer, with the factor 1/2. `loser_weight` is read by
-    criterion "constant" alone. At policy == reference the loss is ln 2 for every criterion.
+    the criteria "constant" and "random". At policy == reference the loss is ln 2 for every criterion.
     """
     winner_margin = policy.winner - reference.winner.detach()
     sample_margin = policy.sample - reference.sample.detach()

@@ -106,3 +106,22 @@ def test_at_equality_the_gradient_of_sign_and_indicator_is_the_winners_alone():
 def test_unknown_criterion_lists_the_choices():
     with pytest.raises(ConfigError, match="constant.*indicator.*none.*sign"):
         seppo_loss(errors([0.1], [0.1]), errors([0.1], [0.1]), beta=1.0, criterion="coin")
+
+
+@pytest.mark.parametrize("chance", [0.0, 0.3, 0.8, 1.0])
+@pytest.mark.parametrize("scale", [1e-7, 1e-3, 10.0])
+def test_a_random_gate_opens_at_its_rate_whatever_the_anchor_says(chance, scale):
+    anchor = torch.randn(20_000, generator=torch.Generator().manual_seed(0)) * scale
+    role = CRITERIA["random"](anchor, chance)
+    assert set(role.tolist()) <= {0.0, 1.0}
+    groups = [anchor > 0, anchor < 0, anchor.abs() > scale, anchor.abs() < scale / 4]
+    for group in groups:  # five standard deviations of a mean over at least 3,900 coins
+        assert role[group].mean().item() == pytest.approx(chance, abs=0.04)
+    assert not torch.equal(role, CRITERIA["random"](anchor.roll(1), chance)) or chance in (0, 1)
+
+
+def test_a_random_gate_leaves_out_ties_and_draws_the_same_again():
+    anchor = torch.tensor([0.0, 0.1, -0.1])
+    assert CRITERIA["random"](anchor, 1.0).tolist() == [0.0, 1.0, 1.0]
+    first = CRITERIA["random"](torch.linspace(-1, 1, 99), 0.5)
+    assert torch.equal(first, CRITERIA["random"](torch.linspace(-1, 1, 99), 0.5))
