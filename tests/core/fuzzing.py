@@ -1,4 +1,4 @@
-"""Runs a check on many made-up inputs, the same ones every time; SEPPO_RELIABILITY=long: 100 times as many, others.
+"""Runs a check on many made-up inputs, the same ones every time; SEPPO_RELIABILITY=long: 25 times as many, others.
 
 A check may raise SePPOError; whatever else it raises is a bug, and hypothesis makes its input small.
 """
@@ -39,7 +39,7 @@ def fuzz(
     count = 0
 
     @settings(
-        max_examples=examples * (100 if LONG else 1),
+        max_examples=examples * (25 if LONG else 1),
         derandomize=not LONG,
         database=None,
         deadline=HANG,
