@@ -4,7 +4,7 @@
 # The long forms of the reliability tests: `python scripts/run_tests.py --long`.
 PYTHON ?= python3
 
-.PHONY: setup test reliability demo lint validate audit clean
+.PHONY: setup test reliability demo benchmark-alignment lint validate audit clean
 
 setup:
 	$(PYTHON) scripts/setup_env.py dev
@@ -18,6 +18,11 @@ reliability:
 demo:
 	$(PYTHON) scripts/setup_env.py demo
 	.venv/bin/seppo demo
+
+# Four modes, two seeds, no claims. All of it, over hours, and on where it stopped: LONG=--long
+benchmark-alignment:
+	$(PYTHON) scripts/setup_env.py benchmark
+	.venv/bin/python -m benchmarks.alignment $(LONG)
 
 lint: setup
 	.venv/bin/ruff check .

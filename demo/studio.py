@@ -126,18 +126,25 @@ def draw(
 
     A name that occurs again gets other noise.
     """
+    with ready(policy):
+        return draw_in_session(policy, texts, names, sampling)
+
+
+def draw_in_session(
+    policy: DiffusersDenoiser, texts: Texts, names: Sequence[str], sampling: ReferenceConfig
+) -> Tensor:
+    """As `draw`, where the policy is ready already."""
     seen: dict[str, int] = {}
     noise = []
     for name in names:
         seen[name] = seen.get(name, 0) + 1
         noise.append(normal(LATENT_SHAPE, EVALUATION_SEED, name, seen[name]))
     drawn = []
-    with ready(policy):
-        for first in range(0, len(names), sampling.batch_size):
-            part = slice(first, first + sampling.batch_size)
-            conds = [texts[caption(name)] for name in names[part]]
-            seed = derived_seed(EVALUATION_SEED, first)
-            drawn.append(policy.sample(conds, torch.stack(noise[part]), sampling, seed))
+    for first in range(0, len(names), sampling.batch_size):
+        part = slice(first, first + sampling.batch_size)
+        conds = [texts[caption(name)] for name in names[part]]
+        seed = derived_seed(EVALUATION_SEED, first)
+        drawn.append(policy.sample(conds, torch.stack(noise[part]), sampling, seed))
     return pictures.decode(torch.cat(drawn))
 
 

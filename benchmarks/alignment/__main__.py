@@ -1,0 +1,131 @@
+"""The alignment benchmark. Short: four modes, two seeds, no claims. `--long`: every mode, five seeds; goes on where it was.
+
+`make benchmark-alignment`, or `python -m benchmarks.alignment --long`. Results are appended to
+benchmarks/results/alignment/<world>.jsonl; `--page` writes docs/benchmarks.md from all of them.
+"""
+
+import argparse
+import multiprocessing
+import os
+import sys
+import time
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from pathlib import Path
+
+from demo import studio
+
+from . import records, work
+from .modes import MODES, SHORT
+from .records import Job, Record
+from .search import next_jobs
+from .world import SHIPPED, Description, World
+
+WORK = records.ROOT / ".benchmark"
+LONG_SEEDS, SHORT_SEEDS = 5, 2
+
+
+def say(text: str) -> None:
+    sys.stdout.write(text + "\n")
+    sys.stdout.flush()
+
+
+def options_of(argv: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.alignment", description=__doc__)
+    parser.add_argument("--long", action="store_true", help="every mode and five seeds")
+    parser.add_argument("--seeds", type=int, help="instead of two, or of five with --long")
+    parser.add_argument("--modes", nargs="+", metavar="MODE", choices=list(MODES))
+    parser.add_argument(
+        "--styles", nargs=2, default=SHIPPED, metavar=("BASE", "WINNERS"), help=f"{SHIPPED}"
+    )
+    parser.add_argument(
+        "--package",
+        action="append",
+        default=[],
+        metavar="STYLE=PACKAGE@VERSION",
+        help="another style, an npm package of the iconify form whose names are those of the emoji",
+    )
+    parser.add_argument(
+        "--strict",
+        action="store_true",
+        help="a base that never saw the test names in the winners' style",
+    )
+    parser.add_argument("--base", type=Path, help="folder of a diffusers UNet like demo/model")
+    parser.add_argument("--winners", type=Path, help="folder of pictures named like the emoji")
+    parser.add_argument("--names", type=Path, default=studio.HERE / "names.json")
+    parser.add_argument("--work", type=Path, default=WORK, help="for packages, features and bases")
+    parser.add_argument("--results", type=Path, default=records.RESULTS)
+    parser.add_argument("--workers", type=int, default=os.cpu_count())
+    parser.add_argument(
+        "--minutes", type=float, default=float("inf"), help="begin no job after so long"
+    )
+    parser.add_argument(
+        "--page", action="store_true", help="write the page and its pictures, run nothing"
+    )
+    return parser.parse_args(argv)
+
+
+def run_all(
+    description: Description,
+    path: Path,
+    modes: list[str],
+    seeds: list[int],
+    workers: int,
+    seconds: float,
+) -> list[Record]:
+    """Run what is missing in `path`, several at a time; every record that is there in the end."""
+    until = time.monotonic() + seconds
+    running: dict[Future, Job] = {}
+    with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn")) as pool:
+        while True:
+            done = records.read(path)
+            waiting = [j for j in next_jobs(done, modes, seeds) if j not in running.values()]
+            for job in waiting[: workers - len(running)] if time.monotonic() < until else []:
+                running[pool.submit(work.run, description, job)] = job
+            if not running:
+                return done
+            for future in wait(running, return_when=FIRST_COMPLETED).done:
+                del running[future]
+                record = future.result()
+                records.append(path, record)
+                say(told(record))
+
+
+def told(record: Record) -> str:
+    job, scores = record.job, record.scores
+    return (
+        f"{job.split:<7}{job.mode:<32} seed {job.seed:<5}lr {job.settings.learning_rate:<8.3g}"
+        f"beta {job.settings.beta:<6g}style {scores['style']:.3f}  content {scores['content']:.3f}  "
+        f"frechet {scores['frechet']:.1f}  {record.evaluations} evaluations  {record.seconds:.0f} s"
+    )
+
+
+def main(argv: list[str] | None = None) -> None:
+    options = options_of(argv)
+    from . import page
+
+    if options.page:
+        page.write(options.results)
+        return
+    description = Description(
+        *options.styles,
+        work=options.work,
+        strict=options.strict,
+        base=options.base,
+        winners=options.winners,
+        names=options.names,
+        more_styles=tuple(tuple(package.split("=", 1)) for package in options.package),
+    )
+    description.require()
+    os.environ["OMP_NUM_THREADS"] = "1"
+    World(description).prepare()
+    modes = options.modes or list(MODES if options.long else SHORT)
+    count = options.seeds or (LONG_SEEDS if options.long else SHORT_SEEDS)
+    path = options.results / f"{description.name}.jsonl"
+    done = run_all(
+        description, path, modes, list(range(count)), options.workers, 60 * options.minutes
+    )
+    say("\n" + page.table(done, modes))
+
+
+if __name__ == "__main__":
+    main()

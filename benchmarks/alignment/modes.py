@@ -1,0 +1,85 @@
+"""What is compared: one row a mode. All modes share network, winners, steps, batches and the search for settings."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from demo import studio
+from seppo_core import SePPOConfig
+from seppo_core.config import from_dict
+
+STEPS = 60
+WINNERS_PER_STEP = 12
+LEARNING_RATES = (3e-4, 1e-3, 3e-3)
+BETA, OTHER_BETAS = 200.0, (50.0, 1000.0)
+FINER = (0.55, 1.8)
+"""Factors of the best learning rate tried in the place of other betas, where a mode reads no beta."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What is searched for, for each mode."""
+
+    learning_rate: float
+    beta: float = BETA
+    loser_weight: float = 0.5
+
+
+@dataclass(frozen=True)
+class Mode:
+    """A way to train; `loss` and `references` are laid over the common settings."""
+
+    loss: dict[str, Any]
+    references: dict[str, Any] = field(default_factory=dict)
+    steps: int = STEPS
+    rate_of: str = ""
+    """the mode whose measured share of losing samples is this one's `loser_weight`"""
+
+    @property
+    def reads_beta(self) -> bool:
+        return self.loss.get("objective") != "winner_error"
+
+    @property
+    def needs_pairs(self) -> bool:
+        return bool(self.loss.get("paired"))
+
+    def config(self, settings: Settings, seed: int, steps: int = 0) -> SePPOConfig:
+        """The whole configuration of a run."""
+        values = studio.settings(steps or self.steps, seed).as_dict()
+        values["batch_size"] = WINNERS_PER_STEP
+        values["references"] |= {"snapshot_every": 10, "batch_size": WINNERS_PER_STEP}
+        values["references"] |= self.references
+        values["loss"] |= {"beta": settings.beta, "loser_weight": settings.loser_weight} | self.loss
+        values["optimizer"]["learning_rate"] = settings.learning_rate
+        values["guard"]["drift"] = "off"
+        return from_dict(SePPOConfig, values)
+
+
+def _drawn(selection: str, criterion: str, **more: Any) -> Mode:
+    return Mode({"criterion": criterion}, {"selection": selection}, **more)
+
+
+SFT = {"objective": "winner_error"}
+PAIRS = {"criterion": "none", "paired": True}
+
+MODES: dict[str, Mode] = {
+    "sft": Mode(SFT),
+    "dpo on pairs": Mode(PAIRS, {"selection": "initial"}),
+    "initial + none": _drawn("initial", "none"),
+    "latest + none": _drawn("latest", "none"),
+    "random + none": _drawn("random", "none"),
+    "random + sign": _drawn("random", "sign"),
+    "random + indicator": _drawn("random", "indicator"),
+    "random + constant": _drawn("random", "constant"),
+    "latest + sign": _drawn("latest", "sign"),
+    "latest + indicator": _drawn("latest", "indicator"),
+    "latest + constant": _drawn("latest", "constant"),
+    "random + coin": _drawn("random", "random", rate_of="random + indicator"),
+    "sft, equal evaluations": Mode(SFT, steps=4 * STEPS),
+    "dpo on pairs, equal evaluations": Mode(PAIRS, {"selection": "initial"}, steps=STEPS * 3 // 2),
+}
+"""`latest + none` is SPIN-Diffusion's choice, `random + sign` the paper's. The last two go on until they have cost as
+many evaluations of the network as the modes that draw samples."""
+
+BASELINES = ("sft", "dpo on pairs")
+"""Modes that have a longer twin of equal cost."""
+SHORT = ("sft", "dpo on pairs", "random + sign", "random + indicator")

@@ -1,0 +1,97 @@
+"""A world's pictures: style against content, learning curves, flip rate over time."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import matplotlib
+
+matplotlib.use("Agg")
+from matplotlib import pyplot  # noqa: E402
+
+from .records import Record  # noqa: E402
+from .search import CONTENT_KEPT  # noqa: E402
+
+Runs = Mapping[str, Mapping[int, Record]]
+WINDOW = 6
+"""Steps over which a curve is averaged: its batches differ more than its steps."""
+
+
+def draw(world: str, base: Record, modes: Runs, folder: Path) -> list[tuple[str, str]]:
+    """Title and file name of each picture."""
+    made = []
+    for title, name, paint in (
+        ("Style against content, at three strengths of the LoRA", "front", _front),
+        ("Style and content over the steps, first seed", "curves", _curves),
+        ("Share of samples that are not pushed away, and winner margin", "flips", _flips),
+    ):
+        figure = paint(base, modes)
+        file = f"alignment_{world}_{name}.png"
+        figure.savefig(folder / file, dpi=110, metadata={"Software": None})
+        pyplot.close(figure)
+        made.append((title, file))
+    return made
+
+
+def _colours(modes: Runs) -> dict[str, tuple]:
+    palette = pyplot.get_cmap("tab20")
+    return {name: palette(i % 20) for i, name in enumerate(modes)}
+
+
+def _mean(runs: Mapping[int, Record], strength: float, key: str) -> float:
+    points = [p[key] for run in runs.values() for p in run.front if p["strength"] == strength]
+    return sum(points) / len(points)
+
+
+def _front(base: Record, modes: Runs):
+    figure, axes = pyplot.subplots(figsize=(9, 6), layout="constrained")
+    start, colours = base.front[0], _colours(modes)
+    for name, runs in modes.items():
+        strengths = sorted({p["strength"] for run in runs.values() for p in run.front})
+        content = [start["content"], *(_mean(runs, s, "content") for s in strengths)]
+        style = [start["style"], *(_mean(runs, s, "style") for s in strengths)]
+        axes.plot(content, style, marker="o", markersize=4, label=name, color=colours[name])
+    axes.axvline(
+        CONTENT_KEPT * start["content"], color="grey", linestyle=":", label="80 % of content"
+    )
+    axes.plot([start["content"]], [start["style"]], "k*", markersize=12, label="base")
+    axes.invert_xaxis()
+    axes.set(xlabel="content (R@10; less to the right)", ylabel="style")
+    axes.legend(fontsize=8, loc="best")
+    return figure
+
+
+def _curves(base: Record, modes: Runs):
+    figure, both = pyplot.subplots(1, 2, figsize=(11, 5), layout="constrained")
+    colours = _colours(modes)
+    for axes, key in zip(both, ("style", "content"), strict=True):
+        for name, runs in modes.items():
+            run = runs.get(0)
+            if run is None or not run.curve:
+                continue
+            end = next(p for p in run.front if p["strength"] == 1.0)
+            places = [0.0, *(p["step"] / run.job.steps for p in run.curve), 1.0]
+            heights = [base.front[0][key], *(p[key] for p in run.curve), end[key]]
+            axes.plot(places, heights, marker="o", markersize=3, label=name, color=colours[name])
+        axes.set(xlabel="part of the run", ylabel=key)
+    both[0].legend(fontsize=7)
+    return figure
+
+
+def _flips(base: Record, modes: Runs):
+    figure, both = pyplot.subplots(1, 2, figsize=(11, 5), layout="constrained")
+    colours = _colours(modes)
+    for axes, key in zip(both, ("flip_rate", "winner_margin"), strict=True):
+        for name, runs in modes.items():
+            series = [run.metrics[key] for run in runs.values()]
+            if any(value is None for values in series for value in values):
+                continue  # fine-tuning has no reference
+            means = [sum(column) / len(column) for column in zip(*series, strict=True)]
+            smooth = [
+                sum(means[i : i + WINDOW]) / WINDOW
+                for i in range(0, len(means) - WINDOW + 1, WINDOW)
+            ]
+            places = [(i + 0.5) * WINDOW for i in range(len(smooth))]
+            axes.plot(places, smooth, label=name, color=colours[name])
+        axes.set(xlabel="optimizer step", ylabel=key.replace("_", " "))
+    both[0].legend(fontsize=7)
+    return figure

@@ -1,0 +1,88 @@
+"""What was run and what came out: one line of JSON a run, appended as each ends, so that nothing is run twice."""
+
+import json
+import platform
+import subprocess
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from .modes import Settings
+
+ROOT = Path(__file__).resolve().parents[2]
+RESULTS = ROOT / "benchmarks" / "results" / "alignment"
+
+
+@dataclass(frozen=True)
+class Job:
+    """One training run, or none (mode `base`), and its measurement."""
+
+    split: str
+    """`tuning` or `final`"""
+    mode: str
+    seed: int
+    steps: int
+    settings: Settings
+
+
+@dataclass(frozen=True)
+class Record:
+    job: Job
+    scores: dict[str, float]
+    """what measure.Panel.score says at the end"""
+    front: list[dict[str, float]] = field(default_factory=list)
+    """the same with the LoRA at a `strength`, of one picture a caption"""
+    curve: list[dict[str, float]] = field(default_factory=list)
+    """the same after a `step` before the end, of one picture a caption; of the first seed alone"""
+    metrics: dict[str, list[float | None]] = field(default_factory=dict)
+    """name -> a value for each step"""
+    evaluations: int = 0
+    """forwards of one sample through the network; one with a backward counts three"""
+    seconds: float = 0.0
+    commit: str = ""
+    machine: str = ""
+
+    def line(self) -> str:
+        return json.dumps(asdict(self)) + "\n"
+
+
+def read(path: Path) -> list[Record]:
+    """The records of a world; a last line that was cut off is left out."""
+    found = []
+    for line in path.read_text("utf-8").splitlines() if path.exists() else []:
+        try:
+            values: dict[str, Any] = json.loads(line)
+        except json.JSONDecodeError:
+            continue
+        job = values.pop("job")
+        settings = Settings(**job.pop("settings"))
+        found.append(Record(Job(**job, settings=settings), **values))
+    return found
+
+
+def append(path: Path, record: Record) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    torn = path.exists() and not path.read_bytes().endswith(b"\n")
+    with path.open("a", encoding="utf-8") as file:
+        file.write(("\n" if torn else "") + record.line())
+
+
+def commit() -> str:
+    """Of the tree that runs, marked if it was changed; empty outside a clone."""
+    try:
+        found = subprocess.run(
+            ["git", "describe", "--always", "--dirty", "--abbrev=10", "--exclude=*"],
+            cwd=ROOT,
+            check=True,
+            capture_output=True,
+            text=True,
+        )
+    except (OSError, subprocess.CalledProcessError):
+        return ""
+    return found.stdout.strip()
+
+
+def machine() -> str:
+    return f"{platform.machine()} {platform.system()}, Python {platform.python_version()}, torch {torch.__version__}"

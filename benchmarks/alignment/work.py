@@ -1,0 +1,143 @@
+"""One job from beginning to end: train, count, draw, judge."""
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import cache, partial
+
+import torch
+
+from demo import studio
+from seppo_core import train
+from seppo_core.data import EncodedDataset
+from seppo_core.denoisers.diffusers import DiffusersDenoiser
+from seppo_core.lora import LoRA
+
+from . import records
+from .measure import Panel, rounded
+from .modes import MODES
+from .records import Job, Record
+from .search import BASE
+from .world import DRAWS, Description, World
+
+CURVE = (1 / 3, 2 / 3)
+"""Parts of a run after which its pictures are judged in between."""
+STRENGTHS = (0.6, 1.4)
+"""Of the LoRA, besides 1: what a mode gives in style for how much content."""
+METRICS = ("loss", "winner_margin", "flip_rate", "implicit_accuracy", "grad_norm")
+
+
+class Evaluations:
+    """Counts samples that go through a network; one with a gradient counts three, for its backward."""
+
+    def __init__(self) -> None:
+        self.count = 0
+
+    @contextmanager
+    def of(self, network: torch.nn.Module) -> Iterator[None]:
+        def count(module: torch.nn.Module, inputs: tuple) -> None:
+            self.count += len(inputs[0]) * (3 if torch.is_grad_enabled() else 1)
+
+        hook = network.register_forward_pre_hook(count)
+        try:
+            yield
+        finally:
+            hook.remove()
+
+
+@cache
+def world_of(description: Description) -> World:
+    return World(description)
+
+
+@cache
+def panel_of(description: Description, split: str) -> Panel:
+    return world_of(description).panel(split)
+
+
+def pictures_of(policy: DiffusersDenoiser, world: World, panel: Panel, draws: int) -> torch.Tensor:
+    """Inside a session: `draws` pictures of each caption judged, from noise that no run changes."""
+    names = list(panel.names) * draws
+    return studio.draw_in_session(policy, world.texts, names, studio.EVALUATION)
+
+
+def run(description: Description, job: Job) -> Record:
+    """In a process of its own: torch keeps to one thread, which is faster where several run at once."""
+    torch.set_num_threads(1)
+    torch.set_flush_denormal(True)
+    world, panel = world_of(description), panel_of(description, job.split)
+    began = time.perf_counter()
+    policy = studio.load_policy(world.base)
+    look = partial(scores_of, policy, world, panel)
+    trained = Training() if job.mode == BASE else align(policy, world.dataset(job.split), job, look)
+    front = []
+    with studio.ready(policy):
+        pixels = pictures_of(policy, world, panel, DRAWS[job.split])
+        scores = rounded_all(panel.score(pixels, DRAWS[job.split]))
+        if job.split == "final":
+            one = pixels[: len(panel.names)]
+            front.append({"strength": 1.0} | rounded_all(panel.score(one, 1)))
+            if job.mode != BASE:
+                front += [{"strength": s} | look() for s in at_strengths(policy.lora, STRENGTHS)]
+    return Record(
+        job,
+        scores,
+        front,
+        trained.curve,
+        trained.metrics,
+        trained.evaluations,
+        round(time.perf_counter() - began, 1),
+        records.commit(),
+        records.machine(),
+    )
+
+
+@dataclass
+class Training:
+    """What is kept of a training run besides its weights."""
+
+    curve: list[dict[str, float]] = field(default_factory=list)
+    metrics: dict[str, list[float | None]] = field(default_factory=dict)
+    evaluations: int = 0
+
+
+def align(
+    policy: DiffusersDenoiser, dataset: EncodedDataset, job: Job, look: Callable[[], dict]
+) -> Training:
+    """Train `policy` as the job says."""
+    counted, found, reports = Evaluations(), Training(), []
+    looks = {round(part * job.steps) for part in CURVE} if is_shown(job) else set()
+    steps = train(policy, dataset, MODES[job.mode].config(job.settings, job.seed, job.steps))
+    for _ in range(job.steps):
+        with counted.of(policy.network):
+            reports.append(next(steps).metrics())
+        if (step := reports[-1]["step"]) in looks:
+            found.curve.append({"step": step} | look())
+    steps.close()
+    found.metrics = {name: [rounded(report[name]) for report in reports] for name in METRICS}
+    found.evaluations = counted.count
+    return found
+
+
+def is_shown(job: Job) -> bool:
+    """Whether the pictures are judged during the run, too, for the learning curves."""
+    return job.split == "final" and job.seed == 0
+
+
+def at_strengths(lora: LoRA, strengths: Sequence[float]) -> Iterator[float]:
+    """While the caller looks, the LoRA has the strength that was yielded, as in a LoRA loader."""
+    weights = lora.state()
+    for strength in strengths:
+        lora.load({k: v * strength if k.endswith(".up") else v for k, v in weights.items()})
+        yield strength
+    lora.load(weights)
+
+
+def scores_of(policy: DiffusersDenoiser, world: World, panel: Panel) -> dict[str, float | None]:
+    """Of one picture for each caption."""
+    return rounded_all(panel.score(pictures_of(policy, world, panel, 1), 1))
+
+
+def rounded_all(scores: dict[str, float]) -> dict[str, float | None]:
+    return {name: rounded(value) for name, value in scores.items()}
