@@ -73,7 +73,7 @@ def _curves(base: Record, modes: Runs):
             heights = [base.front[0][key], *(p[key] for p in run.curve), end[key]]
             axes.plot(places, heights, marker="o", markersize=3, label=name, color=colours[name])
         axes.set(xlabel="part of the run", ylabel=key)
-    both[0].legend(fontsize=7)
+    _legend(both[0])
     return figure
 
 
@@ -93,5 +93,10 @@ def _flips(base: Record, modes: Runs):
             places = [(i + 0.5) * WINDOW for i in range(len(smooth))]
             axes.plot(places, smooth, label=name, color=colours[name])
         axes.set(xlabel="optimizer step", ylabel=key.replace("_", " "))
-    both[0].legend(fontsize=7)
+    _legend(both[0])
     return figure
+
+
+def _legend(axes) -> None:
+    if axes.get_legend_handles_labels()[0]:
+        axes.legend(fontsize=7)
