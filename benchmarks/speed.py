@@ -1,0 +1,333 @@
+"""Our step beside the host's own trainer, a plain DPO loop and the bare network: `python benchmarks/speed.py`.
+
+Thin SD1.5 and thin SDXL, 16x16 latents, float32, batch 1, on every ComfyUI found. All ways take turns in one process, for
+the machine may be busy with other work; medians over the rounds. A step ends with the optimizer's. Evaluations are samples
+that went through the network, counted at its door: a forward is one, a forward with its backward three.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+KINDS = ("sd15", "sdxl")
+SIZE, RANK, WINNERS = 16, 16, 4
+SAMPLER_STEPS, REUSE = 12, 4
+PLAIN_SAMPLER_STEPS, GUIDANCE, BETA = 50, 7.5, 2000.0
+ROUNDS = 5
+
+
+class Meter:
+    """When optimizers stepped, and how many samples went through a network."""
+
+    def __init__(self) -> None:
+        self.times: list[float] = []
+        self.evaluations = 0
+
+    @contextmanager
+    def on(self, network: type) -> Iterator[None]:
+        """Counts at the class, for the host's trainer copies the network."""
+        import torch
+        from torch.optim.optimizer import register_optimizer_step_post_hook
+
+        forward = network.forward
+
+        def counted(module, x, *args, **kwargs):
+            self.evaluations += len(x) * (3 if torch.is_grad_enabled() else 1)
+            return forward(module, x, *args, **kwargs)
+
+        stepped = register_optimizer_step_post_hook(
+            lambda *_: self.times.append(time.perf_counter())
+        )
+        network.forward = counted
+        self.times.append(time.perf_counter())
+        try:
+            yield
+        finally:
+            stepped.remove()
+            network.forward = forward
+
+    def per_step(self, warm: int) -> tuple[float, float]:
+        """Seconds and evaluations of a step, without the first `warm` steps' time."""
+        steps = len(self.times) - 1
+        return (self.times[-1] - self.times[warm]) / (steps - warm), self.evaluations / steps
+
+
+def examples(host, kind: str) -> list:
+    import thin
+
+    core = host.core("data")
+    latents = [thin.thin_latent(kind, seed=i, size=SIZE)["samples"][0] for i in range(WINNERS)]
+    conds = [thin.thin_conditioning(kind, seed=i) for i in range(WINNERS)]
+    return [core.Example(*pair) for pair in zip(latents, conds, strict=True)]
+
+
+def ours(host, kind: str, reuse: int) -> tuple[float, float]:
+    """Seconds and evaluations of a step: two windows, of which the first warms up."""
+    import torch
+
+    config = host.core("config")
+    policy = host.core("denoisers.comfy").ComfyDenoiser(host.thin_model(kind, "fp32"))
+    settings = config.SePPOConfig(
+        steps=2 * reuse,
+        references=config.ReferenceConfig(reuse=reuse, sampling_steps=SAMPLER_STEPS),
+        lora=config.LoRAConfig(rank=RANK),
+        run=config.RunConfig(preview_every=0),
+    )
+    meter = Meter()
+    with torch.inference_mode(False), meter.on(type(policy.network)):
+        for _ in host.core("trainer").train(
+            policy, host.core("data").in_memory(examples(host, kind)), settings
+        ):
+            pass
+    return meter.per_step(warm=reuse)
+
+
+def native(host, kind: str) -> tuple[float, float]:
+    """The host's own Train LoRA node: fine-tuning, one sample through the network a step."""
+    import thin
+
+    model = host.thin_model(kind, "fp32")
+    values = {
+        "batch_size": 1,
+        "grad_accumulation_steps": 1,
+        "steps": 4,
+        "learning_rate": 1e-4,
+        "rank": RANK,
+        "optimizer": "AdamW",
+        "loss_function": "MSE",
+        "seed": 0,
+        "training_dtype": "fp32",
+        "lora_dtype": "fp32",
+        "algorithm": "LoRA",
+        "gradient_checkpointing": False,
+        "existing_lora": "[None]",
+        "quantized_backward": False,
+        "checkpoint_depth": 1,
+        "offloading": False,
+        "bucket_mode": False,
+        "bypass_mode": False,
+    }
+    import nodes
+
+    known = nodes.NODE_CLASS_MAPPINGS["TrainLoraNode"].INPUT_TYPES()
+    names = known["required"] | known.get("optional", {})
+    links = {
+        "model": model,
+        "latents": thin.thin_latent(kind, size=SIZE, batch=1),
+        "positive": thin.thin_conditioning(kind),
+    }
+    prompt = {f"in_{name}": host.constant(value) for name, value in links.items()}
+    inputs = {name: value for name, value in values.items() if name in names}
+    inputs |= {name: [f"in_{name}", 0] for name in links}
+    prompt["train"] = {"class_type": "TrainLoraNode", "inputs": inputs}
+    meter = Meter()
+    with meter.on(type(model.model.diffusion_model)):
+        host.run_graph(prompt, wanted=["train"])
+    return meter.per_step(warm=2)
+
+
+class Plain:
+    """DPO as it is usually written: two whole models, all weights trained, DDIM 50 with guidance draws the loser."""
+
+    def __init__(self, host, kind: str) -> None:
+        import torch
+
+        network = host.thin_model(kind, "fp32").model.diffusion_model
+        with torch.inference_mode(False), torch.enable_grad():
+            self.policy, self.reference = copy.deepcopy(network), copy.deepcopy(network)
+            for model, trains in ((self.policy, True), (self.reference, False)):
+                for parameter in model.parameters():
+                    parameter.data = parameter.data.clone()
+                    parameter.requires_grad_(trains)
+            self.optimizer = torch.optim.AdamW(self.policy.parameters(), lr=1e-8)
+        self.kept = torch.linspace(0.9999, 0.005, 1000)  # alpha bar: any schedule costs the same
+        example = examples(host, kind)[0]
+        cond, about = example.cond[0]
+        self.winner, self.text = example.latents[None].float(), cond.float().clone()
+        self.vector = about["pooled_output"].float() if "pooled_output" in about else None
+
+    def predict(self, model, x, t):
+        import torch
+
+        extra = {}
+        if self.vector is not None:
+            extra["y"] = torch.cat([self.vector, torch.zeros(1, 2816 - 1280)], 1).expand(len(x), -1)
+        return model(x, t, context=self.text.expand(len(x), -1, -1), **extra)
+
+    def draw(self):
+        import torch
+
+        x = torch.randn_like(self.winner)
+        times = torch.linspace(999, 0, PLAIN_SAMPLER_STEPS + 1).long()
+        with torch.no_grad():
+            for now, then in zip(times, times[1:], strict=False):
+                noise = self.predict(self.reference, torch.cat([x, x]), now.expand(2).float())
+                guided, free = noise.chunk(2)
+                noise = free + GUIDANCE * (guided - free)
+                a, b = self.kept[now], self.kept[then]
+                x = b.sqrt() * (x - (1 - a).sqrt() * noise) / a.sqrt() + (1 - b).sqrt() * noise
+        return x.clamp(-4, 4)
+
+    def step(self) -> None:
+        import torch
+
+        both = torch.cat([self.winner, self.draw()])
+        noise = torch.randn_like(self.winner).expand_as(both)
+        t = torch.randint(1000, (1,))
+        a = self.kept[t]
+        noisy = a.sqrt() * both + (1 - a).sqrt() * noise
+        level = t.expand(2).float()
+        with torch.no_grad():
+            before = (
+                (self.predict(self.reference, noisy, level) - noise).square().flatten(1).mean(1)
+            )
+        now = (self.predict(self.policy, noisy, level) - noise).square().flatten(1).mean(1)
+        margins = now - before
+        loss = -torch.nn.functional.logsigmoid(-BETA / 2 * (margins[0] - margins[1]))
+        self.optimizer.zero_grad()
+        loss.backward()
+        self.optimizer.step()
+
+    def measure(self) -> tuple[float, float]:
+        import torch
+
+        meter = Meter()
+        with (
+            torch.inference_mode(False),
+            torch.enable_grad(),
+            meter.on(type(self.policy)),
+        ):
+            for _ in range(2):
+                self.step()
+        return meter.per_step(warm=1)
+
+
+def limit(host, kind: str) -> tuple[float, float, float]:
+    """Seconds of what no step can do without: a forward of one, a forward of two, one of two with backward (LoRA)."""
+    import torch
+
+    core = host.core
+    policy = core("denoisers.comfy").ComfyDenoiser(host.thin_model(kind, "fp32"))
+    pair = examples(host, kind)[:2]
+    config = core("config")
+    with torch.inference_mode(False), policy.session(config.ComputeConfig()):
+        lora = core("lora").LoRA(policy.network, config.LoRAConfig(rank=RANK), 0, policy.device)
+        calls = recorded_calls(policy, pair)
+        with torch.no_grad():
+            one = timed(lambda: policy.network(*calls[1][0], **calls[1][1]))
+            two = timed(lambda: policy.network(*calls[2][0], **calls[2][1]))
+        with lora.attached():
+            both = timed(
+                lambda: policy.network(*calls[2][0], **calls[2][1]).square().sum().backward()
+            )
+    return one, two, both
+
+
+def recorded_calls(policy, pair) -> dict[int, tuple[tuple, dict]]:
+    """batch size -> the arguments with which the host calls the network."""
+    import torch
+
+    calls = {}
+
+    def keep(module, args, kwargs) -> None:
+        calls[len(args[0])] = (args, kwargs)
+
+    hook = policy.network.register_forward_pre_hook(keep, with_kwargs=True)
+    for count in (1, 2):
+        latents = policy.scale_latents(torch.stack([e.latents for e in pair[:count]]))
+        conds = [e.cond for e in pair[:count]]
+        prepared = policy.prepare(conds, tuple(latents.shape[1:]))
+        levels = policy.levels(torch.full((count,), 0.5))
+        with torch.no_grad():
+            policy.errors(latents, torch.randn(latents.shape), levels, prepared)
+    hook.remove()
+    return calls
+
+
+def timed(work: Callable[[], object], times: int = 3) -> float:
+    work()
+    began = time.perf_counter()
+    for _ in range(times):
+        work()
+    return (time.perf_counter() - began) / times
+
+
+def inside(path: Path, rounds: int) -> None:
+    """Measure on one host, in this process."""
+    sys.path.insert(0, str(ROOT / "tests" / "hosts"))
+    import inprocess
+
+    with tempfile.TemporaryDirectory() as scratch:
+        host = inprocess.start(path, inprocess.prepare_base(Path(scratch).resolve()))
+        for kind in KINDS:
+            compare(host, kind, rounds)
+
+
+def compare(host, kind: str, rounds: int) -> None:
+    plain = Plain(host, kind)
+    ways: dict[str, Callable[[], tuple[float, float]]] = {
+        "ours": lambda: ours(host, kind, 1),
+        f"ours, samples reused for {REUSE}": lambda: ours(host, kind, REUSE),
+        "the host's trainer (SFT)": lambda: native(host, kind),
+        "plain DPO": plain.measure,
+    }
+    found: dict[str, list[tuple[float, float]]] = {name: [] for name in ways}
+    bare = []
+    for _ in range(rounds):
+        bare.append(limit(host, kind))
+        for name, measure in ways.items():
+            found[name].append(measure())
+    one, two, both = (statistics.median(column) for column in zip(*bare, strict=True))
+    version = ".".join(map(str, host.version))
+    print(f"ComfyUI {version}, thin {kind}, {SIZE}x{SIZE} latents, {rounds} rounds", flush=True)
+    medians = {}
+    for name, rows in found.items():
+        seconds, evaluations = (statistics.median(column) for column in zip(*rows, strict=True))
+        medians[name] = seconds
+        print(
+            f"  {name:<30}{1000 * seconds:9.1f} ms a step  {evaluations:6.2f} evaluations  "
+            f"{1000 * seconds / evaluations:8.2f} ms each"
+        )
+    for name, drawn in (("ours", SAMPLER_STEPS), (list(ways)[1], SAMPLER_STEPS / REUSE)):
+        least = drawn * one + two + both
+        print(
+            f"  limit of '{name}': {1000 * least:.1f} ms in {drawn:g} forwards of one, one of two, one of two "
+            f"with backward; we take {medians[name] / least - 1:+.1%}"
+        )
+    gained = ", ".join(
+        f"{medians['plain DPO'] / medians[n]:.1f} times ({n})" for n in list(ways)[:2]
+    )
+    print(f"  against plain DPO: {gained}", flush=True)
+
+
+def main() -> None:
+    """Run this file inside the test environment of each host."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--host", type=Path, help=argparse.SUPPRESS)
+    parser.add_argument("--rounds", type=int, default=ROUNDS)
+    options = parser.parse_args()
+    if options.host:
+        return inside(options.host, options.rounds)
+    sys.path.insert(0, str(ROOT / "scripts"))
+    from hosts import find_hosts, host_python
+
+    hosts = find_hosts()
+    if not hosts:
+        sys.exit("no ComfyUI found: put one at ~/comfy/ComfyUI or name it in COMFYUI_PATH")
+    for host in hosts:
+        command = [host_python(host).python, __file__, "--host", host.path]
+        subprocess.run([*map(str, command), "--rounds", str(options.rounds)], check=True)
+
+
+if __name__ == "__main__":
+    main()
