@@ -1,9 +1,8 @@
-"""Memory that one training step needs, computed without a GPU: `python benchmarks/memory_table.py`.
+"""Memory and arithmetic that one training step needs, computed without a GPU: `python benchmarks/memory_table.py`.
 
 The real architectures (diffusers' configurations, no weights) run one policy forward and backward on torch's
-meta device, with our LoRA attached. Every tensor that autograd keeps is counted while it lives, attention as
-a fused kernel keeps it (q, k, v, output). Temporary buffers inside one operation, the CUDA context and
-fragmentation are not in the numbers; a real card needs more.
+meta device, with our LoRA attached, and seppo_core.estimate counts what autograd keeps: the estimate that
+SePPOTrain warns by. Arithmetic is counted by torch's own counter; times follow from data sheets and a guess.
 """
 
 from __future__ import annotations
@@ -14,80 +13,19 @@ from dataclasses import dataclass
 import diffusers
 import torch
 from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
 
-from seppo_core.config import LoRAConfig
+from seppo_core.config import LoRAConfig, ReferenceConfig
+from seppo_core.estimate import COPIES, GIB, META, kept_for_backward
 from seppo_core.lora import LoRA
 
-META = torch.device("meta")
-GIB = 2**30
 PAIR = 2
 """winner and reference sample of one example go through the network together"""
-
-
-class FusedAttention(torch.autograd.Function):
-    """What a fused attention kernel keeps for its backward."""
-
-    @staticmethod
-    def forward(ctx, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        out = torch.empty_like(q)
-        ctx.save_for_backward(q, k, v, out)
-        return out
-
-    @staticmethod
-    def backward(ctx, grad: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        q, k, v, _ = ctx.saved_tensors
-        return torch.empty_like(q), torch.empty_like(k), torch.empty_like(v)
-
-
-def fused_attention(query: Tensor, key: Tensor, value: Tensor, **settings: object) -> Tensor:
-    """In place of torch's scaled dot product attention."""
-    return FusedAttention.apply(query, key, value)
-
-
-class Kept:
-    """Counts the bytes of distinct storages that autograd holds, and their peak.
-
-    Storages that live anyway (weights) are left out.
-    """
-
-    def __init__(self, resident: nn.Module) -> None:
-        self.resident = {id(p) for p in resident.parameters()}
-        self.held: dict[int, list[int]] = {}
-        self.now = self.peak = 0
-
-    def pack(self, tensor: Tensor) -> Holder | Tensor:
-        base = tensor._base if tensor._base is not None else tensor
-        if id(base) in self.resident or isinstance(base, nn.Parameter):
-            return tensor
-        return Holder(self, base, tensor)
-
-    def unpack(self, holder: Holder | Tensor) -> Tensor:
-        return holder.tensor if isinstance(holder, Holder) else holder
-
-    def hold(self, base: Tensor) -> None:
-        entry = self.held.setdefault(id(base), [0, base.numel() * base.element_size()])
-        if entry[0] == 0:
-            self.now += entry[1]
-            self.peak = max(self.peak, self.now)
-        entry[0] += 1
-
-    def release(self, base: Tensor) -> None:
-        entry = self.held[id(base)]
-        entry[0] -= 1
-        if entry[0] == 0:
-            self.now -= entry[1]
-            del self.held[id(base)]
-
-
-class Holder:
-    """One saved tensor; counted until autograd lets it go."""
-
-    def __init__(self, kept: Kept, base: Tensor, tensor: Tensor) -> None:
-        self.kept, self.base, self.tensor = kept, base, tensor
-        kept.hold(base)
-
-    def __del__(self) -> None:
-        self.kept.release(self.base)
+CARDS = {"RTX 3060": 25.6, "RTX 4090": 165.2}
+"""Dense bf16 tensor TFLOP/s with fp32 accumulation, from Nvidia's data sheets."""
+UTILISATION = 0.4
+"""Share of that which a step is taken to reach: a guess, so the times are no measurements."""
+TERA = 1e12
 
 
 @dataclass(frozen=True)
@@ -168,11 +106,21 @@ def call_flux(network: nn.Module) -> Tensor:
     )[0]
 
 
+def wan() -> nn.Module:
+    return diffusers.WanTransformer3DModel(num_attention_heads=12, ffn_dim=8960, num_layers=30)
+
+
+def call_wan(network: nn.Module) -> Tensor:
+    frames = empty(PAIR, 16, 9, 60, 104)  # 33 frames of 832x480
+    return network(frames, torch.ones(PAIR, device=META), empty(PAIR, 512, 4096))[0]
+
+
 CASES = (
     Case("SD 1.5, 512 px", sd15, call_sd15),
     Case("SDXL, 1024 px", sdxl, call_sdxl),
     Case("SD 3.5 medium, 1024 px", sd35_medium, call_sd35),
     Case("Flux, 1024 px", flux, call_flux),
+    Case("Wan 2.1 1.3B, 832x480, 33 frames", wan, call_wan),
 )
 
 
@@ -182,35 +130,75 @@ def size(tensors) -> int:
 
 def activations(network: nn.Module, lora: LoRA, call: Callable[[nn.Module], Tensor]) -> int:
     """Peak bytes that autograd keeps during forward and backward of a winner and its sample."""
-    kept = Kept(network)
-    with lora.attached(), torch.autograd.graph.saved_tensors_hooks(kept.pack, kept.unpack):
-        call(network).sum().backward()
-    return kept.peak
+    with lora.attached():
+        return kept_for_backward(network, lambda: call(network))
+
+
+def operations(network: nn.Module, call: Callable[[nn.Module], Tensor]) -> float:
+    """Floating point operations of a forward of one sample."""
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        call(network)
+    return counter.get_total_flops() / PAIR
+
+
+def step_operations(forward: float, reuse: int) -> float:
+    """Of a whole step on one winner: drawing its sample, reference and policy on both, and the policy's backward.
+
+    The backward of a LoRA costs about one forward more, for the frozen weights need no gradient.
+    """
+    drawing = ReferenceConfig().sampling_steps / reuse
+    return forward * (drawing + PAIR + 2 * PAIR)
 
 
 def main() -> None:
-    torch.nn.functional.scaled_dot_product_attention = fused_attention
-    rank = LoRAConfig().rank
-    print(
-        f"One winner and its sample, bf16 network, LoRA rank {rank} on all linear layers; GiB, computed"
-    )
-    print(
-        "| model | weights bf16 | LoRA training state | kept for backward | checkpointed | pool of 8 (RAM) |"
-    )
-    print("|---|---|---|---|---|---|")
+    memory, arithmetic = [], []
     for case in CASES:
         with META:
             network = case.network().to(torch.bfloat16).requires_grad_(False).eval()
         lora = LoRA(network, LoRAConfig(), 0, META)
         trained = size(lora.parameters())
+        forward = operations(network, case.call)
         plain = activations(network, lora, case.call)
         network.enable_gradient_checkpointing()
         checkpointed = activations(network, lora, case.call)
-        cells = (size(network.parameters()), 5 * trained, plain, checkpointed, 8 * trained)
-        print(
-            f"| {case.name} | " + " | ".join(f"{cell / GIB:.2f}" for cell in cells) + " |",
-            flush=True,
+        cells = (
+            size(network.parameters()),
+            (1 + COPIES) * trained,
+            plain,
+            checkpointed,
+            8 * trained,
         )
+        memory.append([case.name, *(f"{cell / GIB:.2f}" for cell in cells)])
+        steps = [step_operations(forward, reuse) for reuse in (1, 4)]
+        seconds = [
+            f"{s / TERA / (card * UTILISATION):.1f}" for card in CARDS.values() for s in steps
+        ]
+        arithmetic.append([case.name, *(f"{x / TERA:.1f}" for x in (forward, *steps)), *seconds])
+    print(
+        f"One winner and its sample, bf16 network, LoRA rank {LoRAConfig().rank} on all linear layers; GiB"
+    )
+    print_table(
+        [
+            "model",
+            "weights",
+            "LoRA training state",
+            "kept for backward",
+            "checkpointed",
+            "pool of 8 (RAM)",
+        ],
+        memory,
+    )
+    print(
+        f"Arithmetic of a step on one winner, {ReferenceConfig().sampling_steps} sampler steps without guidance, "
+        f"reuse 1 and 4; seconds at {UTILISATION:.0%} of the card's bf16 TFLOP/s"
+    )
+    cards = [f"{card} s, reuse {reuse}" for card in CARDS for reuse in (1, 4)]
+    print_table(["model", "TFLOP a forward", "a step", "a step, reuse 4", *cards], arithmetic)
+
+
+def print_table(head: list[str], rows: list[list[str]]) -> None:
+    for row in (head, ["---"] * len(head), *rows):
+        print("| " + " | ".join(row) + " |", flush=True)
 
 
 if __name__ == "__main__":

@@ -40,6 +40,14 @@ def free_memory(device: torch.device) -> None:
         torch.cuda.empty_cache()
 
 
+def free_bytes(device: torch.device) -> int | None:
+    """What `device` could still give, with what torch holds back for itself; None where it does not tell."""
+    if device.type != "cuda":
+        return None
+    held_back = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    return torch.cuda.mem_get_info(device)[0] + held_back
+
+
 @dataclass(frozen=True)
 class Shortage:
     """What was measured when memory ran out, in bytes; 0 is not known."""

@@ -25,6 +25,7 @@ from .continuation import check_writable, differences
 from .data import EncodedDataset
 from .denoisers import Denoiser
 from .errors import CheckpointError, DatasetError, NonFiniteLossError, SePPOError
+from .estimate import warn_if_short
 from .export import describe, load_lora, save_run_weights
 from .gradients import Gradients
 from .guard import MOST_ROLLBACKS, Alarm, Guard
@@ -121,6 +122,7 @@ def _steps(
         trainer = Trainer(policy, dataset, config, about, run)
         trainer.start(state)
         del state
+        warn_if_short(policy, dataset, config)
         try:
             with trainer.lora.attached():
                 while trainer.step < config.steps and not trainer.ends():

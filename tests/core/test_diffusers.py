@@ -17,7 +17,11 @@ from diffusers import (  # noqa: E402
     UNet2DConditionModel,
 )
 
-from seppo_core import SePPOConfig, train  # noqa: E402
+from seppo_core import (  # noqa: E402
+    SePPOConfig,
+    estimate,  # noqa: E402
+    train,
+)
 from seppo_core.config import (  # noqa: E402
     ComputeConfig,
     LoRAConfig,
@@ -29,6 +33,7 @@ from seppo_core.config import (  # noqa: E402
 from seppo_core.data import Example, in_memory  # noqa: E402
 from seppo_core.denoisers.diffusers import DiffusersDenoiser  # noqa: E402
 from seppo_core.errors import ConfigError, DatasetError, UnsupportedModelError  # noqa: E402
+from seppo_core.lora import LoRA  # noqa: E402
 from seppo_core.randomness import normal  # noqa: E402
 
 FP32 = ComputeConfig(precision="fp32")
@@ -369,3 +374,27 @@ def test_conditions_name_the_schedule_the_latent_scale_and_where_guided_the_nega
     assert {policy.conditions(guided=False) for policy in negatives} == {plain}
     first, second, again = (policy.conditions(guided=True) for policy in negatives)
     assert first != second == again
+
+
+@pytest.mark.parametrize("checkpointing", [False, True])
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_memory_of_a_step_is_foreseen_without_allocating_it(kind, checkpointing):
+    policy, dataset = make(kind), winners(kind)
+    compute = ComputeConfig(precision="fp32", gradient_checkpointing=checkpointing)
+    config = SePPOConfig(lora=LoRAConfig(rank=2), compute=compute)
+    with policy.session(compute):
+        foreseen = estimate.step_bytes(policy, dataset, config)
+        lora = LoRA(policy.network, config.lora, 0, policy.device)
+        pair = torch.stack([dataset[i].latents for i in (0, 1)])
+        prepared = policy.prepare([dataset[i].cond for i in (0, 1)], (4, 8, 8))
+        levels = policy.levels(torch.full((2,), 0.5))
+        with lora.attached(), torch.no_grad(), estimate.recorded(policy.network) as calls:
+            policy.errors(pair, torch.zeros(pair.shape), levels, prepared)
+        ((args, kwargs),) = calls
+        with lora.attached():
+            kept = estimate.kept_for_backward(
+                policy.network, lambda: estimate.output_of(policy.network(*args, **kwargs))
+            )
+    weights = sum(p.numel() * p.element_size() for p in lora.parameters())
+    assert foreseen == kept + estimate.COPIES * weights
+    assert kept > 0
