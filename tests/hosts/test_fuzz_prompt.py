@@ -16,7 +16,7 @@ from hostile import MARKER, Bait, attacks, tidied
 from over_http import HttpHost
 
 LONG = os.environ.get("SEPPO_RELIABILITY") == "long"
-PROMPTS = 6000 if LONG else 60
+PROMPTS = 1500 if LONG else 60
 SEED = int(time.time()) if LONG else 0
 FOLDER, RUN = "fuzz_winners", "fuzz_run"
 
