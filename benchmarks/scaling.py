@@ -1,0 +1,217 @@
+"""How time and memory of a step grow with batch, latents, rank, pool and winners: `python benchmarks/scaling.py`.
+
+Thin SD1.5 in float32 on the first ComfyUI found, Linux only (memory is the process's own peak, which only Linux lets
+reset). Each curve varies one thing. The slope of time is fitted to logarithms (1 is proportional, 0 is not at all) and stands
+beside the one to expect; of memory, what one more costs, for most of a process's memory has nothing to do with the step.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import json
+import math
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import traceback
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+MIB = 2**20
+STEPS, WARM = 3, 1
+
+
+@dataclass(frozen=True)
+class Point:
+    """One setting of everything that is varied."""
+
+    batch: int = 1
+    side: int = 16
+    """of the latents"""
+    rank: int = 16
+    pool: int = 2
+    winners: int = 8
+
+
+@dataclass(frozen=True)
+class Curve:
+    """One field of Point, its values, and how time and memory should follow."""
+
+    field: str
+    values: Sequence[int]
+    time: str
+    memory: str
+
+
+CURVES = (
+    Curve("batch", (1, 2, 4, 8, 16), "1", "expected: two latents' activations"),
+    Curve(
+        "side",
+        (16, 32, 64),
+        "2: area, and more where attention counts",
+        "expected: the same for each",
+    ),
+    Curve(
+        "rank",
+        (4, 16, 64, 128),
+        "0 to 0.3: the paths are thin beside the layers",
+        "expected: proportional",
+    ),
+    Curve("pool", (1, 2, 8, 32), "0", "expected: one LoRA"),
+    Curve("winners", (10, 100, 1000, 10_000), "0", "expected: 0.23 of text and latents"),
+)
+
+
+def peak_bytes() -> int:
+    """The most memory this process had since `reset_peak`."""
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith("VmHWM:"):
+            return 1024 * int(line.split()[1])
+    raise SystemExit("this system does not tell a process's peak memory")
+
+
+def reset_peak() -> None:
+    gc.collect()
+    Path("/proc/self/clear_refs").write_text("5")
+
+
+def dataset_of(host, point: Point):
+    """Winners of random latents with a text each, all in memory."""
+    import thin
+    import torch
+
+    core = host.core("data")
+    text = thin.thin_conditioning("sd15")
+    examples = []
+    for i in range(point.winners):
+        latents = torch.randn(4, point.side, point.side, generator=torch.Generator().manual_seed(i))
+        cond = [[text[0][0].clone(), dict(text[0][1])]]
+        examples.append(core.Example(latents, cond))
+    return core.in_memory(examples)
+
+
+def measure(host, point: Point) -> dict[str, float]:
+    """Seconds of a step, once the pool is full, and what the process needed for it all."""
+    import torch
+
+    config, core = host.core("config"), host.core
+    policy = core("denoisers.comfy").ComfyDenoiser(host.thin_model("sd15", "fp32"))
+    reset_peak()
+    before = peak_bytes()
+    references = config.ReferenceConfig(
+        sampling_steps=2, capacity=point.pool, batch_size=point.batch, snapshot_every=1
+    )
+    settings = config.SePPOConfig(
+        steps=point.pool + WARM + STEPS,
+        batch_size=point.batch,
+        references=references,
+        lora=config.LoRAConfig(rank=point.rank),
+        run=config.RunConfig(preview_every=0),
+    )
+    addresses = [p.data_ptr() for p in policy.network.parameters()]
+    with torch.inference_mode(False):
+        dataset = dataset_of(host, point)
+        reports = core("trainer").train(policy, dataset, settings)
+        times = [report.seconds for report in reports]
+    assert addresses == [p.data_ptr() for p in policy.network.parameters()], "base weights moved"
+    weights = sum(v.numel() * v.element_size() for v in policy.lora.state().values())
+    return {
+        "seconds": statistics.median(times[-STEPS:]),
+        "MiB": (peak_bytes() - before) / MIB,
+        "LoRA MiB": weights / MIB,
+    }
+
+
+def apart(work: Callable[[], dict[str, float]]) -> dict[str, float]:
+    """What `work` returns, done by a copy of this process, so that every point starts from the same memory."""
+    reading, writing = os.pipe()
+    child = os.fork()
+    if child == 0:
+        try:
+            os.write(writing, json.dumps(work()).encode())
+        except BaseException:
+            traceback.print_exc()
+        finally:
+            os._exit(0)
+    os.close(writing)
+    found = os.read(reading, MIB)  # blocks until the child has written or ended
+    os.close(reading)
+    os.waitpid(child, 0)
+    if not found:
+        raise SystemExit("a measurement failed; what went wrong stands above")
+    return json.loads(found)
+
+
+def slope(xs: Sequence[float], ys: Sequence[float]) -> float:
+    """Of log y over log x, by least squares."""
+    across, up = [math.log(x) for x in xs], [math.log(y) for y in ys]
+    middle_x, middle_y = statistics.mean(across), statistics.mean(up)
+    covariance = sum((x - middle_x) * (y - middle_y) for x, y in zip(across, up, strict=True))
+    return covariance / sum((x - middle_x) ** 2 for x in across)
+
+
+def growth(xs: Sequence[float], ys: Sequence[float]) -> str:
+    """What one more costs, by least squares on the values themselves."""
+    middle_x, middle_y = statistics.mean(xs), statistics.mean(ys)
+    covariance = sum((x - middle_x) * (y - middle_y) for x, y in zip(xs, ys, strict=True))
+    return f"{covariance / sum((x - middle_x) ** 2 for x in xs):.3f} MiB for one more"
+
+
+def show(curve: Curve, found: list[dict[str, float]]) -> None:
+    xs = curve.values
+    print(f"\n{curve.field}: " + ", ".join(map(str, xs)))
+    print("  ms a step  " + ", ".join(f"{1000 * f['seconds']:.0f}" for f in found))
+    print("  peak MiB   " + ", ".join(f"{f['MiB']:.0f}" for f in found))
+    seconds = slope(xs, [f["seconds"] for f in found])
+    print(f"  time: slope {seconds:.2f}, expected {curve.time}")
+    least = found[0]["MiB"]
+    squared = [x**2 for x in xs] if curve.field == "side" else list(xs)
+    grown = [f["MiB"] - least for f in found]
+    print(
+        f"  memory: {growth(squared, grown)}{' latent' if curve.field == 'side' else ''}, {curve.memory}"
+    )
+    if curve.field == "pool":
+        print(f"  a LoRA has {found[0]['LoRA MiB']:.3f} MiB")
+    sys.stdout.flush()
+
+
+def inside(path: Path) -> None:
+    """Measure on one host, in this process."""
+    sys.path.insert(0, str(ROOT / "tests" / "hosts"))
+    import inprocess
+    import torch
+
+    with tempfile.TemporaryDirectory() as scratch:
+        host = inprocess.start(path, inprocess.prepare_base(Path(scratch).resolve()))
+        torch.set_num_threads(1)  # threads do not survive a fork
+        print(f"ComfyUI {'.'.join(map(str, host.version))}, thin SD1.5, float32")
+        for curve in CURVES:
+            points = [Point(**{curve.field: value}) for value in curve.values]
+            show(curve, [apart(partial(measure, host, point)) for point in points])
+
+
+def main() -> None:
+    """Run this file inside the test environment of the first host."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--host", type=Path, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.host:
+        return inside(options.host)
+    sys.path.insert(0, str(ROOT / "scripts"))
+    from hosts import find_hosts, host_python
+
+    hosts = find_hosts()
+    if not hosts:
+        sys.exit("no ComfyUI found: put one at ~/comfy/ComfyUI or name it in COMFYUI_PATH")
+    command = [host_python(hosts[0]).python, __file__, "--host", hosts[0].path]
+    subprocess.run(list(map(str, command)), check=True)
+
+
+if __name__ == "__main__":
+    main()
