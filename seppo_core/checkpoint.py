@@ -208,10 +208,16 @@ class Run(OwnedFolder):
     def mend(self, about: dict[str, Any]) -> None:
         """Write run.json and metrics.jsonl of a finished run anew where they are not as its checkpoint has them."""
         there, _ = self._run_json()
-        complaint = self.newest().metrics.complaint(self.directory / "metrics.jsonl", True)
-        if complaint or there is None or not is_whole(there):
+        newest = self.newest()
+        complaint = newest.metrics.complaint(self.directory / "metrics.jsonl", thoroughly=True)
+        if not complaint and there is not None and is_whole(there):
+            return
+        try:
             with self.locked():
-                self.begin(about, self.state())
+                state = self._read_state(newest)  # this one or none: the run is finished
+                self.begin(about, state)
+        except CheckpointError as error:
+            log.warning("run %r is finished, but could not be mended: %s", self.name, error)
 
     def _tell_damage(self) -> None:
         """Log which of the files that are written anew were not as they have to be."""

@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+from contextlib import nullcontext
 from dataclasses import asdict, fields, is_dataclass, replace
 from pathlib import Path
 
@@ -170,6 +171,31 @@ def test_a_finished_run_that_is_queued_again_has_its_damaged_files_mended(tmp_pa
         path.write_bytes(whole.replace(b"1", b"7", 1))
     assert trained(tmp_path) == []
     assert path.read_bytes() == whole
+
+
+@pytest.mark.parametrize("trouble", ["the state cannot be read", "the disk is full", "locked"])
+def test_a_finished_run_that_cannot_be_mended_is_left_as_it_was(
+    tmp_path, monkeypatch, caplog, trouble
+):
+    trained(tmp_path)
+    (tmp_path / "metrics.jsonl").write_text("torn")
+    there = {path: path.read_bytes() for path in tmp_path.rglob("step_*")}
+    if trouble == "the state cannot be read":
+        real = checkpoint.load_tensors
+
+        def fails(path):
+            if path.parent.name == "state":
+                raise CheckpointError("an input/output error")
+            return real(path)
+
+        monkeypatch.setattr(checkpoint, "load_tensors", fails)
+    if trouble == "the disk is full":
+        monkeypatch.setattr(checkpoint, "write_json", full)
+    with Run(tmp_path).locked() if trouble == "locked" else nullcontext():
+        assert trained(tmp_path) == []
+    assert "is finished, but could not be mended" in caplog.text
+    assert {path: path.read_bytes() for path in tmp_path.rglob("step_*")} == there
+    assert Run(tmp_path).step() == 4
 
 
 def test_only_the_newest_two_checkpoints_and_what_they_name_stay(tmp_path):
