@@ -28,19 +28,26 @@ GIB = 2**30
 COPIES = 4
 """of the LoRA's size beside the LoRA: its gradient, Adam's two moments, and the reference's weights"""
 
+Call = tuple[tuple, Mapping[str, Any]]
+"""Arguments of a network's forward, by place and by name."""
+
 log = logging.getLogger(__name__)
 
 
-def warn_if_short(policy: Denoiser, dataset: EncodedDataset, config: SePPOConfig) -> None:
+def warn_if_short(
+    policy: Denoiser, dataset: EncodedDataset, config: SePPOConfig, micro_batch: int
+) -> None:
     """Log what to change if a step will need more memory than the device has free; inside a session.
 
-    Says nothing where the device does not tell what it has, or the network cannot be run without data.
+    `micro_batch`: winners that go through the network at once. Says nothing where the device does not tell
+    what it has, or the network cannot be run without data.
     """
     free = free_bytes(policy.device)
     if free is None:
         return
+    call = call_of(policy, dataset)
     try:
-        needed = step_bytes(policy, dataset, config)
+        needed = step_bytes(policy, call, config, micro_batch)
     except Exception as error:  # a kernel that knows no meta device: any type, from any library
         log.info("the memory of a step could not be estimated (%s)", first_line(error))
         return
@@ -55,34 +62,58 @@ def warn_if_short(policy: Denoiser, dataset: EncodedDataset, config: SePPOConfig
         )
 
 
-def step_bytes(policy: Denoiser, dataset: EncodedDataset, config: SePPOConfig) -> int:
-    """What one micro-batch keeps for its backward, and what comes with the LoRA.
-
-    Runs the network once, without gradient, on one winner, to see how it is called.
-    """
-    example, count = dataset[0], config.batch_size * (1 if config.loss.objective == SFT else 2)
+def call_of(policy: Denoiser, dataset: EncodedDataset) -> Call:
+    """How the network is called for one winner, of the largest shape; runs it once, without gradient."""
+    sizes = [torch.Size(shape).numel() for shape in dataset.shapes]
+    example = dataset[sizes.index(max(sizes))]
     latents = policy.scale_latents(example.latents[None])
     prepared = policy.prepare([example.cond], tuple(example.latents.shape))
     level = policy.levels(torch.full((1,), 0.5))
     with torch.no_grad(), recorded(policy.network) as calls:
         policy.errors(latents, torch.zeros(latents.shape), level, prepared)
-    ((args, kwargs),) = calls
-    args, kwargs = on_meta(args, count), on_meta(dict(kwargs), count)
+    (call,) = calls
+    return call
+
+
+def step_bytes(policy: Denoiser, call: Call, config: SePPOConfig, micro_batch: int) -> int:
+    """What `micro_batch` winners keep for the backward, their samples too, and what comes with the LoRA."""
+    count = micro_batch * (1 if config.loss.objective == SFT else 2)
+    args, kwargs = on_meta(call[0], count), on_meta(dict(call[1]), count)
     if "transformer_options" in kwargs:
         kwargs["transformer_options"]["optimized_attention_override"] = _fused_attention
-    twin = meta_twin(policy.network)
-    if policy.family == "diffusers":  # which casts inside, by autocast
-        twin.to(policy.compute_dtype)
+    twin, checkpointing = meta_twin(policy.network), config.compute.gradient_checkpointing
+    cast = 0
+    if next(twin.parameters()).dtype != policy.compute_dtype and policy.family == "diffusers":
+        twin.to(policy.compute_dtype)  # stands for autocast, which knows no meta device
         args, kwargs = (_cast(value, policy.compute_dtype) for value in (args, kwargs))
+        cast = _cast_weights(twin, checkpointing)
     lora = LoRA(twin, config.lora, config.seed, META)
     with ExitStack() as stack:
         stack.enter_context(lora.attached())
-        if config.compute.gradient_checkpointing and policy.family == "comfy":
+        if checkpointing and policy.family == "comfy":
             stack.enter_context(autograd.checkpointed(autograd.find_blocks(twin)))
         stack.enter_context(autograd.out_of_place())
         kept = kept_for_backward(twin, lambda: output_of(twin(*args, **kwargs)))
     weights = sum(p.numel() * p.element_size() for p in lora.parameters())
-    return kept + COPIES * weights
+    return kept + cast + COPIES * weights
+
+
+def output_of(found: Any) -> Tensor:
+    """The prediction, of networks that return it alone or wrapped."""
+    return found if isinstance(found, Tensor) else found[0]
+
+
+def _cast_weights(twin: nn.Module, checkpointing: bool) -> int:
+    """Bytes of the copies that autocast makes of frozen weights and autograd keeps: all, or one block's."""
+    parts = autograd.find_blocks(twin) if checkpointing else [twin]
+    return max(
+        sum(
+            layer.weight.numel() * layer.weight.element_size()
+            for layer in part.modules()
+            if isinstance(layer, nn.Linear | nn.Conv2d | nn.Conv3d)
+        )
+        for part in parts or [twin]
+    )
 
 
 def _cast(value: Any, dtype: torch.dtype) -> Any:
@@ -93,11 +124,6 @@ def _cast(value: Any, dtype: torch.dtype) -> Any:
     if type(value) is dict:
         return {key: _cast(item, dtype) for key, item in value.items()}
     return value
-
-
-def output_of(found: Any) -> Tensor:
-    """The prediction, of networks that return it alone or wrapped."""
-    return found if isinstance(found, Tensor) else found[0]
 
 
 def meta_twin(network: nn.Module) -> nn.Module:
@@ -129,9 +155,9 @@ def on_meta(value: Any, batch: int = 1) -> Any:
 
 
 @contextmanager
-def recorded(network: nn.Module) -> Iterator[list[tuple[tuple, Mapping[str, Any]]]]:
+def recorded(network: nn.Module) -> Iterator[list[Call]]:
     """The arguments of every call of `network` in the block."""
-    calls: list[tuple[tuple, Mapping[str, Any]]] = []
+    calls: list[Call] = []
     hook = network.register_forward_pre_hook(
         lambda module, args, kwargs: calls.append((args, kwargs)), with_kwargs=True
     )
@@ -156,9 +182,13 @@ def fused_attention() -> Iterator[None]:
     The function itself is exchanged: a mode would not reach the blocks that a backward pass runs anew.
     """
     before = F.scaled_dot_product_attention
-    F.scaled_dot_product_attention = lambda query, key, value, *args, **settings: _Attention.apply(
-        query, key, value
-    )
+
+    def attention(query: Tensor, key: Tensor, value: Tensor, *args: Any, **settings: Any) -> Tensor:
+        if query.device != META:  # of somebody else, on another thread
+            return before(query, key, value, *args, **settings)
+        return _Attention.apply(query, key, value)
+
+    F.scaled_dot_product_attention = attention
     try:
         yield
     finally:

@@ -88,10 +88,9 @@ def remedies(config: SePPOConfig) -> list[str]:
     if not config.compute.gradient_checkpointing:
         found.append("turn gradient_checkpointing on")
     if config.batch_size > 1:
-        found.append(
-            f"lower batch_size (now {config.batch_size}) and raise accumulation instead, or set "
-            "out_of_memory to 'split'"
-        )
+        found.append(f"lower batch_size (now {config.batch_size}) and raise accumulation instead")
+        if config.guard.out_of_memory != "split":
+            found[-1] += ", or set out_of_memory to 'split'"
     if config.references.batch_size > 1 and config.draws_samples:
         found.append(f"lower the references' batch_size (now {config.references.batch_size})")
     found.append("encode the winners at a lower resolution")

@@ -122,8 +122,8 @@ def _steps(
         trainer = Trainer(policy, dataset, config, about, run)
         trainer.start(state)
         del state
-        warn_if_short(policy, dataset, config)
         try:
+            warn_if_short(policy, dataset, config, trainer.gradients.micro_batch)
             with trainer.lora.attached():
                 while trainer.step < config.steps and not trainer.ends():
                     yield trainer.advance()

@@ -33,7 +33,8 @@ def test_the_estimate_is_what_autograd_keeps_of_winner_and_sample(host, kind, ch
     estimate, policy = host.core("estimate"), case.denoiser
     dataset, config = step(case, checkpointing)
     with torch.inference_mode(False), policy.session(config.compute):
-        foreseen = estimate.step_bytes(policy, dataset, config)
+        call = estimate.call_of(policy, dataset)
+        foreseen = estimate.step_bytes(policy, call, config, 1)
         lora = host.core("lora").LoRA(policy.network, config.lora, 0, policy.device)
         with lora.attached():
             options = policy._options["transformer_options"]
@@ -52,7 +53,8 @@ def test_the_estimate_is_what_autograd_keeps_of_winner_and_sample(host, kind, ch
                     policy.network, lambda: policy.network(*args, **kwargs)
                 )
     weights = sum(p.numel() * p.element_size() for p in lora.parameters())
-    assert foreseen == pytest.approx(kept + 4 * weights, rel=0.01)
+    # The real attention keeps a number for each token and head besides; thin models have short heads.
+    assert foreseen == pytest.approx(kept + estimate.COPIES * weights, rel=0.03)
     assert kept > weights
 
 
@@ -62,7 +64,9 @@ def test_checkpointing_is_foreseen_to_need_less(host):
         case = make_case(host, "sdxl")
         dataset, config = step(case, checkpointing)
         with torch.inference_mode(False), case.denoiser.session(config.compute):
-            foreseen.append(host.core("estimate").step_bytes(case.denoiser, dataset, config))
+            estimate, policy = host.core("estimate"), case.denoiser
+            call = estimate.call_of(policy, dataset)
+            foreseen.append(estimate.step_bytes(policy, call, config, 1))
     assert foreseen[1] < 0.7 * foreseen[0]
 
 
@@ -95,3 +99,17 @@ def test_a_network_that_cannot_be_run_without_data_trains_without_a_warning(
         steps.close()
     assert "could not be estimated (division by zero)" in caplog.text
     assert "not fit" not in caplog.text
+
+
+def test_cancel_during_the_look_ahead_cancels(host, monkeypatch):
+    import comfy.model_management as management
+
+    monkeypatch.setattr(host.core("estimate"), "free_bytes", lambda device: 64 * 2**30)
+    case = make_case(host, "sd15")
+    dataset, config = step(case, False)
+    with torch.inference_mode(False):
+        steps = host.core("trainer").train(case.denoiser, dataset, config)
+        management.interrupt_current_processing(True)
+        with pytest.raises(management.InterruptProcessingException):
+            next(steps)
+    assert case.denoiser._patcher is None
