@@ -60,6 +60,9 @@ class Texts:
     def __init__(self) -> None:
         self._states = captions.load(HERE / "captions.safetensors")
 
+    def knows(self, text: str) -> bool:
+        return text in self._states
+
     def __getitem__(self, text: str) -> dict[str, Tensor]:
         return {"embeds": captions.pad([self._states[text]])[0]}
 

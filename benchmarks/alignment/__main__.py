@@ -10,15 +10,14 @@ import os
 import sys
 import time
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from dataclasses import replace
 from pathlib import Path
-
-from demo import studio
 
 from . import records, work
 from .modes import MODES, SHORT
 from .records import Job, Record
-from .search import next_jobs
-from .world import SHIPPED, Description, World
+from .search import least_content, next_jobs
+from .world import NAMES, SHIPPED, Description, World
 
 WORK = records.ROOT / ".benchmark"
 LONG_SEEDS, SHORT_SEEDS = 5, 2
@@ -50,8 +49,17 @@ def options_of(argv: list[str] | None) -> argparse.Namespace:
         help="a base that never saw the test names in the winners' style",
     )
     parser.add_argument("--base", type=Path, help="folder of a diffusers UNet like demo/model")
-    parser.add_argument("--winners", type=Path, help="folder of pictures named like the emoji")
-    parser.add_argument("--names", type=Path, default=studio.HERE / "names.json")
+    parser.add_argument(
+        "--winners",
+        type=Path,
+        help="folder of pictures named like the emoji, in the style WINNERS, which its judge knows",
+    )
+    parser.add_argument(
+        "--names",
+        type=Path,
+        default=NAMES,
+        help="JSON with the lists winners and test, of names that the demo knows",
+    )
     parser.add_argument("--work", type=Path, default=WORK, help="for packages, features and bases")
     parser.add_argument("--results", type=Path, default=records.RESULTS)
     parser.add_argument("--workers", type=int, default=os.cpu_count())
@@ -73,21 +81,30 @@ def run_all(
     seconds: float,
 ) -> list[Record]:
     """Run what is missing in `path`, several at a time; every record that is there in the end."""
-    until = time.monotonic() + seconds
+    until, commit = time.monotonic() + seconds, records.commit()
     running: dict[Future, Job] = {}
+    trouble: BaseException | None = None
     with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn")) as pool:
         while True:
             done = records.read(path)
             waiting = [j for j in next_jobs(done, modes, seeds) if j not in running.values()]
-            for job in waiting[: workers - len(running)] if time.monotonic() < until else []:
-                running[pool.submit(work.run, description, job)] = job
+            if trouble is None and time.monotonic() < until:
+                for job in waiting[: workers - len(running)]:
+                    least = least_content(done)
+                    running[pool.submit(work.run, description, job, least)] = job
             if not running:
-                return done
+                break
             for future in wait(running, return_when=FIRST_COMPLETED).done:
                 del running[future]
-                record = future.result()
+                if error := future.exception():
+                    trouble = trouble or error
+                    continue
+                record = replace(future.result(), commit=commit)
                 records.append(path, record)
                 say(told(record))
+    if trouble is not None:
+        raise trouble
+    return done
 
 
 def told(record: Record) -> str:
@@ -106,6 +123,9 @@ def main(argv: list[str] | None = None) -> None:
     if options.page:
         page.write(options.results)
         return
+    for package in options.package:
+        if "=" not in package:
+            raise SystemExit(f"--package {package}: expected STYLE=PACKAGE@VERSION")
     description = Description(
         *options.styles,
         work=options.work,

@@ -1,17 +1,21 @@
 """docs/benchmarks.md and its pictures, from the results alone: no sentence with a number is written by hand."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
 from . import plots, records
 from .modes import BASELINES, MODES
 from .records import Record
 from .search import BASE, CONTENT_KEPT, chosen, is_tuned
-from .statistics import Difference, Mean, holm, mean, paired
+from .statistics import Mean, holm, mean, paired
 
 PAGE = records.ROOT / "docs" / "benchmarks.md"
 IMAGES = records.ROOT / "docs" / "images"
 SIGNIFICANT = 0.05
+LEAST_SEEDS = 5
+"""for a comparison"""
 
 
 def final_runs(done: Sequence[Record], mode: str) -> dict[int, Record]:
@@ -20,93 +24,124 @@ def final_runs(done: Sequence[Record], mode: str) -> dict[int, Record]:
     return {r.job.seed: r for r in runs}
 
 
-def style_at_content(run: Record, base: Record, kept: float = CONTENT_KEPT) -> float:
-    """Style at the LoRA strength where the share `kept` of the base's content is left, by linear interpolation.
+@dataclass(frozen=True)
+class AtContent:
+    """Style where a share of the base's content is left."""
 
-    Where no strength that was tried costs so much content, style at the highest one: more was not looked at.
-    """
-    nothing = {"strength": 0.0} | base.front[0]
-    points = sorted([{**nothing, "strength": 0.0}, *run.front], key=lambda p: p["strength"])
+    style: float
+    is_crossed: bool
+    """whether content fell that far; if not, more style may be had for it than was looked at"""
+
+
+def style_at_content(run: Record, base: Record, kept: float = CONTENT_KEPT) -> AtContent:
+    """At the LoRA strength where `kept` of the base's content is left, by linear interpolation."""
+    nothing = {**base.front[0], "strength": 0.0}
+    points = sorted([nothing, *run.front], key=lambda p: p["strength"])
     wanted = kept * nothing["content"]
-    for before, after in zip(points, points[1:], strict=False):
+    for before, after in pairwise(points):
         if after["content"] < wanted:
             share = (before["content"] - wanted) / (before["content"] - after["content"])
-            return before["style"] + share * (after["style"] - before["style"])
-    return points[-1]["style"]
+            style = before["style"] + share * (after["style"] - before["style"])
+            return AtContent(style, is_crossed=True)
+    return AtContent(points[-1]["style"], is_crossed=False)
 
 
-def values(runs: dict[int, Record], of: Callable[[Record], float]) -> dict[int, float]:
-    return {seed: of(run) for seed, run in runs.items()}
+@dataclass(frozen=True)
+class Row:
+    """What a mode came to, over its seeds."""
+
+    name: str
+    runs: dict[int, Record]
+    at: dict[int, AtContent]
+
+    def mean(self, score: str) -> Mean:
+        return mean([run.scores[score] for run in self.runs.values()])
+
+    @property
+    def style_at(self) -> Mean:
+        return mean([found.style for found in self.at.values()])
+
+    @property
+    def is_crossed(self) -> bool:
+        return all(found.is_crossed for found in self.at.values())
+
+
+def rows_of(done: Sequence[Record], modes: Sequence[str]) -> list[Row]:
+    """Those that were run, most style at 80 % of content first."""
+    base = final_runs(done, BASE)[0]
+    rows = []
+    for name in modes:
+        if runs := final_runs(done, name):
+            at = {seed: style_at_content(run, base) for seed, run in runs.items()}
+            rows.append(Row(name, runs, at))
+    return sorted(rows, key=lambda row: -row.style_at.value)
 
 
 def table(done: Sequence[Record], modes: Sequence[str]) -> str:
-    """One row a mode, best style first among those that keep content; the others below."""
-    base = final_runs(done, BASE).get(0)
-    if base is None:
+    """One row a mode, in the order to rank by."""
+    if not final_runs(done, BASE):
         return "nothing was measured yet"
-    rows = [(name, final_runs(done, name)) for name in modes]
-    rows = [(name, runs) for name, runs in rows if runs]
-    content = {name: mean([r.scores["content"] for r in runs.values()]) for name, runs in rows}
-    least = CONTENT_KEPT * base.scores["content"]
-
-    def rank(row: tuple[str, dict[int, Record]]) -> tuple[bool, float]:
-        name, runs = row
-        styles = [r.scores["style"] for r in runs.values()]
-        return content[name].value < least, -sum(styles) / len(styles)
-
-    columns = ("style", "content", "frechet", "diversity", "damage")
+    base = final_runs(done, BASE)[0]
+    names = ("style at 80 % content", "style", "content kept", "Fréchet", "diversity", "damage")
+    start = base.scores
     lines = [
-        "| mode | seeds | style | content kept | style at 80 % content | Fréchet | diversity | damage | evaluations |",
-        "|---|---|---|---|---|---|---|---|---|",
-        "| base | 1 | {style:.3f} | 100 % | | {frechet:.1f} | {diversity:.2f} | {damage:.2f} | 0 |".format(
-            **base.scores
-        ),
+        f"| mode | seeds | {' | '.join(names)} | evaluations |",
+        "|---" * 9 + "|",
+        f"| base | 1 | | {start['style']:.3f} | 100 % | {start['frechet']:.1f} | {start['diversity']:.2f} | "
+        f"{start['damage']:.2f} | 0 |",
     ]
-    for name, runs in sorted(rows, key=rank):
-        found = {c: mean([r.scores[c] for r in runs.values()]) for c in columns}
-        at = mean(list(values(runs, lambda r: style_at_content(r, base)).values()))
-        kept = found["content"].value / base.scores["content"]
-        note = "" if content[name].value >= least else " (too little: not ranked)"
-        evaluations = next(iter(runs.values())).evaluations
+    for row in rows_of(done, modes):
+        kept = row.mean("content").value / start["content"]
+        note = "" if kept >= CONTENT_KEPT else " (too little to rank its style)"
+        evaluations = next(iter(row.runs.values())).evaluations
         lines.append(
-            f"| {name} | {len(runs)} | {found['style']} | {kept:.0%}{note} | {at} | "
-            f"{_plain(found['frechet'], 1)} | {_plain(found['diversity'], 2)} | "
-            f"{_plain(found['damage'], 2)} | {evaluations} |"
+            f"| {row.name} | {len(row.runs)} | {'' if row.is_crossed else 'at least '}{row.style_at} | "
+            f"{row.mean('style')} | {kept:.0%}{note} | {row.mean('frechet').value:.1f} | "
+            f"{row.mean('diversity').value:.2f} | {row.mean('damage').value:.2f} | {evaluations} |"
         )
     return "\n".join(lines)
 
 
-def _plain(found: Mean, digits: int) -> str:
-    return f"{found.value:.{digits}f}"
-
-
-def comparisons(done: Sequence[Record], against: str) -> str:
-    """Each mode minus `against` in style at 80 % content, paired by seed, corrected for the number of modes."""
-    base = final_runs(done, BASE)[0]
-
-    def measured(name: str) -> dict[int, float]:
-        return values(final_runs(done, name), lambda r: style_at_content(r, base))
-
-    found: list[tuple[str, Difference]] = []
-    for name in MODES:
-        difference = paired(measured(name), measured(against)) if name != against else None
-        if difference is not None and difference.seeds > 1:
-            found.append((name, difference))
-    if not found:
-        return f"Not enough seeds to compare with {against}."
+def comparisons(done: Sequence[Record], against: str, modes: Sequence[str]) -> str:
+    """Each mode minus `against` in style at 80 % content, paired by seed, corrected for the number of rows."""
+    rows = {row.name: row for row in rows_of(done, modes) if len(row.runs) >= LEAST_SEEDS}
+    if against not in rows:
+        return f"{against} was not run with {LEAST_SEEDS} seeds, so nothing is compared with it."
+    other = rows.pop(against)
+    unknown = [row.name for row in [*rows.values(), other] if not row.is_crossed]
+    if not other.is_crossed:
+        return f"{against} kept more than {CONTENT_KEPT:.0%} at every strength: no comparison."
+    found = []
+    for name, row in rows.items():
+        if row.is_crossed:
+            styles, others = ({s: a.style for s, a in r.at.items()} for r in (row, other))
+            found.append((name, paired(styles, others)))
     corrected = holm([difference.p for _, difference in found])
     lines = [
         f"| mode | style minus {against} | seeds | p | p, corrected |",
         "|---|---|---|---|---|",
     ]
-    for (name, difference), p in sorted(
-        zip(found, corrected, strict=True), key=lambda row: -row[0][1].mean.value
-    ):
+    for (name, difference), p in zip(found, corrected, strict=True):
         lines.append(
             f"| {name} | {difference.mean.value:+.3f} ±{difference.mean.half_width:.3f} | "
             f"{difference.seeds} | {difference.p:.3f} | {p:.3f}{' *' if p < SIGNIFICANT else ''} |"
         )
+    if unknown:
+        lines.append(
+            f"\nNot compared, for they kept more than that at every strength: {', '.join(unknown)}."
+        )
     return "\n".join(lines)
+
+
+def rates(done: Sequence[Record]) -> str:
+    """How often samples were pushed away by the coin and by what it stands for."""
+    found = []
+    for name in ("random + indicator", "random + coin"):
+        runs = final_runs(done, name).values()
+        flips = [value for run in runs for value in run.metrics["flip_rate"]]
+        if flips:
+            found.append(f"{name} {1 - sum(flips) / len(flips):.1%}")
+    return f"Share of samples pushed away, ties included: {', '.join(found)}." if found else ""
 
 
 def chosen_settings(done: Sequence[Record]) -> str:
@@ -138,6 +173,7 @@ def section(path: Path) -> str:
     missing = [name for name in MODES if name not in shown]
     parts = [
         f"## {world}",
+        STRICT if "-strict" in world else SEEN,
         f"{len(done)} runs, of them {len(runs)} final ones with seeds {seeds}; machine: {runs[0].machine}; "
         f"code: {', '.join(commits)}.",
         *([f"Not run yet: {', '.join(missing)}."] if missing else []),
@@ -146,11 +182,12 @@ def section(path: Path) -> str:
         "### Equal evaluations of the network",
         table(done, same_cost),
         "### Against plain fine-tuning of equal cost",
-        comparisons(done, "sft, equal evaluations"),
+        comparisons(done, "sft, equal evaluations", same_cost),
         "### Against the paper's criterion",
-        comparisons(done, "random + sign"),
+        comparisons(done, "random + sign", same_cost),
         "### Is it the comparison with the anchor, or any gate?",
-        comparisons(done, "random + coin"),
+        comparisons(done, "random + coin", same_cost),
+        rates(done),
         *(f"![{title}](images/{name})" for title, name in pictures),
         "### Settings that the search chose",
         chosen_settings(done),
@@ -158,31 +195,37 @@ def section(path: Path) -> str:
     return "\n\n".join(parts)
 
 
+SEEN = (
+    "The base has seen the pictures of the test captions, in both styles, unnamed: alignment steers what it can draw already. "
+    "*Fréchet* and *damage* compare with those very pictures."
+)
+STRICT = "The base has never seen the test captions in the winners' style."
+
 HEAD = """# Does it align?
 
 This page is written by `python -m benchmarks.alignment --page` from benchmarks/results/alignment.
 
-**What is compared.** A small text-to-image model (3.7 million weights, 32x32 pixels) that has seen two styles of emoji, which no
-caption names. Winners are 120 pictures in one of them. Every mode trains a LoRA of rank 16 for the same number of optimizer steps
-of 12 winners; learning rate and beta are searched for, for every mode with the same five trials, on a third of the winners by
-judges of their own. Then it is judged with those settings on 150 captions that are not among the winners, two pictures each, from
-noise that is the same for all.
+**What is compared.** A small text-to-image model that has seen two styles of emoji, which no caption names. Winners are pictures in one
+of them. Every mode trains a LoRA for the same number of optimizer steps of as many winners. Its settings are searched for on a third of the
+winners, by judges of their own: four learning rates, then two more trials around the best, which are other betas, or finer learning
+rates for a mode that reads no beta. With the settings found it is judged on captions that are not among the winners, from noise that is the same
+for all.
 
 **Who judges.** *Style*: probability of the winners' style by a logistic regression on EfficientNet-lite0, fitted on real pictures of
-other things; a blank picture counts 0. *Content kept*: R@10 against real pictures of all 150 things in two further styles, as a
-share of the base's. *Fréchet*: distance of features to the real winners'-style pictures of the same captions. *Diversity*: distance of two
-pictures of one caption. *Damage*: distance to the nearest real picture. The search sees EfficientNet-lite1 and other captions.
+other things; a blank picture counts 0. *Content kept*: R@10 against real pictures of all test captions in two further styles, as a
+share of the base's. *Fréchet*: distance of features to real pictures of the same captions in the winners' style. *Diversity*: distance of two
+pictures of one caption. *Damage*: distance to the nearest real picture in either style. The search sees EfficientNet-lite1 and other captions.
 
-**Style at 80 % content** is what to rank by: style at the LoRA strength (0, 0.6, 1, 1.4, between them by interpolation) at which 80 % of
-the base's content is left. So no mode wins by giving content away.
+**Style at 80 % content** is what to rank by: the LoRA is made stronger or weaker until 80 % of the base's content is left, and style is
+read off there, between two strengths by interpolation. So no mode wins by giving content away. "At least": content never fell that far.
 
 **Evaluations** are forwards of one sample through the network while training; a forward with its backward counts three.
 
-± is the 95 % interval over seeds. Comparisons are paired by seed (t-test); "corrected" is Holm's, for the number of rows; * marks
-p < 0.05 after that.
+± is the 95 % interval over training seeds; captions, noise of the evaluation and the search are the same for all of them and not in it.
+Comparisons are paired by seed (t-test), from five seeds on; "corrected" is Holm's, for the number of rows; * marks p < 0.05 after that.
 
-**What it cannot show.** It is a toy: one small base, drawings, styles that the base knows already. An effect here need not be one on
-photographs and large models, and an effect absent here may be there.
+**What it cannot show.** It is a toy: one small base, drawings of 32x32 pixels. An effect here need not be one on photographs and
+large models, and an effect absent here may be there.
 """
 
 

@@ -20,7 +20,7 @@ def draw(world: str, base: Record, modes: Runs, folder: Path) -> list[tuple[str,
     """Title and file name of each picture."""
     made = []
     for title, name, paint in (
-        ("Style against content, at three strengths of the LoRA", "front", _front),
+        ("Style against content as the LoRA gets stronger, a line a seed", "front", _front),
         ("Style and content over the steps, first seed", "curves", _curves),
         ("Share of samples that are not pushed away, and winner margin", "flips", _flips),
     ):
@@ -37,19 +37,14 @@ def _colours(modes: Runs) -> dict[str, tuple]:
     return {name: palette(i % 20) for i, name in enumerate(modes)}
 
 
-def _mean(runs: Mapping[int, Record], strength: float, key: str) -> float:
-    points = [p[key] for run in runs.values() for p in run.front if p["strength"] == strength]
-    return sum(points) / len(points)
-
-
 def _front(base: Record, modes: Runs):
     figure, axes = pyplot.subplots(figsize=(9, 6), layout="constrained")
     start, colours = base.front[0], _colours(modes)
     for name, runs in modes.items():
-        strengths = sorted({p["strength"] for run in runs.values() for p in run.front})
-        content = [start["content"], *(_mean(runs, s, "content") for s in strengths)]
-        style = [start["style"], *(_mean(runs, s, "style") for s in strengths)]
-        axes.plot(content, style, marker="o", markersize=4, label=name, color=colours[name])
+        for label, run in zip([name, *[None] * (len(runs) - 1)], runs.values(), strict=True):
+            points = [start, *sorted(run.front, key=lambda p: p["strength"])]
+            across, up = ([p[key] for p in points] for key in ("content", "style"))
+            axes.plot(across, up, marker=".", linewidth=0.8, label=label, color=colours[name])
     axes.axvline(
         CONTENT_KEPT * start["content"], color="grey", linestyle=":", label="80 % of content"
     )

@@ -38,6 +38,8 @@ class Record:
     """the same after a `step` before the end, of one picture a caption; of the first seed alone"""
     metrics: dict[str, list[float | None]] = field(default_factory=dict)
     """name -> a value for each step"""
+    steps_done: int = 0
+    """fewer than the job's where loss or gradient was not finite three times in a row"""
     evaluations: int = 0
     """forwards of one sample through the network; one with a backward counts three"""
     seconds: float = 0.0
@@ -70,18 +72,19 @@ def append(path: Path, record: Record) -> None:
 
 
 def commit() -> str:
-    """Of the tree that runs, marked if it was changed; empty outside a clone."""
+    """Of the tree that runs, marked if anything but results was changed; empty outside a clone."""
     try:
-        found = subprocess.run(
-            ["git", "describe", "--always", "--dirty", "--abbrev=10", "--exclude=*"],
-            cwd=ROOT,
-            check=True,
-            capture_output=True,
-            text=True,
-        )
+        head = _git("rev-parse", "--short=10", "HEAD")
+        changed = _git("status", "--porcelain", "--", ".", ":!benchmarks/results", ":!docs")
     except (OSError, subprocess.CalledProcessError):
         return ""
-    return found.stdout.strip()
+    return head + ("-changed" if changed else "")
+
+
+def _git(*arguments: str) -> str:
+    command = ["git", *arguments]
+    done = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True)
+    return done.stdout.strip()
 
 
 def machine() -> str:

@@ -26,7 +26,7 @@ def next_jobs(
     done = {record.job for record in records}
     bases = [base_job(split) for split in ("tuning", "final")]
     wanted = [job for job in bases if job not in done]
-    if base_job("tuning") in done:
+    if not wanted:
         for name in modes:
             if pairs or not MODES[name].needs_pairs:
                 wanted += [job for job in _jobs_of(name, records, seeds) if job not in done]
@@ -90,7 +90,10 @@ def _best(trials: Sequence[Record], records: Sequence[Record]) -> Record:
 
 
 def _rate(name: str, records: Sequence[Record], split: str, seed: int) -> float | None:
-    """Share of losing samples that mode `name` had in its own chosen run, the whole run's mean."""
+    """Share of losing samples that mode `name` had in its own chosen run, over the steps without ties.
+
+    Policy and reference are one in the first step and after a snapshot: no criterion decides anything there.
+    """
     if split == "tuning":
         tuned = is_tuned(name, records)
         run = _best(tuning_runs(name, records), records) if tuned else None
@@ -99,8 +102,15 @@ def _rate(name: str, records: Sequence[Record], split: str, seed: int) -> float 
         run = next((r for r in finals if r.job.seed == seed), None)
     if run is None:
         return None
-    flips = [value for value in run.metrics["flip_rate"] if value is not None]
-    return round(1 - sum(flips) / len(flips), 3)
+    steps = zip(run.metrics["flip_rate"], run.metrics["winner_margin"], strict=True)
+    flips = [flip for flip, margin in steps if flip is not None and margin != 0.0]
+    return round(1 - sum(flips) / len(flips), 3) if flips else 0.0
+
+
+def least_content(records: Sequence[Record]) -> float:
+    """Of one picture a caption on the final split: what a mode must keep to be ranked."""
+    base = _find(records, base_job("final"))
+    return CONTENT_KEPT * base.front[0]["content"] if base else 0.0
 
 
 def _find(records: Sequence[Record], job: Job) -> Record | None:

@@ -1,7 +1,7 @@
 """One job from beginning to end: train, count, draw, judge."""
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cache, partial
@@ -12,6 +12,7 @@ from demo import studio
 from seppo_core import train
 from seppo_core.data import EncodedDataset
 from seppo_core.denoisers.diffusers import DiffusersDenoiser
+from seppo_core.errors import NonFiniteLossError
 from seppo_core.lora import LoRA
 
 from . import records
@@ -23,8 +24,8 @@ from .world import DRAWS, Description, World
 
 CURVE = (1 / 3, 2 / 3)
 """Parts of a run after which its pictures are judged in between."""
-STRENGTHS = (0.6, 1.4)
-"""Of the LoRA, besides 1: what a mode gives in style for how much content."""
+WEAKER, STRONGER = (0.7, 0.5, 0.35), (1.4, 2.0, 2.8)
+"""Of the LoRA, besides 1: tried in turn until content crosses what must be kept."""
 METRICS = ("loss", "winner_margin", "flip_rate", "implicit_accuracy", "grad_norm")
 
 
@@ -59,11 +60,15 @@ def panel_of(description: Description, split: str) -> Panel:
 def pictures_of(policy: DiffusersDenoiser, world: World, panel: Panel, draws: int) -> torch.Tensor:
     """Inside a session: `draws` pictures of each caption judged, from noise that no run changes."""
     names = list(panel.names) * draws
-    return studio.draw_in_session(policy, world.texts, names, studio.EVALUATION)
+    drawn = studio.draw_in_session(policy, world.texts, names, studio.EVALUATION)
+    return drawn.nan_to_num(0.0)  # black, which is blank
 
 
-def run(description: Description, job: Job) -> Record:
-    """In a process of its own: torch keeps to one thread, which is faster where several run at once."""
+def run(description: Description, job: Job, least_content: float) -> Record:
+    """In a process of its own: torch keeps to one thread, which is faster where several run at once.
+
+    `least_content`: a final run is looked at with its LoRA weaker or stronger until its content crosses that.
+    """
     torch.set_num_threads(1)
     torch.set_flush_denormal(True)
     world, panel = world_of(description), panel_of(description, job.split)
@@ -79,17 +84,17 @@ def run(description: Description, job: Job) -> Record:
             one = pixels[: len(panel.names)]
             front.append({"strength": 1.0} | rounded_all(panel.score(one, 1)))
             if job.mode != BASE:
-                front += [{"strength": s} | look() for s in at_strengths(policy.lora, STRENGTHS)]
+                front += crossing(policy.lora, look, front[0]["content"], least_content)
     return Record(
         job,
         scores,
         front,
         trained.curve,
         trained.metrics,
+        len(trained.metrics.get("loss", ())),
         trained.evaluations,
         round(time.perf_counter() - began, 1),
-        records.commit(),
-        records.machine(),
+        machine=records.machine(),
     )
 
 
@@ -110,8 +115,13 @@ def align(
     looks = {round(part * job.steps) for part in CURVE} if is_shown(job) else set()
     steps = train(policy, dataset, MODES[job.mode].config(job.settings, job.seed, job.steps))
     for _ in range(job.steps):
-        with counted.of(policy.network):
-            reports.append(next(steps).metrics())
+        try:
+            with counted.of(policy.network):
+                reports.append(next(steps).metrics())
+        except (
+            NonFiniteLossError
+        ):  # judged as far as it came: no step that was not finite is applied
+            break
         if (step := reports[-1]["step"]) in looks:
             found.curve.append({"step": step} | look())
     steps.close()
@@ -125,13 +135,19 @@ def is_shown(job: Job) -> bool:
     return job.split == "final" and job.seed == 0
 
 
-def at_strengths(lora: LoRA, strengths: Sequence[float]) -> Iterator[float]:
-    """While the caller looks, the LoRA has the strength that was yielded, as in a LoRA loader."""
-    weights = lora.state()
-    for strength in strengths:
+def crossing(
+    lora: LoRA, look: Callable[[], dict], content: float, least: float
+) -> list[dict[str, float]]:
+    """What is seen with the LoRA stronger, as long as `content` is at least `least`; or weaker, until it is."""
+    weights, seen = lora.state(), []
+    was_enough = content >= least
+    for strength in STRONGER if was_enough else WEAKER:
         lora.load({k: v * strength if k.endswith(".up") else v for k, v in weights.items()})
-        yield strength
+        seen.append({"strength": strength} | look())
+        if (seen[-1]["content"] >= least) != was_enough:
+            break
     lora.load(weights)
+    return seen
 
 
 def scores_of(policy: DiffusersDenoiser, world: World, panel: Panel) -> dict[str, float | None]:

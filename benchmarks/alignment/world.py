@@ -21,6 +21,7 @@ EYES = {"final": "lite0", "tuning": "lite1"}
 """EfficientNet-lite0 judges the results; what is tuned sees lite1 only."""
 SHIPPED = ("twemoji", "openmoji")
 DRAWS = {"final": 2, "tuning": 4}
+NAMES = studio.HERE / "names.json"
 
 
 @dataclass(frozen=True)
@@ -37,7 +38,7 @@ class Description:
     """folder of a diffusers UNet; none: the shipped one, or one trained for these styles"""
     winners: Path | None = None
     """folder of pictures named like emoji; none: the style's own"""
-    names: Path = studio.HERE / "names.json"
+    names: Path = NAMES
     more_styles: tuple[tuple[str, str], ...] = ()
     """(style, npm package) besides emoji.PACKAGES"""
     pretraining_steps: int = 4000
@@ -48,7 +49,15 @@ class Description:
 
     @property
     def name(self) -> str:
-        return f"{self.base_style}-{self.winner_style}" + ("-strict" if self.strict else "")
+        """Of its results and its base; what is not as shipped has its part in it."""
+        plain = f"{self.base_style}-{self.winner_style}" + ("-strict" if self.strict else "")
+        given = {"base": self.base, "winners": self.winners}
+        own = [what + _digest(path) for what, path in given.items() if path]
+        own += [_digest(self.names)] if _digest(self.names) != _digest(NAMES) else []
+        own += [f"{style}={package}" for style, package in self.more_styles]
+        if not own:
+            return plain
+        return f"{plain}-{hashlib.sha256(' '.join(own).encode()).hexdigest()[:8]}"
 
     def require(self) -> None:
         """SystemExit with what to do, before any long work."""
@@ -58,10 +67,40 @@ class Description:
                 raise SystemExit(f"unknown style {style!r}; choose from {known}, or --package it")
         if self.base_style == self.winner_style:
             raise SystemExit("the winners' style must not be the base's own")
-        if self.base and not (self.base / "config.json").is_file():
-            raise SystemExit(f"{self.base} is no folder of a diffusers UNet: it has no config.json")
-        if self.winners and not list(self.winners.glob("*.png")):
-            raise SystemExit(f"{self.winners} holds no .png pictures")
+        if self.base and self.strict:
+            raise SystemExit("--strict trains a base of its own; leave --base out")
+        for file in ("config.json", "scheduler_config.json") if self.base else ():
+            if not (self.base / file).is_file():
+                raise SystemExit(f"{self.base} is no folder of a base like demo/model: no {file}")
+        if not self.names.is_file():
+            raise SystemExit(f"{self.names}: there is no such file")
+        names, texts = self.read_names(), studio.Texts()
+        unknown = [n for n in [*names.winners, *names.test] if not texts.knows(studio.caption(n))]
+        if unknown:
+            raise SystemExit(f"{self.names}: the demo has no caption for {unknown[:5]}")
+        if shared := sorted(set(names.winners) & set(names.test)):
+            raise SystemExit(f"{self.names}: winners must not be tested: {shared[:5]}")
+        missing = (
+            [n for n in names.winners if not (self.winners / f"{n}.png").is_file()]
+            if self.winners
+            else []
+        )
+        if missing:
+            raise SystemExit(
+                f"{self.winners}: {len(missing)} pictures are missing, first {missing[0]}.png"
+            )
+
+    def read_names(self) -> studio.Names:
+        return studio.Names(**json.loads(self.names.read_text("utf-8")))
+
+
+def _digest(path: Path) -> str:
+    """Of a file, or of all files in a folder."""
+    files = [path] if path.is_file() else sorted(p for p in path.rglob("*") if p.is_file())
+    found = hashlib.sha256()
+    for file in files:
+        found.update(file.name.encode() + hashlib.sha256(file.read_bytes()).digest())
+    return found.hexdigest()
 
 
 class World:
@@ -69,7 +108,7 @@ class World:
 
     def __init__(self, description: Description) -> None:
         self.description = description
-        self.names = studio.Names(**json.loads(description.names.read_text("utf-8")))
+        self.names = description.read_names()
         folder, styles = description.work / "emoji", description.packages
         emoji.fetch(folder, styles)
         self.sets = {style: emoji.EmojiSet(folder, style) for style in styles}
@@ -120,7 +159,8 @@ class World:
         folder = self.description.winners
         if folder is None:
             return self.sets[self.description.winner_style].image(name)
-        return Image.open(folder / f"{name}.png")
+        picture = Image.open(folder / f"{name}.png").convert("RGBA")
+        return Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture)
 
     # Judges
 

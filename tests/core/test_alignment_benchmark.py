@@ -71,9 +71,12 @@ def test_correction_for_many_comparisons_by_hand(part):
 def made_up(part, job, style, content, flips=0.4):
     """A record as a job might end."""
     end = {"style": style, "content": content, "frechet": 9.0, "diversity": 1.0, "damage": 1.0}
-    front = [{"strength": s, **end, "style": style * s} for s in (1.0, 0.6, 1.4)]
+    front = [{"strength": s, **end, "style": style * s} for s in (1.0, 1.4)]
+    front += [{"strength": 2.0, **end, "style": 2 * style, "content": 0.0}]
     metrics = {name: [flips] * 12 for name in part("work").METRICS}
-    return part("records").Record(job, end, front, [], metrics, 10, 1.0, "abc", "a machine")
+    metrics["flip_rate"] += [1.0] * 3  # ties, as in the first step
+    metrics["winner_margin"] += [0.0] * 3
+    return part("records").Record(job, end, front, [], metrics, 15, 10, 1.0, "abc", "a machine")
 
 
 def search_to_its_end(part, modes, seeds, score):
@@ -92,11 +95,11 @@ def test_every_mode_has_the_same_number_of_trials_and_then_every_seed(part):
     for name in modes:
         jobs = [r.job for r in found if r.job.mode == name]
         tuning = [j for j in jobs if j.split == "tuning"]
-        assert len(set(tuning)) == len(tuning) == 5
+        assert len(set(tuning)) == len(tuning) == 6
         finals = [j for j in jobs if j.split == "final"]
         assert [j.seed for j in finals] == [0, 1, 2]
         assert not {j.seed for j in tuning} & {j.seed for j in finals}
-        best = 3e-3 if part("modes").MODES[name].reads_beta else 3e-3 * 1.8
+        best = 1e-2 if part("modes").MODES[name].reads_beta else 1e-2 * 1.8
         assert [j.settings.learning_rate for j in finals] == pytest.approx([best] * 3)
 
 
@@ -105,9 +108,9 @@ def test_the_search_takes_most_style_among_trials_that_keep_content(part):
         if job.mode == "base":
             return 0.1, 0.5
         beta_bonus = 0.1 if job.settings.beta == 50 else 0
-        return {3e-4: 0.2, 1e-3: 0.4, 3e-3: 0.9}[job.settings.learning_rate] + beta_bonus, (
-            0.44 if job.settings.learning_rate == 3e-3 else 0.5
-        )
+        rate = job.settings.learning_rate
+        style = {3e-4: 0.2, 1e-3: 0.4, 3e-3: 0.9, 1e-2: 0.95}[rate]
+        return style + beta_bonus, 0.44 if rate >= 3e-3 else 0.5
 
     found = search_to_its_end(part, ["random + sign"], [0], score)
     best = part("search").chosen("random + sign", found)
@@ -128,7 +131,7 @@ def test_the_coin_falls_as_often_as_the_indicator_pushed_away(part):
         part, ["random + coin", "random + indicator"], [0, 1], lambda job: (0.5, 0.5)
     )
     coins = [r.job for r in found if r.job.mode == "random + coin" and r.job.split == "final"]
-    assert [job.settings.loser_weight for job in coins] == [0.6, 0.6]  # flips 0.4
+    assert [job.settings.loser_weight for job in coins] == [0.6, 0.6]  # flips 0.4, ties left out
     alone = search_to_its_end(part, ["random + coin"], [0], lambda job: (0.5, 0.5))
     assert {r.job.mode for r in alone} == {"base"}
 
@@ -152,42 +155,58 @@ def test_records_survive_a_torn_last_line(part, tmp_path):
 def test_style_at_equal_content_by_hand(part):
     page, base_job = part("page"), part("search").base_job("final")
     base = made_up(part, base_job, 0.2, 0.5)
-    run = replace(
-        base,
-        front=[
-            {"strength": 1.0, "style": 0.6, "content": 0.45},
-            {"strength": 1.4, "style": 0.8, "content": 0.35},
-            {"strength": 0.6, "style": 0.4, "content": 0.5},
-        ],
-    )
+
+    def found(*points):
+        front = [dict(zip(("strength", "style", "content"), p, strict=True)) for p in points]
+        at = page.style_at_content(replace(base, front=front), base)
+        return at.style, at.is_crossed
+
     # 80 % of 0.5 is 0.4, halfway between 0.45 and 0.35: style halfway between 0.6 and 0.8
-    assert page.style_at_content(run, base) == pytest.approx(0.7)
-    mild = replace(base, front=[{"strength": 1.4, "style": 0.7, "content": 0.48}])
-    assert page.style_at_content(mild, base) == 0.7
-    harsh = replace(base, front=[{"strength": 0.6, "style": 0.4, "content": 0.3}])
-    # from (0.2, 0.5) to (0.4, 0.3): 0.4 is reached halfway
-    assert page.style_at_content(harsh, base) == pytest.approx(0.3)
+    assert found((1.0, 0.6, 0.45), (1.4, 0.8, 0.35)) == (pytest.approx(0.7), True)
+    assert found((1.0, 0.6, 0.49), (2.8, 0.7, 0.48)) == (0.7, False)
+    # from (0.2, 0.5) without LoRA to (0.4, 0.3): 0.4 is reached halfway
+    assert found((1.0, 0.9, 0.1), (0.35, 0.4, 0.3)) == (pytest.approx(0.3), True)
 
 
-def test_the_page_ranks_no_mode_that_gave_content_away(part, tmp_path, monkeypatch):
+def page_of(part, tmp_path, monkeypatch, modes, seeds, score):
     page = part("page")
     monkeypatch.setattr(page, "IMAGES", tmp_path / "images")
-    modes = ["sft", "dpo on pairs", "random + sign", "sft, equal evaluations"]
+    for record in search_to_its_end(part, modes, seeds, score):
+        part("records").append(tmp_path / "results" / "a-b.jsonl", record)
+    page.write(tmp_path / "results", tmp_path / "benchmarks.md")
+    return (tmp_path / "benchmarks.md").read_text("utf-8")
 
+
+def test_the_page_says_who_gave_content_away(part, tmp_path, monkeypatch):
     def score(job):
         if job.mode == "base":
             return 0.2, 0.5
         return (0.9, 0.2) if "dpo" in job.mode else (0.5 + 0.01 * job.seed, 0.48)
 
-    for record in search_to_its_end(part, modes, [0, 1], score):
-        part("records").append(tmp_path / "results" / "a-b.jsonl", record)
-    page.write(tmp_path / "results", tmp_path / "benchmarks.md")
-    text = (tmp_path / "benchmarks.md").read_text("utf-8")
+    modes = ["sft", "dpo on pairs", "random + sign", "sft, equal evaluations"]
+    text = page_of(part, tmp_path, monkeypatch, modes, [0, 1], score)
     rows = [line for line in text.splitlines() if line.startswith("| dpo on pairs |")]
-    assert "40% (too little: not ranked)" in rows[0]
-    assert text.index("| random + sign |") < text.index("| dpo on pairs |")
+    assert "40% (too little to rank its style)" in rows[0]
     assert "Not run yet: initial + none" in text
+    assert "was not run with 5 seeds, so nothing is compared with it" in text
     assert len(list((tmp_path / "images").glob("alignment_a-b_*.png"))) == 3
+
+
+def test_the_page_compares_modes_of_equal_cost_over_five_seeds(part, tmp_path, monkeypatch):
+    def score(job):
+        if job.mode == "base":
+            return 0.2, 0.5
+        better = 0.1 if job.mode == "random + sign" else 0.0
+        return 0.5 + better + 0.001 * (job.seed * 7 % 5) * (1 + better), 0.48
+
+    modes = ["sft", "random + sign", "random + none", "sft, equal evaluations"]
+    text = page_of(part, tmp_path, monkeypatch, modes, range(5), score)
+    after = text[text.index("### Against plain fine-tuning") :]
+    after = after[: after.index("### Against the paper")]
+    rows = [line for line in after.splitlines() if line.startswith("| r")]
+    assert [row.split(" | ")[0] for row in rows] == ["| random + sign", "| random + none"]
+    assert rows[0].endswith("0.000 * |")
+    assert rows[1].endswith("1.000 |")
 
 
 # One job
@@ -232,14 +251,73 @@ def test_a_job_trains_counts_and_judges(part, monkeypatch, mode, evaluations):
     threads = torch.get_num_threads()
     job = part("records").Job("final", mode, 0, 2, modes.Settings(1e-3))
     try:
-        record = work.run(None, job)
+        record = work.run(None, job, least_content=0.8)
     finally:
         torch.set_num_threads(threads)
         torch.set_flush_denormal(False)
     assert record.evaluations == evaluations
-    assert [point["strength"] for point in record.front] == [1.0, 0.6, 1.4]
-    assert len({point["style"] for point in record.front}) == 3
+    assert [point["strength"] for point in record.front] == [1.0, 1.4, 2.0, 2.8]
+    assert len({point["style"] for point in record.front}) == 4
+    assert record.steps_done == 2
     assert [point["step"] for point in record.curve] == [1]
     assert len(record.metrics["loss"]) == 2
     assert record.scores["content"] == 1.0
-    assert part("records").read(Path("nowhere")) == []
+
+
+class Weights:
+    """Stands for a LoRA; counts what was loaded."""
+
+    def __init__(self):
+        self.now = {"a.up": torch.ones(1), "a.down": torch.ones(1)}
+
+    def state(self):
+        return dict(self.now)
+
+    def load(self, weights):
+        self.now = weights
+
+
+@pytest.mark.parametrize(
+    ("content", "looked_at"), [(0.5, [1.4, 2.0]), (0.3, [0.7, 0.5]), (0.36, [0.7])]
+)
+def test_strengths_are_tried_until_content_crosses_what_must_be_kept(part, content, looked_at):
+    lora = Weights()
+    before = lora.state()
+    seen = part("work").crossing(
+        lora, lambda: {"content": content / lora.now["a.up"].item() ** 0.5}, content, 0.4
+    )
+    # 0.5 / 1.4^.5 = .423, / 2^.5 = .354; 0.3 / .7^.5 = .359, / .5^.5 = .424; .36 / .7^.5 = .43
+    assert [point["strength"] for point in seen] == looked_at
+    assert lora.now == before
+
+
+def test_a_world_of_other_pictures_has_results_of_its_own(part, tmp_path):
+    world, paths = part("world"), [tmp_path / "a", tmp_path / "b"]
+    for number, path in enumerate(paths):
+        path.mkdir()
+        (path / "config.json").write_text(str(number))
+    names = {
+        world.Description("twemoji", "openmoji", tmp_path).name,
+        world.Description("twemoji", "openmoji", tmp_path, strict=True).name,
+        *(world.Description("twemoji", "openmoji", tmp_path, base=p).name for p in paths),
+        world.Description("twemoji", "openmoji", tmp_path, winners=paths[0]).name,
+    }
+    assert len(names) == 5
+    assert "twemoji-openmoji" in names
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"winner_style": "crayon"}, "unknown style 'crayon'"),
+        ({"winner_style": "twemoji"}, "must not be the base's own"),
+        ({"base": Path("nowhere")}, "no config.json"),
+        ({"base": Path("nowhere"), "strict": True}, "leave --base out"),
+        ({"winners": Path("nowhere")}, "120 pictures are missing, first 3rd-place-medal.png"),
+        ({"names": Path("nowhere.json")}, "there is no such file"),
+    ],
+)
+def test_a_world_that_cannot_be_is_refused_before_any_work(part, tmp_path, changes, message):
+    described = {"base_style": "twemoji", "winner_style": "openmoji", "work": tmp_path} | changes
+    with pytest.raises(SystemExit, match=message):
+        part("world").Description(**described).require()
