@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from PIL import Image
 
 from ..errors import DatasetError
+from .captions import encodable
 from .generation import Generation
 from .pictures import Picture
 
@@ -38,8 +39,12 @@ class Winner:
         return self.picture.name
 
     def captions(self) -> tuple[str, ...]:
-        """What training reads for the caption: first the given order of its tags."""
-        return self.wording.variants(self.caption) if self.wording else (self.caption,)
+        """What training reads for the caption: first the given order of its tags.
+
+        A prefix or a typed caption may hold halves of characters, too.
+        """
+        worded = self.wording.variants(self.caption) if self.wording else (self.caption,)
+        return tuple(map(encodable, worded))
 
     def load(self, background: str = "white") -> Image.Image:
         """The picture as upright RGB. DatasetError says why it cannot be read."""

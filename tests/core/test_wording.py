@@ -289,3 +289,10 @@ def test_training_reads_the_drawn_captions(make_policy):
     plain, same, dropped = weights(None), weights(Wording()), weights(Wording(dropout=1.0))
     assert all(torch.equal(plain[name], same[name]) for name in plain)
     assert not torch.equal(plain["text.up"], dropped["text.up"])
+
+
+@pytest.mark.parametrize("wording", [None, Wording(prefix="\udc2e\udc2e/outside")])
+def test_halves_of_characters_reach_no_tokenizer(wording):
+    winner = Winner(None, "a fox\ud800", wording=wording)
+    (caption,) = winner.captions()
+    assert caption == ("/outside a fox" if wording else "a fox")
