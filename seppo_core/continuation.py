@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from .checkpoint import Run
+from .config import SePPOConfig
 from .errors import CheckpointError
 
 RESUMABLE_UNFINISHED = ("optimizer.learning_rate",)
@@ -33,7 +34,17 @@ def differences(before: dict[str, Any], now: dict[str, Any], step: int) -> list[
         free -= set(RESUMABLE_UNFINISHED)
     if now["config"]["optimizer"]["schedule"] != "constant":
         free.remove("steps")  # the whole schedule would move
-    return found + [name for name in _changed(before["config"], now["config"]) if name not in free]
+    config = _filled(before["config"], SePPOConfig().as_dict())
+    return found + [name for name in _changed(config, now["config"]) if name not in free]
+
+
+def _filled(values: dict[str, Any], defaults: dict[str, Any]) -> dict[str, Any]:
+    """`values` with the defaults of settings that came after it was written, which change nothing."""
+    found = defaults | values
+    for name, default in defaults.items():
+        if isinstance(default, dict) and isinstance(found[name], dict):
+            found[name] = _filled(found[name], default)
+    return found
 
 
 def _changed(before: Any, now: Any, path: str = "") -> list[str]:

@@ -12,7 +12,7 @@ from tiny import TinyDenoiser, examples
 
 from seppo_core import checkpoint, files, ownership, train
 from seppo_core.checkpoint import Run
-from seppo_core.config import LoRAConfig, ReferenceConfig, RunConfig, SePPOConfig
+from seppo_core.config import LoRAConfig, LossConfig, ReferenceConfig, RunConfig, SePPOConfig
 from seppo_core.continuation import RESUMABLE, choose_directory, differences
 from seppo_core.data import in_memory
 from seppo_core.errors import CheckpointError
@@ -402,10 +402,13 @@ def test_another_model_or_dataset_is_refused_by_its_name(part):
     assert differences(before, before | {part: "another"}, step=2) == [part]
 
 
-def test_a_setting_that_an_older_run_did_not_have_is_named():
-    before = json.loads(json.dumps(asdict(CONFIG)))
+@pytest.mark.parametrize("beta", [LossConfig().beta, 1.0])
+def test_a_setting_that_an_older_run_did_not_have_was_as_its_default(beta):
+    now = asdict(replace(CONFIG, loss=replace(CONFIG.loss, beta=beta)))
+    before = json.loads(json.dumps(now))
     del before["loss"]["beta"]
-    assert differences(about(before), about(asdict(CONFIG)), step=2) == ["loss.beta"]
+    found = differences(about(before), about(now), step=2)
+    assert found == ([] if beta == LossConfig().beta else ["loss.beta"])
 
 
 def test_the_same_graph_again_finds_its_run_and_a_changed_one_gets_a_directory_of_its_own(tmp_path):

@@ -125,3 +125,52 @@ def test_a_random_gate_leaves_out_ties_and_draws_the_same_again():
     assert CRITERIA["random"](anchor, 1.0).tolist() == [0.0, 1.0, 1.0]
     first = CRITERIA["random"](torch.linspace(-1, 1, 99), 0.5)
     assert torch.equal(first, CRITERIA["random"](torch.linspace(-1, 1, 99), 0.5))
+
+
+def test_a_soft_role_weighs_as_much_as_the_anchor_is_sure():
+    # beta / 2 anchor = 2 * (0.5, 0, -0.25) = (1, 0, -0.5); 2 sigmoid(1) - 1 = 0.46211716, 2 sigmoid(0.5) - 1 = 0.24491866
+    terms = seppo_loss(
+        errors([0.1, 0.2, 0.5], [0.5] * 3),
+        errors([0.6, 0.2, 0.25], [0.4] * 3),
+        beta=4.0,
+        criterion="sign",
+        soft=True,
+    )
+    assert terms.role.tolist() == pytest.approx([0.46211716, 0.0, -0.24491866])
+
+
+def test_the_weight_of_the_winner_adds_its_pull_to_both_loss_and_gradient():
+    policy, reference = errors([0.1], [0.5]), errors([0.3], [0.4])
+    policy.winner.requires_grad_()
+    plain = seppo_loss(policy, reference, beta=10.0)
+    (before,) = torch.autograd.grad(plain.loss.sum(), policy.winner)
+    more = seppo_loss(policy, reference, beta=10.0, winner_weight=0.3)
+    (after,) = torch.autograd.grad(more.loss.sum(), policy.winner)
+    assert more.loss.item() - plain.loss.item() == pytest.approx(0.3 * 5 * -0.2)
+    assert (after - before).item() == pytest.approx(0.3 * 5)
+
+
+def test_a_capped_loser_has_no_gradient_beyond_its_cap_and_keeps_it_below():
+    # errors of the reference 0.4, cap 0.1: the ceiling of d_r is 0.04.
+    policy, reference = errors([0.1] * 2, [0.43, 0.5]), errors([0.3] * 2, [0.4] * 2)
+    policy.sample.requires_grad_()
+    terms = seppo_loss(policy, reference, beta=10.0, loser_cap=0.1)
+    terms.loss.sum().backward()
+    assert policy.sample.grad[0] < 0 and policy.sample.grad[1] == 0
+    assert terms.logits.tolist() == pytest.approx([-5 * (-0.2 - 0.03), -5 * (-0.2 - 0.04)])
+    assert terms.sample_margin.tolist() == pytest.approx([0.03, 0.1])  # reported as it is
+
+
+def test_a_sample_that_is_learned_from_knows_no_cap():
+    policy, reference = errors([0.4], [0.6]), errors([0.3], [0.4])
+    policy.sample.requires_grad_()
+    terms = seppo_loss(policy, reference, beta=10.0, criterion="sign", loser_cap=0.1)
+    terms.loss.sum().backward()
+    assert terms.role.item() == -1 and policy.sample.grad.item() > 0
+
+
+def test_another_anchor_decides_where_it_is_given():
+    policy, reference = errors([0.1], [0.5]), errors([0.3], [0.4])
+    terms = seppo_loss(policy, reference, beta=10.0, anchor=torch.tensor([-1.0]).double())
+    assert terms.role.item() == -1
+    assert terms.winner_margin.item() == pytest.approx(-0.2)
