@@ -14,9 +14,10 @@ from dataclasses import replace
 from pathlib import Path
 
 from . import records, work
+from .front import least_content
 from .modes import MODES, SHORT
 from .records import Job, Record
-from .search import least_content, next_jobs
+from .search import next_jobs
 from .world import NAMES, SHIPPED, Description, World
 
 WORK = records.ROOT / ".benchmark"
@@ -90,7 +91,7 @@ def run_all(
             waiting = [j for j in next_jobs(done, modes, seeds) if j not in running.values()]
             if trouble is None and time.monotonic() < until:
                 for job in waiting[: workers - len(running)]:
-                    least = least_content(done)
+                    least = least_content(done, job.split)
                     running[pool.submit(work.run, description, job, least)] = job
             if not running:
                 break

@@ -54,8 +54,10 @@ class Mode:
         return from_dict(SePPOConfig, values)
 
 
-def _drawn(selection: str, criterion: str, **more: Any) -> Mode:
-    return Mode({"criterion": criterion}, {"selection": selection}, **more)
+def _drawn(
+    selection: str, criterion: str, steps: int = STEPS, rate_of: str = "", **loss: Any
+) -> Mode:
+    return Mode({"criterion": criterion, **loss}, {"selection": selection}, steps, rate_of)
 
 
 SFT = {"objective": "winner_error"}
@@ -76,9 +78,22 @@ MODES: dict[str, Mode] = {
     "random + coin": _drawn("random", "random", rate_of="random + indicator"),
     "sft, equal evaluations": Mode(SFT, steps=4 * STEPS),
     "dpo on pairs, equal evaluations": Mode(PAIRS, {"selection": "initial"}, steps=STEPS * 3 // 2),
+    # Ideas
+    "initial + indicator": _drawn("initial", "indicator"),
+    "random + none, winner safe": _drawn("random", "none", winner_safe=True),
+    "initial + none, winner safe": _drawn("initial", "none", winner_safe=True),
+    "random + none, winner kept": _drawn("random", "none", winner_weight=0.5),
+    "random + none, loser capped": _drawn("random", "none", loser_cap=0.1),
+    "random + sign, soft": _drawn("random", "sign", soft=True),
+    "random + indicator, anchor of 4": _drawn(
+        "random", "indicator", steps=STEPS * 2 // 3, anchor_draws=4
+    ),
+    "random + indicator, reuse 6": Mode(
+        {"criterion": "indicator"}, {"reuse": 6, "sampling_steps": 6}, steps=STEPS * 4 // 3
+    ),
 }
-"""`latest + none` is SPIN-Diffusion's choice, `random + sign` the paper's. The last two go on until they have cost as
-many evaluations of the network as the modes that draw samples."""
+"""`latest + none` is SPIN-Diffusion's choice, `random + sign` the paper's. Modes with other than STEPS steps take as
+many as cost what the modes that draw samples cost in evaluations of the network."""
 
 BASELINES = ("sft", "dpo on pairs")
 """Modes that have a longer twin of equal cost."""

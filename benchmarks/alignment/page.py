@@ -2,13 +2,13 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 from pathlib import Path
 
 from . import plots, records
-from .modes import BASELINES, MODES
+from .front import BASE, CONTENT_KEPT, AtContent, style_at_content
+from .modes import BASELINES, MODES, STEPS
 from .records import Record
-from .search import BASE, CONTENT_KEPT, chosen, is_tuned
+from .search import chosen, is_tuned
 from .statistics import Mean, holm, mean, paired
 
 PAGE = records.ROOT / "docs" / "benchmarks.md"
@@ -22,28 +22,6 @@ def final_runs(done: Sequence[Record], mode: str) -> dict[int, Record]:
     """seed -> record."""
     runs = (r for r in done if r.job.split == "final" and r.job.mode == mode)
     return {r.job.seed: r for r in runs}
-
-
-@dataclass(frozen=True)
-class AtContent:
-    """Style where a share of the base's content is left."""
-
-    style: float
-    is_crossed: bool
-    """whether content fell that far; if not, more style may be had for it than was looked at"""
-
-
-def style_at_content(run: Record, base: Record, kept: float = CONTENT_KEPT) -> AtContent:
-    """At the LoRA strength where `kept` of the base's content is left, by linear interpolation."""
-    nothing = {**base.front[0], "strength": 0.0}
-    points = sorted([nothing, *run.front], key=lambda p: p["strength"])
-    wanted = kept * nothing["content"]
-    for before, after in pairwise(points):
-        if after["content"] < wanted:
-            share = (before["content"] - wanted) / (before["content"] - after["content"])
-            style = before["style"] + share * (after["style"] - before["style"])
-            return AtContent(style, is_crossed=True)
-    return AtContent(points[-1]["style"], is_crossed=False)
 
 
 @dataclass(frozen=True)
@@ -165,7 +143,7 @@ def section(path: Path) -> str:
     finals = {name: final_runs(done, name) for name in MODES}
     shown = {name: runs for name, runs in finals.items() if runs}
     pictures = plots.draw(world, base, shown, IMAGES)
-    same_steps = [name for name in MODES if "evaluations" not in name]
+    same_steps = [name for name, mode in MODES.items() if mode.steps == STEPS]
     same_cost = [name for name in MODES if name not in BASELINES]
     runs = [r for r in done if r.job.split == "final"]
     commits = sorted({r.commit for r in done if r.commit})
@@ -206,10 +184,9 @@ HEAD = """# Does it align?
 This page is written by `python -m benchmarks.alignment --page` from benchmarks/results/alignment.
 
 **What is compared.** A small text-to-image model that has seen two styles of emoji, which no caption names. Winners are pictures in one
-of them. Every mode trains a LoRA for the same number of optimizer steps of as many winners. Its settings are searched for on a third of the
-winners, by judges of their own: four learning rates, then two more trials around the best, which are other betas, or finer learning
-rates for a mode that reads no beta. With the settings found it is judged on captions that are not among the winners, from noise that is the same
-for all.
+of them. Every mode trains a LoRA on as many winners a step. Its settings are searched for on a third of the winners, by judges of their
+own: four learning rates, then two more trials around the best, which are other betas, or finer learning rates for a mode that
+reads no beta. With the settings found it is judged on captions that are not among the winners, from noise that is the same for all.
 
 **Who judges.** *Style*: probability of the winners' style by a logistic regression on EfficientNet-lite0, fitted on real pictures of
 other things; a blank picture counts 0. *Content kept*: R@10 against real pictures of all test captions in two further styles, as a
@@ -218,6 +195,7 @@ pictures of one caption. *Damage*: distance to the nearest real picture in eithe
 
 **Style at 80 % content** is what to rank by: the LoRA is made stronger or weaker until 80 % of the base's content is left, and style is
 read off there, between two strengths by interpolation. So no mode wins by giving content away. "At least": content never fell that far.
+The search chooses by the same, on its own captions.
 
 **Evaluations** are forwards of one sample through the network while training; a forward with its backward counts three.
 

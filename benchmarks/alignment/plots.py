@@ -8,8 +8,8 @@ import matplotlib
 matplotlib.use("Agg")
 from matplotlib import pyplot  # noqa: E402
 
+from .front import CONTENT_KEPT  # noqa: E402
 from .records import Record  # noqa: E402
-from .search import CONTENT_KEPT  # noqa: E402
 
 Runs = Mapping[str, Mapping[int, Record]]
 WINDOW = 6

@@ -33,9 +33,9 @@ class Record:
     scores: dict[str, float]
     """what measure.Panel.score says at the end"""
     front: list[dict[str, float]] = field(default_factory=list)
-    """the same with the LoRA at a `strength`, of one picture a caption"""
+    """the same with the LoRA at a `strength`, of world.LOOKS pictures a caption"""
     curve: list[dict[str, float]] = field(default_factory=list)
-    """the same after a `step` before the end, of one picture a caption; of the first seed alone"""
+    """the same after a `step` before the end; of the first seed alone"""
     metrics: dict[str, list[float | None]] = field(default_factory=dict)
     """name -> a value for each step"""
     steps_done: int = 0

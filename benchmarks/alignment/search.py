@@ -3,15 +3,11 @@
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
+from .front import BASE, find_base, style_at_content
 from .modes import FINER, LEARNING_RATES, MODES, OTHER_BETAS, Settings
 from .records import Job, Record
 
 TUNING_SEED = 1000
-CONTENT_KEPT = 0.8
-"""Share of the base's content a mode must keep to be ranked."""
-CONTENT_KEPT_IN_TUNING = 0.9
-"""Stricter, for content is measured on a few captions there and the chosen settings must keep 80 % on others."""
-BASE = "base"
 NO_SETTINGS = Settings(0.0)
 
 
@@ -81,12 +77,9 @@ def chosen(name: str, records: Sequence[Record]) -> Settings:
 
 
 def _best(trials: Sequence[Record], records: Sequence[Record]) -> Record:
-    """Most style among those that keep content; where none does, most content."""
-    base = _find(records, base_job("tuning")).scores["content"]
-    keeping = [r for r in trials if r.scores["content"] >= CONTENT_KEPT_IN_TUNING * base]
-    if keeping:
-        return max(keeping, key=lambda r: r.scores["style"])
-    return max(trials, key=lambda r: r.scores["content"])
+    """By what modes are ranked by."""
+    base = find_base(records, "tuning")
+    return max(trials, key=lambda trial: style_at_content(trial, base).style)
 
 
 def _rate(name: str, records: Sequence[Record], split: str, seed: int) -> float | None:
@@ -105,12 +98,6 @@ def _rate(name: str, records: Sequence[Record], split: str, seed: int) -> float 
     steps = zip(run.metrics["flip_rate"], run.metrics["winner_margin"], strict=True)
     flips = [flip for flip, margin in steps if flip is not None and margin != 0.0]
     return round(1 - sum(flips) / len(flips), 3) if flips else 0.0
-
-
-def least_content(records: Sequence[Record]) -> float:
-    """Of one picture a caption on the final split: what a mode must keep to be ranked."""
-    base = _find(records, base_job("final"))
-    return CONTENT_KEPT * base.front[0]["content"] if base else 0.0
 
 
 def _find(records: Sequence[Record], job: Job) -> Record | None:

@@ -16,16 +16,14 @@ from seppo_core.errors import NonFiniteLossError
 from seppo_core.lora import LoRA
 
 from . import records
+from .front import STRONGER, WEAKER, is_base
 from .measure import Panel, rounded
 from .modes import MODES
 from .records import Job, Record
-from .search import BASE
-from .world import DRAWS, Description, World
+from .world import DRAWS, LOOKS, Description, World
 
 CURVE = (1 / 3, 2 / 3)
 """Parts of a run after which its pictures are judged in between."""
-WEAKER, STRONGER = (0.7, 0.5, 0.35), (1.4, 2.0, 2.8)
-"""Of the LoRA, besides 1: tried in turn until content crosses what must be kept."""
 METRICS = ("loss", "winner_margin", "flip_rate", "implicit_accuracy", "grad_norm")
 
 
@@ -67,27 +65,25 @@ def pictures_of(policy: DiffusersDenoiser, world: World, panel: Panel, draws: in
 def run(description: Description, job: Job, least_content: float) -> Record:
     """In a process of its own: torch keeps to one thread, which is faster where several run at once.
 
-    `least_content`: a final run is looked at with its LoRA weaker or stronger until its content crosses that.
+    `least_content`: what was learned is looked at with the LoRA weaker or stronger until its content crosses that.
     """
     torch.set_num_threads(1)
     torch.set_flush_denormal(True)
     world, panel = world_of(description), panel_of(description, job.split)
     began = time.perf_counter()
     policy = studio.load_policy(world.base)
-    look = partial(scores_of, policy, world, panel)
-    trained = Training() if job.mode == BASE else align(policy, world.dataset(job.split), job, look)
-    front = []
+    look = partial(scores_of, policy, world, panel, LOOKS[job.split])
+    trained = Training() if is_base(job) else align(policy, world.dataset(job.split), job, look)
     with studio.ready(policy):
-        pixels = pictures_of(policy, world, panel, DRAWS[job.split])
-        scores = rounded_all(panel.score(pixels, DRAWS[job.split]))
-        if job.split == "final":
-            one = pixels[: len(panel.names)]
-            front.append({"strength": 1.0} | rounded_all(panel.score(one, 1)))
-            if job.mode != BASE:
-                front += crossing(policy.lora, look, front[0]["content"], least_content)
+        draws = DRAWS[job.split]
+        pixels = pictures_of(policy, world, panel, draws)
+        looked_at = pixels[: LOOKS[job.split] * len(panel.names)]
+        front = [{"strength": 1.0} | rounded_all(panel.score(looked_at, LOOKS[job.split]))]
+        if not is_base(job):
+            front += crossing(policy.lora, look, front[0]["content"], least_content)
     return Record(
         job,
-        scores,
+        rounded_all(panel.score(pixels, draws)),
         front,
         trained.curve,
         trained.metrics,
@@ -150,9 +146,11 @@ def crossing(
     return seen
 
 
-def scores_of(policy: DiffusersDenoiser, world: World, panel: Panel) -> dict[str, float | None]:
-    """Of one picture for each caption."""
-    return rounded_all(panel.score(pictures_of(policy, world, panel, 1), 1))
+def scores_of(
+    policy: DiffusersDenoiser, world: World, panel: Panel, draws: int
+) -> dict[str, float | None]:
+    """Of `draws` pictures for each caption."""
+    return rounded_all(panel.score(pictures_of(policy, world, panel, draws), draws))
 
 
 def rounded_all(scores: dict[str, float]) -> dict[str, float | None]:

@@ -21,6 +21,9 @@ EYES = {"final": "lite0", "tuning": "lite1"}
 """EfficientNet-lite0 judges the results; what is tuned sees lite1 only."""
 SHIPPED = ("twemoji", "openmoji")
 DRAWS = {"final": 2, "tuning": 4}
+"""Pictures of each caption that are judged,"""
+LOOKS = {"final": 1, "tuning": 4}
+"""and how many of them at every other strength of the LoRA, and during a run."""
 NAMES = studio.HERE / "names.json"
 
 

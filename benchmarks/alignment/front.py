@@ -1,0 +1,49 @@
+"""Style at equal content: what the search chooses by, and what modes are ranked by."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+from .records import Job, Record
+
+CONTENT_KEPT = 0.8
+"""Share of the base's content at which styles are compared."""
+BASE = "base"
+WEAKER, STRONGER = (0.7, 0.5, 0.35), (1.4, 2.0, 2.8)
+"""Of the LoRA, besides 1: tried in turn until content crosses what must be kept."""
+
+
+@dataclass(frozen=True)
+class AtContent:
+    """Style where a share of the base's content is left."""
+
+    style: float
+    is_crossed: bool
+    """whether content fell that far; if not, more style may be had for it than was looked at"""
+
+
+def find_base(records: Sequence[Record], split: str) -> Record | None:
+    return next((r for r in records if is_base(r.job) and r.job.split == split), None)
+
+
+def is_base(job: Job) -> bool:
+    return job.mode == BASE
+
+
+def least_content(records: Sequence[Record], split: str) -> float:
+    """What is left of the base's content where styles are compared; 0 before the base was measured."""
+    base = find_base(records, split)
+    return CONTENT_KEPT * base.front[0]["content"] if base else 0.0
+
+
+def style_at_content(run: Record, base: Record, kept: float = CONTENT_KEPT) -> AtContent:
+    """At the LoRA strength where `kept` of the base's content is left, by linear interpolation."""
+    nothing = {**base.front[0], "strength": 0.0}
+    points = sorted([nothing, *run.front], key=lambda p: p["strength"])
+    wanted = kept * nothing["content"]
+    for before, after in pairwise(points):
+        if after["content"] < wanted:
+            share = (before["content"] - wanted) / (before["content"] - after["content"])
+            style = before["style"] + share * (after["style"] - before["style"])
+            return AtContent(style, is_crossed=True)
+    return AtContent(points[-1]["style"], is_crossed=False)
