@@ -32,7 +32,9 @@ def say(text: str) -> None:
 def options_of(argv: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.alignment", description=__doc__)
     parser.add_argument("--long", action="store_true", help="every mode and five seeds")
-    parser.add_argument("--seeds", type=int, help="instead of two, or of five with --long")
+    parser.add_argument(
+        "--seeds", type=int, help="instead of two, or of five with --long; 0 searches only"
+    )
     parser.add_argument("--modes", nargs="+", metavar="MODE", choices=list(MODES))
     parser.add_argument(
         "--styles", nargs=2, default=SHIPPED, metavar=("BASE", "WINNERS"), help=f"{SHIPPED}"
@@ -140,7 +142,8 @@ def main(argv: list[str] | None = None) -> None:
     os.environ["OMP_NUM_THREADS"] = "1"
     World(description).prepare()
     modes = options.modes or list(MODES if options.long else SHORT)
-    count = options.seeds or (LONG_SEEDS if options.long else SHORT_SEEDS)
+    usual = LONG_SEEDS if options.long else SHORT_SEEDS
+    count = usual if options.seeds is None else options.seeds
     path = options.results / f"{description.name}.jsonl"
     done = run_all(
         description, path, modes, list(range(count)), options.workers, 60 * options.minutes
