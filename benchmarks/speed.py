@@ -233,7 +233,7 @@ def limit(host, kind: str) -> tuple[float, float, float]:
     return one, two, both
 
 
-def recorded_calls(policy, pair) -> dict[int, tuple[tuple, dict]]:
+def recorded_calls(policy, given, counts=(1, 2)) -> dict[int, tuple[tuple, dict]]:
     """batch size -> the arguments with which the host calls the network."""
     import torch
 
@@ -243,9 +243,9 @@ def recorded_calls(policy, pair) -> dict[int, tuple[tuple, dict]]:
         calls[len(args[0])] = (args, kwargs)
 
     hook = policy.network.register_forward_pre_hook(keep, with_kwargs=True)
-    for count in (1, 2):
-        latents = policy.scale_latents(torch.stack([e.latents for e in pair[:count]]))
-        conds = [e.cond for e in pair[:count]]
+    for count in counts:
+        latents = policy.scale_latents(torch.stack([e.latents for e in given[:count]]))
+        conds = [e.cond for e in given[:count]]
         prepared = policy.prepare(conds, tuple(latents.shape[1:]))
         levels = policy.levels(torch.full((count,), 0.5))
         with torch.no_grad():
