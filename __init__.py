@@ -1,5 +1,8 @@
 """SePPO for ComfyUI: entry point of the node pack. Nothing is imported until the host asks for it."""
 
+WEB_DIRECTORY = "./web"
+"""What the host serves to its page; every .js file in it is loaded there."""
+
 
 async def comfy_entrypoint():
     """Return the pack's extension; a failure is logged with its traceback, the host shows one line."""

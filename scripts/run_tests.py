@@ -1,7 +1,7 @@
 """Set up, lint, and run every test: `python scripts/run_tests.py`.
 
-Core and reliability tests run in `.venv`; host tests run once per ComfyUI found, inside that host's test
-environment. `--long` runs the tests alone that have a long form, in that form.
+Core and reliability tests run in `.venv`; tests of the host and of its page run once per ComfyUI found, inside that host's
+test environment. `--long` runs the tests alone that have a long form, in that form.
 The last line sums up: `N passed, N failed, N skipped`.
 """
 
@@ -106,21 +106,24 @@ def tests_in(folder: str, long: bool) -> list[str]:
 
 
 def test_runs(venv: Venv, extra: list[str], long: bool) -> list[Callable[[], Part]]:
-    """The test processes: the core's, the reliability tests', and one for each host."""
+    """The test processes: the core's, the reliability tests', and two for each host: inside it, and at its page."""
     form = {"SEPPO_RELIABILITY": "long"} if long else {}
     runs = [
         partial(pytest, name, venv, tests_in(f"tests/{name}", long), extra, **form)
         for name in ("core", "reliability")
     ]
     hosts = find_hosts()
-    host_tests = tests_in("tests/hosts", long)
-    if not hosts:
-        runs.append(partial(pytest, "no ComfyUI found, tests/hosts", venv, host_tests, extra))
-    for host in hosts:
-        name = f"ComfyUI {host.version} at {host.path}"
-        inside = host_python(host)
-        where = {"SEPPO_TEST_HOST": str(host.path)}
-        runs.append(partial(pytest, name, inside, host_tests, extra, **where, **form))
+    for folder in ("tests/hosts", "tests/page"):
+        tests = tests_in(folder, long)
+        if not tests:
+            continue
+        if not hosts:
+            runs.append(partial(pytest, f"no ComfyUI found, {folder}", venv, tests, extra))
+        for host in hosts:
+            name = f"ComfyUI {host.version} at {host.path}, {folder}"
+            inside = host_python(host)
+            where = {"SEPPO_TEST_HOST": str(host.path)}
+            runs.append(partial(pytest, name, inside, tests, extra, **where, **form))
     return runs
 
 

@@ -3,7 +3,9 @@
 import sys
 from pathlib import Path
 
-sys.path[:0] = [str(Path(__file__).parent / folder) for folder in ("core", "hosts", "reliability")]
+sys.path[:0] = [
+    str(Path(__file__).parent / folder) for folder in ("core", "hosts", "page", "reliability")
+]
 
 
 def pytest_terminal_summary(terminalreporter) -> None:

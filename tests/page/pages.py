@@ -1,0 +1,136 @@
+"""The host's page in a real browser: Chromium that is installed here, driven by Playwright."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from over_http import HttpHost
+
+BROWSERS = ("chromium", "chromium-browser", "google-chrome")
+SCREENSHOTS = "SEPPO_SCREENSHOTS"
+"""Environment variable: a folder where pictures of the pages are kept for people to look at."""
+SETTINGS = {
+    "Comfy.TutorialCompleted": True,
+    "Comfy.Workflow.Persist": False,
+    "Comfy.Graph.CanvasInfo": False,
+    "Comfy.ReleaseNotes.Shown": True,
+}
+PATIENCE = 90_000
+"""Milliseconds; a busy machine takes long to draw its first page."""
+
+
+def find_browser() -> str | None:
+    named = os.environ.get("SEPPO_CHROMIUM")
+    return named or next(filter(None, map(shutil.which, BROWSERS)), None)
+
+
+@dataclass
+class Page:
+    """One open page of a host."""
+
+    host: HttpHost
+    tab: Any
+    """playwright.sync_api.Page"""
+    kept: Path
+    """folder of its screenshots"""
+    troubles: list[str] = field(default_factory=list)
+    """errors that name the pack; the host's own pages have some that do not"""
+    loaded: list[str] = field(default_factory=list)
+    """addresses that were answered well"""
+
+    def open(self) -> Page:
+        self.tab.goto(self.host.url, timeout=PATIENCE)
+        self.wait_for(
+            "() => window.app?.extensionManager && window.app.graph && !window.app.loading"
+        )
+        self.wait_for("() => Boolean(LiteGraph.registered_node_types['SePPOTrain'])")
+        return self
+
+    def reload(self) -> Page:
+        return self.open()
+
+    def ask(self, script: str, argument: Any = None) -> Any:
+        return self.tab.evaluate(script, argument)
+
+    def wait_for(self, condition: str, argument: Any = None, timeout: float = PATIENCE) -> Any:
+        """The first true value of a JavaScript function."""
+        found = self.tab.wait_for_function(condition, arg=argument, timeout=timeout)
+        return found.json_value()
+
+    def by(self, testid: str) -> Any:
+        """The elements of the pack with that data-testid."""
+        return self.tab.locator(f"[data-testid='{testid}']")
+
+    def load(self, prompt: dict[str, Any], name: str = "test") -> None:
+        """Put a graph in API format on the canvas; links and widget values come with it."""
+        self.ask(
+            "async ([prompt, name]) => { await window.app.loadApiJson(prompt, name); }",
+            [prompt, name],
+        )
+        self.wait_for("count => window.app.graph.nodes.length === count", len(prompt))
+
+    def queue(self) -> None:
+        self.ask("() => window.app.queuePrompt(0, 1)")
+
+    def shot(self, name: str) -> Path:
+        path = self.kept / f"{name}.png"
+        self.tab.screenshot(path=path)
+        return path
+
+
+@contextmanager
+def chromium() -> Iterator[Any]:
+    """A browser that sees this machine alone."""
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(
+            executable_path=find_browser(), args=["--no-sandbox", "--disable-gpu"]
+        )
+        try:
+            yield browser
+        finally:
+            browser.close()
+
+
+@contextmanager
+def page_of(
+    browser: Any, host: HttpHost, kept: Path, vue: bool = False, light: bool = False
+) -> Iterator[Page]:
+    """A page with the renderer and theme asked for; at the end no error of the pack may be left."""
+    settings = SETTINGS | {
+        "Comfy.VueNodes.Enabled": vue,
+        "Comfy.ColorPalette": "light" if light else "dark",
+    }
+    host.post("/settings", settings)
+    context = browser.new_context(viewport={"width": 1500, "height": 950})
+    context.route(
+        lambda url: not url.startswith((host.url, "data:", "blob:")), lambda route: route.abort()
+    )
+    tab = context.new_page()
+    tab.set_default_timeout(PATIENCE)
+    page = Page(host, tab, kept)
+    listen(tab, page.troubles.append)
+    tab.on("response", lambda found: page.loaded.append(found.url) if found.ok else None)
+    try:
+        yield page
+        assert not page.troubles, page.troubles
+    finally:
+        context.close()
+
+
+def listen(tab: Any, tell: Callable[[str], None]) -> None:
+    """Pass on errors of the page that name the pack."""
+
+    def about(text: str) -> None:
+        if "seppo" in text.lower():
+            tell(text)
+
+    tab.on("pageerror", lambda error: about(f"{error}\n{error.stack}"))
+    tab.on("console", lambda message: about(message.text) if message.type == "error" else None)

@@ -1,0 +1,35 @@
+// The pack's routes on the host's server.
+
+import { api } from "../../../scripts/api.js";
+
+export { api };
+
+/** JSON from a route of the pack, e.g. `get("/seppo/runs")`; throws an Error with the server's own words. */
+export async function get(route) {
+  return answered(await api.fetchApi(route, { cache: "no-store" }));
+}
+
+/** Send JSON to a route of the pack; its answer, or null if that is empty. */
+export async function post(route, data = {}) {
+  const body = JSON.stringify(data);
+  return answered(
+    await api.fetchApi(route, { method: "POST", headers: { "Content-Type": "application/json" }, body })
+  );
+}
+
+/** The address of a route, for images. */
+export function address(route) {
+  return api.apiURL(route);
+}
+
+async function answered(response) {
+  const text = await response.text();
+  if (response.ok) return text ? JSON.parse(text) : null;
+  let reason = text;
+  try {
+    reason = JSON.parse(text).error;
+  } catch {
+    // Not the pack's own answer: shown as it is.
+  }
+  throw new Error(reason || `the server answered with status ${response.status}`);
+}

@@ -1,0 +1,57 @@
+// Elements and the pack's one style sheet. Text is always set as text: names and captions come from files.
+
+const SHEET = new URL("../seppo.css", import.meta.url).href;
+
+/** Load the style sheet once a page. */
+export function styled() {
+  if (document.querySelector(`link[href="${SHEET}"]`)) return;
+  document.head.append(element("link", { rel: "stylesheet", href: SHEET }));
+}
+
+/**
+ * A new element. `properties` are set on it; `data`, `style` and `on` take objects; strings among `children` become text.
+ */
+export function element(tag, properties = {}, ...children) {
+  const made = document.createElement(tag);
+  const { data = {}, style = {}, on = {}, ...plain } = properties;
+  Object.assign(made, plain);
+  Object.assign(made.dataset, data);
+  Object.assign(made.style, style);
+  for (const [event, listener] of Object.entries(on)) made.addEventListener(event, listener);
+  made.append(...children.filter((child) => child !== null && child !== undefined));
+  return made;
+}
+
+/** A button that can be pressed once at a time; what goes wrong is told to the user. */
+export function button(label, press, properties = {}) {
+  const made = element("button", { type: "button", className: "seppo-button", ...properties }, label);
+  made.addEventListener("click", async () => {
+    made.disabled = true;
+    try {
+      await press();
+    } catch (error) {
+      tell("error", error.message);
+    } finally {
+      made.disabled = false;
+    }
+  });
+  return made;
+}
+
+/** A short message in the host's corner; severity is info, success, warn or error. */
+export function tell(severity, detail) {
+  window.app.extensionManager.toast.add({ severity, summary: "SePPO", detail, life: 6000 });
+}
+
+/** Run `draw` once before the next frame, however often the result is called. */
+export function oncePerFrame(draw) {
+  let asked = false;
+  return () => {
+    if (asked) return;
+    asked = true;
+    requestAnimationFrame(() => {
+      asked = false;
+      draw();
+    });
+  };
+}
