@@ -3,6 +3,7 @@
 import logging
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -13,7 +14,7 @@ from .lora import LoRA
 from .loss import DenoisingErrors, seppo_loss
 from .memory import free_memory, is_out_of_memory
 from .randomness import generator, normal
-from .report import statistics
+from .report import examples, statistics
 from .windows import Window
 
 FIRST_LOSS_SCALE = 2.0**12
@@ -52,8 +53,8 @@ class Gradients:
         self.of_samples: list[Tensor | None] = [None] * len(self.parameters)
         """gradients of the samples alone, where they are told apart"""
 
-    def of_step(self, step: int, window: Window) -> dict[str, float | None] | None:
-        """The step's gradient, clipped, and its statistics; None if loss or gradient is not finite.
+    def of_step(self, step: int, window: Window) -> dict[str, Any] | None:
+        """The step's gradient, clipped, and what StepReport says of it; None if loss or gradient is not finite.
 
         Under float16 the same step is tried again with half the loss scale first. What does not fit into
         memory is tried again in halves where `guard.out_of_memory` allows it.
@@ -66,7 +67,8 @@ class Gradients:
                     raise
             else:
                 if math.isfinite(norm) and bool(columns[0].isfinite().all()):
-                    return {**statistics(columns), "grad_norm": norm}
+                    rows = examples(window.positions, columns)
+                    return {**statistics(columns), "grad_norm": norm, "examples": rows}
                 if self.scaling.factor <= 1.0:
                     return None
                 self.scaling.shrink()
@@ -108,9 +110,9 @@ class Gradients:
         return columns, float(norm)
 
     def _micro_batch(self, step: int, window: Window, indices: range) -> Tensor:
-        """Add the gradient of some of the step's winners; returns their statistics [7, B], detached.
+        """Add the gradient of some of the step's winners; returns their statistics [8, B], detached.
 
-        Rows: loss, role, logits, winner margin, sample margin, policy error, reference error.
+        Rows: loss, role, logits, winner margin, sample margin, policy error, reference error, level as a share.
         """
         config, policy = self.config, self.policy
         conds = window.conds[indices.start : indices.stop]
@@ -118,8 +120,8 @@ class Gradients:
         shape = tuple(latents.shape[1:])
         key = (config.seed, step, self.rank)
         noise = torch.stack([normal(shape, *key, "noise", i) for i in indices])
-        draws = [torch.rand(1, generator=generator(*key, "level", i)) for i in indices]
-        levels = policy.levels(torch.cat(draws))
+        shares = torch.cat([torch.rand(1, generator=generator(*key, "level", i)) for i in indices])
+        levels = policy.levels(shares)
         weight = self.scaling.factor / config.winners_per_step
 
         if window.samples is None:
@@ -128,7 +130,7 @@ class Gradients:
             (errors.sum() * weight).backward()
             error = errors.detach()
             unknown = torch.full_like(error, math.nan)
-            return torch.stack([error, *[unknown] * 4, error, unknown])
+            return torch.stack([error, *[unknown] * 4, error, unknown, shares.to(error)])
 
         samples = window.samples[indices.start : indices.stop]
         batches = self._batches(conds, latents, samples, noise, levels)
@@ -159,6 +161,7 @@ class Gradients:
             terms.sample_margin,
             current.winner,
             reference.winner,
+            shares.to(reference.winner),
         )
         return torch.stack([row.detach() for row in rows])
 

@@ -1,9 +1,25 @@
 """What one optimizer step was like: the line of metrics.jsonl and what hosts show of it."""
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any
 
 from torch import Tensor
+
+
+@dataclass(frozen=True)
+class ExampleReport:
+    """One winner of a step, with its reference sample."""
+
+    winner: int
+    """its place in the dataset"""
+    level: float
+    """of the noise, as a share of the schedule: 1 is the noisiest"""
+    role: float
+    """of the sample: above 0 it loses, below it is learned from, 0 it is left out"""
+    winner_margin: float
+    sample_margin: float
 
 
 @dataclass(frozen=True)
@@ -33,8 +49,10 @@ class StepReport:
     """mean over held-out winners of the error after this step minus that of the initial weights"""
     steps: int = field(metadata={"logged": False})
     """how many the run will have"""
+    examples: tuple[ExampleReport, ...] = field(default=(), metadata={"logged": False})
+    """one for each winner, in the order of the batch; empty where nothing is compared or the step was not applied"""
     preview: Tensor | None = field(default=None, metadata={"logged": False})
-    """latents [1, ...] to look at: the newest reference sample, or one of the policy's own"""
+    """latents [1, ...] to look at: the sample of the first example, or one of the policy's own"""
     caption: str = field(default="", metadata={"logged": False})
     """of the preview"""
     alarm: str = field(default="", metadata={"logged": False})
@@ -56,9 +74,18 @@ NOT_APPLIED: dict[str, None] = dict.fromkeys(
 """The statistics of a step whose loss or gradient was not finite."""
 
 
+def examples(positions: Sequence[int], columns: Tensor) -> tuple[ExampleReport, ...]:
+    """The step's winners, at `positions` of the dataset, from the rows of `Gradients`, [8, N]."""
+    _, roles, _, winner_margins, sample_margins, _, _, levels = columns.tolist()
+    if any(math.isnan(role) for role in roles):
+        return ()
+    rows = zip(positions, levels, roles, winner_margins, sample_margins, strict=True)
+    return tuple(ExampleReport(*row) for row in rows)
+
+
 def statistics(columns: Tensor) -> dict[str, float | None]:
-    """Means over the step's winners from the rows of `Gradients`, [7, N]; NaN rows are unknown."""
-    loss, role, logits, winner_margin, sample_margin, policy_error, reference_error = columns
+    """Means over the step's winners from the rows of `Gradients`, [8, N]; NaN rows are unknown."""
+    loss, role, logits, winner_margin, sample_margin, policy_error, reference_error, _ = columns
 
     def mean(values: Tensor) -> float | None:
         return float(values.mean()) if values.numel() and not values.isnan().any() else None

@@ -24,6 +24,8 @@ class Window:
     """What the steps of one window share."""
 
     index: int
+    positions: list[int]
+    """of its winners in the dataset"""
     conds: list[Conditioning]
     caption: str
     """of the first winner"""
@@ -55,9 +57,10 @@ class Windows:
     def open(self, index: int, pool: ReferencePool) -> Window:
         """Read the winners of window `index`, select its reference and draw its samples."""
         config, policy = self.config, self.policy
+        positions = self.plan.batch(index)
         examples = [
             self.dataset.drawn(position, config.seed, index, self.rank, "caption", i)
-            for i, position in enumerate(self.plan.batch(index))
+            for i, position in enumerate(positions)
         ]
         conds = [example.cond for example in examples]
         winners = policy.scale_latents(torch.stack([example.latents for example in examples]))
@@ -72,7 +75,8 @@ class Windows:
             else:
                 with self.lora.using(slot):
                     samples = self.draw(conds, winners.shape[1:], index)
-        return Window(index, conds, examples[0].caption, winners, samples, reference, slot)
+        caption = examples[0].caption
+        return Window(index, positions, conds, caption, winners, samples, reference, slot)
 
     @torch.no_grad()
     def draw(self, conds: list[Any], shape: torch.Size, window: int) -> Tensor:

@@ -441,3 +441,15 @@ def test_initial_weights_of_another_rank_are_refused_before_anything_moves(
     with pytest.raises(CheckpointError, match="LoRA weights do not fit"):
         train(make_policy(), dataset, replace(CONFIG, run=run, lora=LoRAConfig(rank=3)))
     assert not (tmp_path / "second").exists()
+
+
+def test_a_report_says_of_each_winner_what_its_means_are_made_of(make_policy, dataset):
+    config = replace(CONFIG, steps=6, batch_size=3)
+    for report in train(make_policy(), dataset, config):
+        rows = report.examples
+        assert len(rows) == 3
+        assert all(0 <= row.winner < len(dataset) and 0 <= row.level < 1 for row in rows)
+        mean = sum(row.winner_margin for row in rows) / 3
+        assert mean == pytest.approx(report.winner_margin, rel=1e-5, abs=1e-9)
+        assert sum(row.role <= 0 for row in rows) / 3 == pytest.approx(report.flip_rate)
+    assert len({row.level for row in rows}) == 3
