@@ -15,120 +15,28 @@ from typing import Any
 import pytest
 import torch
 from graphs import (
+    FOLDER,
+    LONG,
     Watched,
     cached,
     contents,
     draw_winners,
+    drawing,
     events,
     files,
     latents,
     metrics,
     node,
     restart,
+    training,
     watch,
 )
 from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import load_file
 
-FOLDER = "http_winners"
-LONG = 10_000
-"""More steps than any test waits for."""
-
 PREVIEW_IMAGE, JPEG = 1, 1
 """The host's binary messages begin with these as big-endian numbers: kind of message, kind of image."""
-
-
-def drawing(checkpoint: str, model: list, seed: int = 5, negative: str = "") -> dict[str, Any]:
-    """Two steps of the host's KSampler with `model` at CFG 1, where the negative prompt has no part.
-
-    Another negative prompt makes the host's cache compute the same latents anew.
-    """
-    return {
-        "base": node("CheckpointLoaderSimple", ckpt_name=checkpoint),
-        "positive": node("CLIPTextEncode", clip=["base", 1], text="a crimson disc"),
-        "negative": node("CLIPTextEncode", clip=["base", 1], text=negative),
-        "size": node("EmptyLatentImage", width=64, height=64, batch_size=1),
-        "sample": node(
-            "KSampler",
-            model=model,
-            positive=["positive", 0],
-            negative=["negative", 0],
-            latent_image=["size", 0],
-            seed=seed,
-            steps=2,
-            cfg=1.0,
-            sampler_name="euler",
-            scheduler="normal",
-            denoise=1.0,
-        ),
-        "latents": node("SaveLatent", samples=["sample", 0], filename_prefix="http/latents"),
-    }
-
-
-def training(checkpoint: str, run_name: str, steps: int = 4, **widgets: Any) -> dict[str, Any]:
-    """From a folder of winners to latents drawn with the aligned model."""
-    return {
-        **drawing(checkpoint, ["train", 0]),
-        "winners": node("SePPOLoadWinners", folder=FOLDER, caption=""),
-        "dataset": node(
-            "SePPOEncodeWinners",
-            winners=["winners", 0],
-            vae=["base", 2],
-            clip=["base", 1],
-            resolution=64,
-            shape="square",
-            multiple=64,
-        ),
-        "references": node(
-            "SePPOReferenceSettings",
-            selection="random",
-            snapshot_every=2,
-            capacity=4,
-            reuse=1,
-            sampler="euler",
-            scheduler="normal",
-            sampling_steps=2,
-            guidance_scale=1.0,
-            sample_batch=4,
-        ),
-        "optimizer": node(
-            "SePPOOptimizerSettings",
-            optimizer="adamw",
-            schedule="constant",
-            warmup=0.0,
-            weight_decay=0.0,
-            clip=1.0,
-            accumulation=1,
-            precision="auto",
-            gradient_checkpointing=False,
-            alpha=0.0,
-            modules="attention",
-            pattern="",
-            loser_weight=0.5,
-            checkpoint_every=LONG,
-            preview_every=1,
-        ),
-        "train": node(
-            "SePPOTrain",
-            **{
-                "model": ["base", 0],
-                "dataset": ["dataset", 0],
-                "references": ["references", 0],
-                "optimizer": ["optimizer", 0],
-                "preset": "seppo",
-                "steps": steps,
-                "batch_size": 1,
-                "learning_rate": 0.01,
-                "rank": 4,
-                "beta": 2000.0,
-                "criterion": "sign",
-                "seed": 0,
-                "run_name": run_name,
-                **widgets,
-            },
-        ),
-    }
 
 
 def keeping() -> dict[str, Any]:
