@@ -12,6 +12,8 @@ Optimizer = io.Custom("SEPPO_OPTIMIZER")
 """dict: sections `optimizer`, `lora`, `compute`, `guard`, `run` of the configuration and `accumulation`"""
 Run = io.Custom("SEPPO_RUN")
 """`seppo_core.checkpoint.Run`: a run directory"""
+Tests = io.Custom("SEPPO_TESTS")
+"""`probes.TestPrompts`: what to draw now and then while training"""
 LoraModel = io.Custom("LORA_MODEL")
 LossMap = io.Custom("LOSS_MAP")
 

@@ -6,6 +6,7 @@ from typing import Any
 
 import comfy.sd
 from comfy_api.latest import io
+from PIL import Image
 from torch import Tensor
 
 from ..seppo_core.checkpoint import Run
@@ -18,6 +19,8 @@ from ..seppo_core.loss import CRITERIA
 from ..seppo_core.report import StepReport
 from ..seppo_core.trainer import run_description, train
 from . import host, sockets
+from .probes import TestPrompts
+from .recorder import Recorder, panel_of
 
 
 class SePPOTrain(io.ComfyNode):
@@ -32,7 +35,7 @@ class SePPOTrain(io.ComfyNode):
             "show, held in place by earlier checkpoints of the model itself.",
             search_aliases=["preference", "alignment", "dpo", "spin", "train lora", "fine-tune"],
             is_output_node=True,
-            hidden=[io.Hidden.unique_id],
+            hidden=[io.Hidden.unique_id, io.Hidden.extra_pnginfo],
             inputs=[
                 io.Model.Input(
                     "model",
@@ -130,6 +133,11 @@ class SePPOTrain(io.ComfyNode):
                     optional=True,
                     tooltip="Start from the aligned weights of this run instead of from the model itself.",
                 ),
+                sockets.Tests.Input(
+                    "tests",
+                    optional=True,
+                    tooltip="Prompts to draw now and then while training, from SePPO Test Prompts.",
+                ),
             ],
             outputs=[
                 io.Model.Output(display_name="model"),
@@ -157,6 +165,7 @@ class SePPOTrain(io.ComfyNode):
         run_name: str,
         negative: Any = None,
         run: Run | None = None,
+        tests: TestPrompts | None = None,
         **widgets: Any,
     ) -> io.NodeOutput:
         directory = host.confined_name(host.runs_root(), run_name)
@@ -169,10 +178,20 @@ class SePPOTrain(io.ComfyNode):
                 run.require_base(about["base"])
             trained = Run(choose_directory(directory.parent, directory.name, about))
             config = replace(config, run=replace(config.run, directory=str(trained.directory)))
-            progress = Progress(policy, config.steps, cls.hidden.unique_id)
-            with closing(train(policy, dataset, config)) as reports:
+            if tests is not None:
+                tests = tests.fitted(model, policy)
+            node_id, shown = cls.hidden.unique_id, cls.hidden.extra_pnginfo or {}
+            panel = panel_of(shown.get("workflow"), node_id)
+            progress = Progress(policy, config.steps, node_id)
+            with (
+                Recorder(trained, dataset, panel, config.steps) as recorder,
+                closing(train(policy, dataset, config)) as reports,
+            ):
                 for report in reports:
-                    progress.show(report)
+                    picture = progress.show(report)
+                    recorder.step(report, picture)
+                    if tests is not None:
+                        tests.draw(policy, report, recorder)
         lora = comfy_state_dict(trained)
         aligned, _ = comfy.sd.load_lora_for_models(model, None, lora, 1.0, 0)
         losses = (line["loss"] for line in trained.metrics())
@@ -219,11 +238,12 @@ class Progress:
         self.bar = host.progress(steps)
         self.seconds: list[float] = []
 
-    def show(self, report: StepReport) -> None:
+    def show(self, report: StepReport) -> Image.Image | None:
+        """Tell the node; returns the preview as a picture if there is one."""
         picture = None
         if report.preview is not None:
-            picture = host.preview_message(self.policy.latent_preview(report.preview))
-        self.bar.update_absolute(report.step, report.steps, picture)
+            picture = self.policy.latent_preview(report.preview)
+        self.bar.update_absolute(report.step, report.steps, host.preview_message(picture))
         self.seconds = [*self.seconds[-19:], report.seconds]
         pace = sum(self.seconds) / len(self.seconds)
         left = pace * (report.steps - report.step)
@@ -233,6 +253,7 @@ class Progress:
             text += f"  winner margin {report.winner_margin:+.2e}  flips {report.flip_rate:.0%}"
         text += f"  {pace:.2f} s/step, {left / 60:.0f} min left"
         host.progress_text(f"{text}\n{report.alarm}".strip(), self.node_id)
+        return picture
 
 
 NODES = [SePPOTrain]

@@ -79,11 +79,11 @@ def vue(request) -> bool:
 
 
 @pytest.fixture
-def open_page(browser, server, vue, tmp_path):
+def open_page(browser, server, vue, tmp_path, request):
     """Open a page: `open_page(light=False)`; it is closed at the end, and must have had no error of the pack."""
     folder = Path(os.environ.get(SCREENSHOTS) or tmp_path)
     folder.mkdir(parents=True, exist_ok=True)
     with ExitStack() as stack:
         yield lambda light=False: stack.enter_context(
-            page_of(browser, server, folder, vue, light)
+            page_of(browser, server, folder, request.node.name, vue, light)
         ).open()

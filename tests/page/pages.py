@@ -21,7 +21,7 @@ SETTINGS = {
     "Comfy.Graph.CanvasInfo": False,
     "Comfy.ReleaseNotes.Shown": True,
 }
-PATIENCE = 90_000
+PATIENCE = int(os.environ.get("SEPPO_PATIENCE", 90_000))
 """Milliseconds; a busy machine takes long to draw its first page."""
 
 
@@ -75,6 +75,18 @@ class Page:
         )
         self.wait_for("count => window.app.graph.nodes.length === count", len(prompt))
 
+    def look_at(self, node_class: str) -> None:
+        """Bring the first node of a class to the middle of the page, at its own size."""
+        self.ask(
+            """name => {
+                const node = window.app.graph.nodes.find((one) => one.comfyClass === name);
+                window.app.canvas.ds.scale = 1;
+                window.app.canvas.centerOnNode(node);
+                window.app.graph.setDirtyCanvas(true, true);
+            }""",
+            node_class,
+        )
+
     def queue(self) -> None:
         self.ask("() => window.app.queuePrompt(0, 1)")
 
@@ -101,9 +113,9 @@ def chromium() -> Iterator[Any]:
 
 @contextmanager
 def page_of(
-    browser: Any, host: HttpHost, kept: Path, vue: bool = False, light: bool = False
+    browser: Any, host: HttpHost, kept: Path, name: str, vue: bool = False, light: bool = False
 ) -> Iterator[Page]:
-    """A page with the renderer and theme asked for; at the end no error of the pack may be left."""
+    """A page with the renderer and theme asked for; at the end it is pictured, and had no error of the pack."""
     settings = SETTINGS | {
         "Comfy.VueNodes.Enabled": vue,
         "Comfy.ColorPalette": "light" if light else "dark",
@@ -120,6 +132,7 @@ def page_of(
     tab.on("response", lambda found: page.loaded.append(found.url) if found.ok else None)
     try:
         yield page
+        page.shot(name)
         assert not page.troubles, page.troubles
     finally:
         context.close()

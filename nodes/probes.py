@@ -1,0 +1,155 @@
+"""Prompts that are drawn now and then while a model trains, from the same noise each time."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import comfy.sample
+import comfy.samplers
+import torch
+from comfy_api.latest import io
+
+from ..seppo_core.config import ReferenceConfig
+from ..seppo_core.denoisers.comfy import ComfyDenoiser
+from ..seppo_core.errors import ConfigError
+from ..seppo_core.randomness import normal
+from ..seppo_core.report import StepReport
+from . import host, sockets
+from .recorder import Recorder
+
+MOST_PROMPTS = 16
+
+
+@dataclass(frozen=True)
+class TestPrompts:
+    """What to draw, how and how often. Prompt i has noise from (seed, i) at every step and in every run."""
+
+    prompts: Sequence[str]
+    conds: Sequence[Any]
+    """CONDITIONING of each prompt"""
+    shape: tuple[int, ...]
+    """of one latent"""
+    every: int
+    seed: int
+    sampling: ReferenceConfig
+
+    def fitted(self, model: Any, policy: ComfyDenoiser) -> "TestPrompts":
+        """With latents of as many channels as `model` takes; ConfigError if guidance lacks its negative."""
+        if self.sampling.guidance_scale != 1.0 and policy.negative is None:
+            raise ConfigError(
+                f"SePPO Test Prompts has guidance {self.sampling.guidance_scale:g}, which needs a negative "
+                "prompt: connect `negative` of SePPO Train, or set guidance to 1"
+            )
+        empty = comfy.sample.fix_empty_latent_channels(model, torch.zeros(1, *self.shape))
+        return replace(self, shape=tuple(empty.shape[1:]))
+
+    def draw(self, policy: ComfyDenoiser, report: StepReport, recorder: Recorder) -> None:
+        """Draw if it is time; with a run's first step the base, too, as step 0. Inside a session."""
+        if report.step == 1:
+            with policy.lora.using(None):
+                self._draw(policy, 0, recorder)
+        if report.step % self.every == 0 or report.step == report.steps:
+            self._draw(policy, report.step, recorder)
+
+    @torch.no_grad()
+    def _draw(self, policy: ComfyDenoiser, step: int, recorder: Recorder) -> None:
+        for number, (prompt, cond) in enumerate(zip(self.prompts, self.conds, strict=True)):
+            noise = normal(self.shape, self.seed, "test", number)[None]
+            latents = policy.sample([cond], noise, self.sampling, self.seed + number)
+            if (picture := policy.latent_preview(latents)) is not None:
+                recorder.test(step, number, prompt, picture)
+        recorder.flush()
+
+
+class SePPOTestPrompts(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        default = ReferenceConfig()
+        return host.schema(
+            node_id="SePPOTestPrompts",
+            display_name="SePPO Test Prompts",
+            category=sockets.CATEGORY,
+            description="Prompts that SePPO Train draws now and then, from the same noise each time, so that "
+            "the panel shows how the model changes.",
+            search_aliases=["samples while training", "preview prompts", "validation"],
+            inputs=[
+                io.Clip.Input("clip", tooltip="Encodes the prompts."),
+                io.Latent.Input("latent", tooltip="The size to draw, from an Empty Latent node."),
+                io.String.Input(
+                    "prompts",
+                    multiline=True,
+                    default="",
+                    tooltip=f"One prompt a line, up to {MOST_PROMPTS}. Take some that the winners do not show.",
+                ),
+                io.Int.Input(
+                    "every",
+                    default=25,
+                    min=1,
+                    max=1_000_000,
+                    tooltip="Optimizer steps between drawings. The first one is of the base.",
+                ),
+                io.Int.Input(
+                    "seed",
+                    default=0,
+                    min=0,
+                    max=2**63 - 1 - MOST_PROMPTS,
+                    control_after_generate=False,
+                    tooltip="The noise to draw from.",
+                ),
+                io.Int.Input(
+                    "sampling_steps", default=20, min=1, max=1000, tooltip="Steps of the sampler."
+                ),
+                io.Float.Input(
+                    "guidance",
+                    default=default.guidance_scale,
+                    min=0.0,
+                    max=100.0,
+                    step=0.1,
+                    tooltip="CFG. Above 1 it needs the negative prompt of SePPO Train and takes twice as long.",
+                ),
+                io.Combo.Input(
+                    "sampler",
+                    options=list(comfy.samplers.KSampler.SAMPLERS),
+                    default=default.sampler,
+                    tooltip="As in the KSampler.",
+                ),
+                io.Combo.Input(
+                    "scheduler",
+                    options=list(comfy.samplers.KSampler.SCHEDULERS),
+                    default=default.scheduler,
+                    tooltip="As in the KSampler.",
+                ),
+            ],
+            outputs=[sockets.Tests.Output(display_name="tests")],
+        )
+
+    @classmethod
+    def execute(
+        cls,
+        clip: Any,
+        latent: dict[str, Any],
+        prompts: str,
+        every: int,
+        seed: int,
+        sampling_steps: int,
+        guidance: float,
+        sampler: str,
+        scheduler: str,
+    ) -> io.NodeOutput:
+        lines = [line.strip() for line in prompts.splitlines() if line.strip()]
+        if not 1 <= len(lines) <= MOST_PROMPTS:
+            raise ConfigError(
+                f"prompts: {len(lines)} lines with text; write 1 to {MOST_PROMPTS} prompts, one a line"
+            )
+        sampling = ReferenceConfig(
+            sampler=sampler,
+            scheduler=scheduler,
+            sampling_steps=sampling_steps,
+            guidance_scale=guidance,
+        )
+        conds = [clip.encode_from_tokens_scheduled(clip.tokenize(line)) for line in lines]
+        shape = tuple(latent["samples"].shape[1:])
+        return io.NodeOutput(TestPrompts(lines, conds, shape, every, seed, sampling))
+
+
+NODES = [SePPOTestPrompts]

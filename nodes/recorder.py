@@ -1,0 +1,137 @@
+"""From the loop to the page: keeps what is shown of a run in its album, and tells every open page as it comes."""
+
+import time
+from typing import Any
+
+import comfy.model_management
+from PIL import Image
+from server import PromptServer
+
+from ..seppo_core.album import MOST_WINNERS, Album
+from ..seppo_core.checkpoint import Run
+from ..seppo_core.data import EncodedDataset
+from ..seppo_core.report import StepReport
+
+SECONDS_BETWEEN = 0.1
+"""Pages are told at most ten times a second; what comes faster is put together."""
+SMALL = 256
+"""Longest side in pixels of the pictures in an album."""
+
+
+class Recorder:
+    """Of one training in a run directory. `panel` is what the page calls the node's panel; empty without a page."""
+
+    def __init__(self, run: Run, dataset: EncodedDataset, panel: str, steps: int) -> None:
+        self.run, self.dataset, self.panel, self.steps = run, dataset, panel, steps
+        self.album = Album(run.directory)
+        self.captions: dict[int, str] = {}
+        self.waiting: dict[str, list[Any]] = _nothing()
+        self.told = 0.0
+        self.began = False
+        self.last_step = run.step()
+
+    def __enter__(self) -> "Recorder":
+        return self
+
+    def __exit__(self, kind: type | None, error: BaseException | None, trace: Any) -> None:
+        """A run in which this training did no step keeps what is told of it, unless it simply had all of them."""
+        if not self.began and error is not None:
+            return
+        interrupted = comfy.model_management.InterruptProcessingException
+        if error is not None:
+            state = "cancelled" if isinstance(error, interrupted) else "failed"
+        else:
+            state = "finished" if self.last_step >= self.steps else "stopped"
+        self.flush()
+        self._tell(state)
+
+    def _tell(self, state: str) -> None:
+        """Keep and send how it stands with the run."""
+        known = self.album.about()
+        captions = known.get("captions", {}) | {str(k): v for k, v in self.captions.items()}
+        self.album.write_about({"panel": self.panel, "captions": captions, "state": state})
+        self._send("seppo.run", {"state": state})
+
+    def step(self, report: StepReport, picture: Image.Image | None) -> None:
+        """Keep what a step brought; pages are told now or with a later step."""
+        if not self.began:
+            self.began = True
+            self._tell("training")
+        self.last_step = report.step
+        self.waiting["rows"].append(report.metrics())
+        if report.examples:
+            self.album.add_examples(report.step, report.examples)
+            rows = [[e.winner, e.level, e.role, e.winner_margin] for e in report.examples]
+            self.waiting["examples"].append([report.step, rows])
+            self._remember_captions(report)
+        if picture is not None:
+            first = report.examples[0] if report.examples else None
+            about = {"caption": report.caption, "reference_step": report.reference_step}
+            if first is not None:
+                about |= {"role": first.role, "margin": first.winner_margin}
+            line = self.album.add_picture("sample", report.step, small(picture), **about)
+            self.waiting["samples"].append(line)
+        if time.monotonic() - self.told >= SECONDS_BETWEEN:
+            self.flush()
+
+    def test(self, step: int, number: int, prompt: str, picture: Image.Image) -> None:
+        """Keep a picture drawn for a test prompt."""
+        line = self.album.add_picture("test", step, small(picture), number=number, prompt=prompt)
+        self.waiting["tests"].append(line)
+
+    def flush(self) -> None:
+        if any(self.waiting.values()):
+            self.told = time.monotonic()
+            self._send("seppo.step", self.waiting | {"memory": memory()})
+            self.waiting = _nothing()
+
+    def _remember_captions(self, report: StepReport) -> None:
+        new = {}
+        for example in report.examples:
+            if example.winner < MOST_WINNERS and example.winner not in self.captions:
+                new[example.winner] = self.dataset[example.winner].caption
+        if new:
+            self.captions |= new
+            self.waiting["captions"] += new.items()
+
+    def _send(self, event: str, data: dict[str, Any]) -> None:
+        server = getattr(PromptServer, "instance", None)
+        if server is not None:
+            about = {"run": self.run.name, "panel": self.panel, "steps": self.steps}
+            server.send_sync(event, about | data)
+
+
+def _nothing() -> dict[str, list[Any]]:
+    return {"rows": [], "examples": [], "samples": [], "tests": [], "captions": []}
+
+
+def memory() -> dict[str, float]:
+    """Bytes of the device that the host computes on: in use, and in all."""
+    device = comfy.model_management.get_torch_device()
+    total = comfy.model_management.get_total_memory(device)
+    return {"used": total - comfy.model_management.get_free_memory(device), "total": total}
+
+
+def small(picture: Image.Image) -> Image.Image:
+    """At most SMALL pixels long; a smaller one stays as it is."""
+    if max(picture.size) <= SMALL:
+        return picture
+    picture = picture.copy()
+    picture.thumbnail((SMALL, SMALL))
+    return picture
+
+
+def panel_of(workflow: Any, node_id: str) -> str:
+    """The name of node `node_id`'s panel in the page's workflow, which the page keeps in the node's properties.
+
+    Inside subgraphs an id is a path, "4:1"; its last part names the node in one of the definitions.
+    """
+    if not isinstance(workflow, dict):
+        return ""
+    graphs = [workflow, *(workflow.get("definitions") or {}).get("subgraphs", [])]
+    wanted = str(node_id).rpartition(":")[2]
+    for graph in graphs:
+        for node in graph.get("nodes", []):
+            if str(node.get("id")) == wanted and node.get("type") == "SePPOTrain":
+                return str((node.get("properties") or {}).get("seppo_panel", ""))[:64]
+    return ""

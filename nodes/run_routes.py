@@ -1,0 +1,135 @@
+"""What the page asks of runs: which there are, all that is shown of one, its pictures; and to end one after its step."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from functools import wraps
+from typing import Any
+
+from aiohttp import web
+
+from ..seppo_core.album import LEVELS, Album
+from ..seppo_core.checkpoint import Run
+from ..seppo_core.errors import SePPOError
+from . import host
+from .answers import refusal, same_origin
+
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+RUNS_LISTED = 500
+SHOWN = (
+    ("loss", "criterion"),
+    ("loss", "objective"),
+    ("loss", "beta"),
+    ("loss", "paired"),
+    ("references", "selection"),
+    ("references", "reuse"),
+    ("lora", "rank"),
+    ("optimizer", "name"),
+    ("optimizer", "learning_rate"),
+    ("optimizer", "schedule"),
+)
+"""Settings that the list of runs shows, beside steps, batch size and seed."""
+
+
+def register(routes: web.RouteTableDef) -> None:
+    routes.get("/seppo/runs")(runs)
+    routes.get("/seppo/runs/{name}")(one)
+    routes.get("/seppo/runs/{name}/pictures/{file}")(picture)
+    routes.post("/seppo/runs/{name}/stop")(stop)
+
+
+def of_a_run(handler: Callable[[web.Request, Run], Awaitable[web.StreamResponse]]) -> Handler:
+    """The handler gets the run that the address names; 404 if there is none."""
+
+    @wraps(handler)
+    async def found(request: web.Request) -> web.StreamResponse:
+        try:
+            run = Run(host.confined_name(host.runs_root(), request.match_info["name"]))
+        except SePPOError as error:
+            return refusal(404, str(error))
+        if not run.exists():
+            return refusal(404, f"there is no run {run.name!r}")
+        return await handler(request, run)
+
+    return found
+
+
+async def runs(request: web.Request) -> web.Response:
+    """Every run, newest first: name, steps, whether it trains, settings, panel."""
+    return web.json_response(await asyncio.to_thread(_listed))
+
+
+def _listed() -> list[dict[str, Any]]:
+    found = []
+    for name in host.run_names()[:RUNS_LISTED]:
+        try:
+            run = Run(host.confined_name(host.runs_root(), name))
+            found.append(_summary(run))
+        except SePPOError:
+            continue  # of another version, or damaged: Load Run says so
+    return found
+
+
+def _summary(run: Run) -> dict[str, Any]:
+    about, kept = run.about(), Album(run.directory).about()
+    config = about["config"]
+    settings = {f"{part}.{key}": config.get(part, {}).get(key) for part, key in SHOWN}
+    settings |= {key: config.get(key) for key in ("batch_size", "accumulation", "seed")}
+    return {
+        "name": run.name,
+        "step": run.step(),
+        "steps": config["steps"],
+        "training": run.owner() is not None,
+        "state": kept.get("state", ""),
+        "panel": kept.get("panel", ""),
+        "base": about["base_name"],
+        "winners": about.get("winners"),
+        "created": about.get("created"),
+        "settings": settings,
+    }
+
+
+@of_a_run
+async def one(request: web.Request, run: Run) -> web.Response:
+    """All that is shown of a run."""
+    try:
+        return web.json_response(await asyncio.to_thread(_whole, run))
+    except SePPOError as error:
+        return refusal(409, str(error))
+
+
+def _whole(run: Run) -> dict[str, Any]:
+    album, rows = Album(run.directory), run.metrics()
+    names = sorted(set().union(*rows)) if rows else []
+    last = rows[-1]["step"] if rows else 0
+    return _summary(run) | {
+        "metrics": {name: [row.get(name) for row in rows] for name in names},
+        "samples": album.pictures("sample"),
+        "tests": album.pictures("test"),
+        "cells": album.cells(last),
+        "last": last,
+        "levels": LEVELS,
+        "captions": album.about().get("captions", {}),
+    }
+
+
+@of_a_run
+async def picture(request: web.Request, run: Run) -> web.StreamResponse:
+    """A picture of the run's album; a picture of a step never changes."""
+    path = Album(run.directory).picture_path(request.match_info["file"])
+    if path is None:
+        return refusal(404, "there is no such picture")
+    return web.FileResponse(path, headers={"Cache-Control": "max-age=3600"})
+
+
+@of_a_run
+async def stop(request: web.Request, run: Run) -> web.Response:
+    """204 once the run is told; 403 for another site's page, 404 for no such run, 409 if it is not in training."""
+    if not same_origin(request):
+        return refusal(403, "asked by a page of another site")
+    if run.owner() is None:
+        return refusal(409, f"run {run.name!r} is not in training")
+    try:
+        run.request_stop()
+    except OSError as error:
+        return refusal(500, f"the run's folder cannot be written ({error.strerror})")
+    return web.Response(status=204)

@@ -1,0 +1,83 @@
+"""What the page is told of runs over HTTP, and what it is not."""
+
+from __future__ import annotations
+
+import json
+import urllib.error
+import urllib.request
+
+import pytest
+from graphs import FOLDER, draw_winners, training
+
+NAME = "routes"
+
+
+@pytest.fixture(scope="module")
+def trained(http_host, base, checkpoint):
+    """A run of three steps."""
+    if not (base / "input" / FOLDER).exists():
+        draw_winners(base / "input" / FOLDER)
+    http_host.run_graph(training(checkpoint, NAME, steps=3))
+    return base / "output" / "seppo" / NAME
+
+
+def status(http_host, route: str, **headers: str) -> int:
+    request = urllib.request.Request(http_host.url + route, headers=headers)
+    if headers:
+        request.method = "POST"
+    try:
+        with urllib.request.urlopen(request, timeout=30) as answer:
+            return answer.status
+    except urllib.error.HTTPError as error:
+        return error.code
+
+
+def test_a_run_is_listed_with_its_settings(http_host, trained):
+    (run,) = [run for run in http_host.get("/seppo/runs") if run["name"] == NAME]
+    assert (run["step"], run["steps"], run["training"], run["state"]) == (3, 3, False, "finished")
+    assert run["settings"]["lora.rank"] == 4 and run["settings"]["loss.criterion"] == "sign"
+
+
+def test_all_that_is_shown_of_a_run_comes_at_once(http_host, trained):
+    run = http_host.get(f"/seppo/runs/{NAME}")
+    lines = [json.loads(line) for line in (trained / "metrics.jsonl").read_text().splitlines()]
+    for name, column in run["metrics"].items():
+        assert column == [line[name] for line in lines]
+    assert [line["step"] for line in run["samples"]] == [1, 2, 3]
+    assert {line["role"] for line in run["samples"]} <= {-1.0, 0.0, 1.0}
+    assert sum(looked for looked, _ in run["cells"].values()) == 3
+    file = run["samples"][0]["file"]
+    assert status(http_host, f"/seppo/runs/{NAME}/pictures/{file}") == 200
+
+
+def test_a_run_with_a_damaged_line_is_shown_without_it(http_host, trained):
+    path = trained / "metrics.jsonl"
+    whole = path.read_text()
+    path.write_text(whole.replace('{"step": 2', '{"st', 1))
+    try:
+        assert http_host.get(f"/seppo/runs/{NAME}")["metrics"]["step"] == [1, 3]
+    finally:
+        path.write_text(whole)
+
+
+@pytest.mark.parametrize(
+    "route",
+    [
+        "/seppo/runs/none",
+        "/seppo/runs/..",
+        "/seppo/runs/%2e%2e%2finput",
+        "/seppo/runs/.cache",
+        f"/seppo/runs/{NAME}/pictures/none.webp",
+        f"/seppo/runs/{NAME}/pictures/about.json",
+        f"/seppo/runs/{NAME}/pictures/..%2frun.json",
+        f"/seppo/runs/{NAME}/pictures/%2e%2e%2frun.json",
+    ],
+)
+def test_nothing_else_can_be_asked_for(http_host, trained, route):
+    assert status(http_host, route) == 404
+
+
+def test_pages_of_other_sites_cannot_stop_a_run(http_host, trained):
+    route = f"/seppo/runs/{NAME}/stop"
+    assert status(http_host, route, Origin="http://example.com") == 403
+    assert status(http_host, route, Origin=http_host.url) == 409  # not in training

@@ -1,0 +1,226 @@
+"""The run panel and the list of runs, on a page that trains."""
+
+from __future__ import annotations
+
+import itertools
+
+import pytest
+from graphs import FOLDER, LONG, draw_winners, node, training
+
+NUMBER = itertools.count()
+
+
+@pytest.fixture(scope="module", autouse=True)
+def winners(base):
+    draw_winners(base / "input" / FOLDER)
+
+
+def graph(checkpoint: str, steps: int, **widgets) -> tuple[dict, str]:
+    """Training alone, with two test prompts, under a run name of its own."""
+    name = f"page_{next(NUMBER)}"
+    prompt = training(checkpoint, name, steps, **widgets)
+    for unused in ("positive", "negative", "sample", "latents"):
+        del prompt[unused]
+    prompt["tests"] = node(
+        "SePPOTestPrompts",
+        clip=["base", 1],
+        latent=["size", 0],
+        prompts="a crimson disc\na green disc",
+        every=2,
+        seed=0,
+        sampling_steps=2,
+        guidance=1.0,
+        sampler="euler",
+        scheduler="normal",
+    )
+    prompt["train"]["inputs"]["tests"] = ["tests", 0]
+    return prompt, name
+
+
+def panel(page):
+    return page.by("run-panel")
+
+
+def until_state(page, state: str) -> None:
+    page.wait_for(
+        "state => document.querySelector('[data-testid=run-panel] [data-testid=run-state]')"
+        "?.dataset.state === state",
+        state,
+    )
+
+
+def until_step(page, step: int) -> None:
+    page.wait_for(
+        "step => Number(document.querySelector('[data-testid=run-panel] [data-testid=run-state]')"
+        "?.dataset.step) >= step",
+        step,
+    )
+
+
+def until_pictures(page, testid: str, count: int) -> None:
+    """Wait for so many loaded pictures below an element of the panel."""
+    page.wait_for(
+        """([testid, count]) => [...document.querySelectorAll(`[data-testid=run-panel] [data-testid=${testid}] img`)]
+            .filter((image) => image.complete && image.naturalWidth > 0).length >= count""",
+        [testid, count],
+    )
+
+
+def points(page, chart: str) -> int:
+    return int(panel(page).locator(f"[data-testid='chart-{chart}']").get_attribute("data-points"))
+
+
+@pytest.mark.parametrize("light", [False, True], ids=["dark", "light"])
+def test_a_run_is_seen_as_it_goes_and_whole_after_a_reload(open_page, checkpoint, light):
+    page = open_page(light=light)
+    prompt, name = graph(checkpoint, LONG)
+    page.load(prompt)
+    page.look_at("SePPOTrain")
+    page.queue()
+    until_step(page, 3)
+    until_pictures(page, "run-samples", 2)
+    before = page.ask("() => window.app.graph.serialize()")
+    page.reload()
+    page.ask("graph => window.app.loadGraphData(graph)", before)
+    page.look_at("SePPOTrain")
+    until_step(page, 4)
+    steps = int(panel(page).locator("[data-testid=run-state]").get_attribute("data-step"))
+    assert points(page, "loss") >= steps - 1
+    until_pictures(page, "run-samples", 2)
+    until_pictures(page, "run-tests", 2)
+    assert int(panel(page).locator("[data-testid=run-map]").get_attribute("data-winners")) >= 1
+    page.shot(f"run_panel_{'light' if light else 'dark'}")
+    panel(page).locator("[data-testid=run-stop]").click()
+    until_state(page, "stopped")
+    kept = page.host.get(f"/seppo/runs/{name}")
+    assert kept["last"] == kept["step"] >= steps
+    assert [line["step"] for line in kept["tests"][:4]] == [0, 0, 2, 2]
+    assert len(kept["samples"]) == kept["last"]
+    assert sum(looked for looked, _ in kept["cells"].values()) == kept["last"]
+
+
+def metrics(count: int) -> list[dict]:
+    return [
+        {
+            "step": step,
+            "loss": 1 / step,
+            "winner_margin": -step / count,
+            "flip_rate": 0.5,
+            "seconds": 0.1,
+        }
+        for step in range(1, count + 1)
+    ]
+
+
+def message(rows: list[dict], run: str, id: str) -> dict:
+    examples = [[row["step"], [[row["step"] % 4, row["step"] % 10 / 10, 1, -1]]] for row in rows]
+    about = {"run": run, "panel": id, "steps": 5000, "memory": {"used": 1, "total": 2}}
+    return about | {"rows": rows, "examples": examples, "samples": [], "tests": [], "captions": []}
+
+
+def test_five_thousand_steps_in_a_thousand_messages_are_drawn_once_a_frame(open_page):
+    page = open_page()
+    page.load({"train": node("SePPOTrain", run_name="fast")})
+    page.look_at("SePPOTrain")
+    id = page.ask("() => window.app.graph.nodes[0].properties.seppo_panel")
+    rows = metrics(5000)
+    told = [message(rows[i : i + 5], "fast", id) for i in range(0, 5000, 5)]
+    draws = page.ask(
+        """async (told) => {
+            const { api } = window.comfyAPI.api;
+            const chart = "[data-testid=run-panel] [data-testid=chart-loss]";
+            let draws = 0;
+            const watch = new MutationObserver((changes) => { draws += changes.length; });
+            for (const detail of told) {
+                api.dispatchEvent(new CustomEvent("seppo.step", { detail }));
+                const box = document.querySelector(chart);
+                if (box) watch.observe(box, { attributes: true, attributeFilter: ["data-points"] });
+            }
+            await new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)));
+            return draws;
+        }""",
+        told,
+    )
+    assert points(page, "loss") == 5000
+    assert draws <= 3, "the messages came within one frame"
+    page.shot("run_panel_5000_steps")
+
+
+def test_a_panel_lives_on_after_undo(open_page):
+    page = open_page()
+    page.load({"train": node("SePPOTrain", run_name="undone")})
+    page.look_at("SePPOTrain")
+    id = page.ask("() => window.app.graph.nodes[0].properties.seppo_panel")
+    page.ask(
+        """() => {
+            const node = window.app.graph.nodes[0];
+            node.widgets.find((widget) => widget.name === "steps").value = 77;
+            const tracker = window.app.extensionManager.workflow.activeWorkflow.changeTracker;
+            (tracker.captureCanvasState ?? tracker.checkState).call(tracker);
+            return tracker.undo();
+        }"""
+    )
+    page.wait_for(
+        "() => window.app.graph.nodes[0]?.widgets.find((w) => w.name === 'steps').value !== 77"
+    )
+    assert page.ask("() => window.app.graph.nodes[0].properties.seppo_panel") == id
+    told = message(metrics(3), "undone", id)
+    page.ask(
+        "(detail) => window.comfyAPI.api.api.dispatchEvent(new CustomEvent('seppo.step', { detail }))",
+        told,
+    )
+    until_step(page, 3)
+
+
+def test_a_copy_of_the_node_has_a_panel_of_its_own(open_page):
+    page = open_page()
+    page.load({"train": node("SePPOTrain", run_name="copied")})
+    ids = page.ask(
+        """() => {
+            const [first] = window.app.graph.nodes;
+            const second = first.clone();
+            window.app.graph.add(second);
+            return window.app.graph.nodes.map((node) => node.properties.seppo_panel);
+        }"""
+    )
+    assert len(ids) == 2 and all(ids) and ids[0] != ids[1]
+
+
+def test_the_list_compares_runs_and_puts_one_into_the_graph(open_page, checkpoint):
+    page = open_page()
+    names = []
+    for seed in (1, 2):
+        prompt, name = graph(checkpoint, 3, seed=seed)
+        page.host.run_graph(prompt)
+        names.append(name)
+    page.ask(
+        "() => window.app.extensionManager.command.execute('Workspace.ToggleSidebarTab.seppo-runs')"
+    )
+    for name in names:
+        row = page.tab.locator(f"[data-run='{name}']")
+        row.locator("[data-testid=run-tick]").check()
+    page.wait_for(
+        "() => document.querySelector('.seppo-list [data-testid=chart-loss] .u-legend')?.children.length > 0"
+    )
+    legend = page.tab.locator(".seppo-list [data-testid=chart-loss] .u-legend").first.inner_text()
+    assert all(name in legend for name in names)
+    page.tab.locator(f"[data-run='{names[0]}'] [data-testid=run-load]").click()
+    loaded = page.wait_for(
+        """() => window.app.graph.nodes.find((node) => node.comfyClass === "SePPOLoadRun")
+            ?.widgets.find((widget) => widget.name === "run_name").value"""
+    )
+    assert loaded == names[0]
+    page.shot("run_list")
+
+
+def test_cancel_ends_the_graph_and_the_panel_says_so(open_page, checkpoint):
+    page = open_page()
+    prompt, name = graph(checkpoint, LONG, seed=3)
+    page.load(prompt)
+    page.look_at("SePPOTrain")
+    page.queue()
+    until_step(page, 1)
+    panel(page).locator("[data-testid=run-cancel]").click()
+    until_state(page, "cancelled")
+    kept = page.host.get(f"/seppo/runs/{name}")
+    assert kept["state"] == "cancelled" and not kept["training"] and kept["step"] >= 1

@@ -1,0 +1,114 @@
+// The run panel on SePPO Train, and the list of runs in a sidebar tab.
+
+import { element, styled } from "./shared/dom.js";
+import { styled as chartsStyled } from "./runs/charts.js";
+import { RunList } from "./runs/list.js";
+import { store } from "./runs/store.js";
+import { RunView } from "./runs/view.js";
+
+const { app } = window.comfyAPI.app;
+const CLASS = "SePPOTrain";
+const PROPERTY = "seppo_panel";
+const HEIGHT = 340;
+const WIDTH = 440;
+const panels = new Map(); // node -> RunView
+
+app.registerExtension({
+  name: "seppo.runs",
+  setup() {
+    styled();
+    chartsStyled();
+    store.listen();
+    store.addEventListener("list", ({ detail }) => (detail.run ? show(detail) : showKnown()));
+    store.addEventListener("step", ({ detail }) => show(detail));
+    let list = null;
+    app.extensionManager.registerSidebarTab({
+      id: "seppo-runs",
+      icon: "pi pi-chart-line",
+      title: "SePPO",
+      tooltip: "SePPO: runs",
+      type: "custom",
+      render: (box) => {
+        list?.dispose();
+        const inner = element("div");
+        box.replaceChildren(inner);
+        list = new RunList(inner);
+      },
+      destroy: () => {
+        list?.dispose();
+        list = null;
+      },
+    });
+  },
+  nodeCreated(node) {
+    if (node.comfyClass !== CLASS) return;
+    addPanel(node);
+  },
+  afterConfigureGraph() {
+    for (const node of panels.keys()) remount(node);
+    showKnown();
+  },
+});
+
+function addPanel(node) {
+  node.properties[PROPERTY] ??= newId();
+  const view = new RunView();
+  view.box.dataset.testid = "run-panel";
+  const widget = node.addDOMWidget("run_panel", "seppo_run_panel", view.box, {
+    serialize: false,
+    hideOnZoom: false,
+    getMinHeight: () => HEIGHT,
+  });
+  widget.serialize = false;
+  node.setSize([Math.max(node.size[0], WIDTH), node.computeSize()[1]]);
+  panels.set(node, view);
+  const { onRemoved, onConfigure } = node;
+  node.onRemoved = function (...given) {
+    view.dispose();
+    panels.delete(node);
+    return onRemoved?.apply(this, given);
+  };
+  node.onConfigure = function (...given) {
+    const result = onConfigure?.apply(this, given);
+    const taken = [...panels.keys()].some((other) => other !== node && idOf(other) === idOf(node));
+    if (!idOf(node) || taken) node.properties[PROPERTY] = newId(); // a copy of another node is a panel of its own
+    return result;
+  };
+}
+
+function idOf(node) {
+  return node.properties[PROPERTY];
+}
+
+/** Not crypto.randomUUID, which pages without https lack. */
+function newId() {
+  return [...crypto.getRandomValues(new Uint8Array(16))].map((byte) => byte.toString(16).padStart(2, "0")).join("");
+}
+
+function show({ run, panel }) {
+  for (const [node, view] of panels) if (panel && idOf(node) === panel) view.show(store.run(run));
+}
+
+/** After a reload: each panel shows the newest run that it started. */
+async function showKnown() {
+  if (!panels.size) return;
+  let runs = [];
+  try {
+    runs = await store.list();
+  } catch {
+    return; // the server is away; it is asked again when it is back
+  }
+  for (const [node, view] of panels) {
+    const run = runs.find((one) => one.panel && one.panel === idOf(node));
+    if (run) view.show(store.run(run.name));
+  }
+}
+
+/** The new renderer does not mount a widget again after an undo: put the element where the old one was left. */
+function remount(node) {
+  requestAnimationFrame(() => {
+    const view = panels.get(node);
+    if (!view || view.box.isConnected) return;
+    document.querySelector(`[data-node-id="${node.id}"] .seppo-run`)?.replaceWith(view.box);
+  });
+}
