@@ -122,3 +122,13 @@ def told(name: str, found: Comparison, first: str = "base", second: str = "align
         f"    mean difference {mean.value:+.4g} ({interval}); "
         f"{first} {found.first:.4g}, {second} {found.second:.4g}"
     )
+
+
+def summary(name: str, scores: Sequence[float], pictures: Sequence[str]) -> str:
+    """One scorer's scores in a line; `pictures` are their names."""
+    lowest, highest = (scores.index(end(scores)) for end in (min, max))
+    spread = f", standard deviation {stdev(scores):.4g}" if len(scores) > 1 else ""
+    return (
+        f"{name}: mean {fmean(scores):.4g} of {len(scores)} pictures{spread}; lowest {scores[lowest]:.4g} "
+        f"({pictures[lowest]}), highest {scores[highest]:.4g} ({pictures[highest]})"
+    )

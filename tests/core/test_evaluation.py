@@ -16,7 +16,7 @@ import scorers  # noqa: E402
 from scorers import HEAD, HPS, make_clip, make_head, make_open_clip, picture, tokens  # noqa: E402
 
 from seppo_core.errors import ConfigError, ScorerError  # noqa: E402
-from seppo_core.evaluation import SCORERS, make_scorer  # noqa: E402
+from seppo_core.evaluation import SCORERS, Embeddings, make_scorer  # noqa: E402
 from seppo_core.evaluation.clip import pixels  # noqa: E402
 from seppo_core.evaluation.scoring import choices, fetch, find, require_loadable, score  # noqa: E402
 
@@ -66,10 +66,14 @@ def test_pickscore_is_the_networks_own_logit(clip, tmp_path):
 
 def test_clip_score_is_a_hundred_times_the_cosine_and_never_negative(clip, tmp_path):
     folder, network = clip
-    found = cosines(network)
-    assert min(found) < 0 < max(found), "the case below 0 has to be among them"
-    expected = [max(100 * cosine, 0) for cosine in found]
-    assert scores(tmp_path, "clip", folder) == pytest.approx(expected, abs=1e-4)
+    pictures = [one for one in PICTURES for _ in CAPTIONS]
+    expected = [max(100 * cosine, 0) for cosine in cosines(network, pictures, CAPTIONS * 3)]
+    found = scores(tmp_path, "clip", folder, pictures, CAPTIONS * 3)
+    assert found == pytest.approx(expected, abs=1e-4)
+    seen = torch.tensor([[1.0, 0.0], [0.6, 0.8], [0.0, 1.0]])
+    read = torch.tensor([[-1.0, 0.0], [1.0, 0.0], [0.0, 1.0]])
+    values = SCORERS["clip"].formula(Embeddings(seen, read, 7.0, ()))
+    assert values.tolist() == pytest.approx([0.0, 60.0, 100.0])
 
 
 def test_hps_is_a_hundred_times_the_cosine_under_open_clips_network(tmp_path):
