@@ -1,6 +1,6 @@
 """The one list of nodes."""
 
-from . import datasets, preview, save, settings, train, videos, winners
+from . import compare, datasets, evaluate, preview, save, settings, train, videos, winners
 
 NODES = [
     *winners.NODES,
@@ -10,4 +10,6 @@ NODES = [
     *train.NODES,
     *preview.NODES,
     *save.NODES,
+    *evaluate.NODES,
+    *compare.NODES,
 ]

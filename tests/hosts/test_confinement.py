@@ -67,7 +67,10 @@ SOCKETS: dict[str, Callable[[Any], Any]] = {
 
 WIDGETS = {"STRING", "COMBO", "INT", "FLOAT", "BOOLEAN"}
 
-QUICK = {"steps": 1, "rank": 4, "levels": 2, "draws": 1, "winners": 1, "resolution": 64}
+QUICK = {
+    **{"steps": 1, "rank": 4, "levels": 2, "draws": 1, "winners": 1, "resolution": 64},
+    **{"prompts": "a fox", "seeds": 1, "width": 64, "height": 64},
+}
 """Widgets whose defaults would take long."""
 
 TOGETHER = {
