@@ -77,7 +77,9 @@ class SePPOCompare(io.ComfyNode):
                     control_after_generate=False,
                     tooltip="The first seed; the others count up from it. Both models get the same.",
                 ),
-                io.Int.Input("steps", default=20, min=1, max=1000, tooltip="Sampling steps."),
+                io.Int.Input(
+                    "steps", default=20, min=1, max=1000, tooltip="Sampling steps for each picture."
+                ),
                 io.Float.Input(
                     "cfg",
                     default=7.0,

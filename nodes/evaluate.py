@@ -65,7 +65,7 @@ class SePPOScore(io.ComfyNode):
                     "images_b",
                     optional=True,
                     tooltip="Pictures to compare with: one for each of `images`, in the same order and for "
-                    "the same prompts. The report says how often and by how much they score higher.",
+                    "the same prompts. The report says how often and by how much `images` scores higher.",
                 ),
             ],
             outputs=[
@@ -175,7 +175,7 @@ def report_of(name: str, columns: Sequence[Sequence[float]], captions: Sequence[
     numbers = [str(place) for place in range(1, len(captions) + 1)]
     lines = [summary(name, columns[0], numbers)]
     if len(columns) == 2:
-        lines.append(told(name, compare(*columns), "images", "images_b"))
+        lines.append(told(name, compare(columns[1], columns[0]), "images_b", "images"))
     for number, caption, *values in zip(numbers, captions, *columns, strict=True):
         if int(number) > LISTED:
             lines.append(f"and {len(captions) - LISTED} more")

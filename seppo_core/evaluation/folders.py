@@ -67,8 +67,8 @@ def evaluate(settings: Evaluation, say: Say) -> dict[str, dict[str, list[float]]
         results[choice.name] = dict(zip(names, values, strict=True))
         say(summary(choice.name, columns[0], names))
         if len(columns) == 2:
-            words = (settings.pictures.name, settings.against.name)
-            say(told(choice.name, compare(*columns), *words))
+            names = (settings.against.name, settings.pictures.name)
+            say(told(choice.name, compare(columns[1], columns[0]), *names))
     return results
 
 

@@ -47,10 +47,10 @@ def test_two_folders_are_compared_by_name(arguments, tmp_path, capsys):
     path = tmp_path / "scores.json"
     assert main([*arguments, "--against", str(tmp_path / "after"), "--save", str(path)]) == 0
     pairs = list(json.loads(path.read_text())["pickscore"].values())
-    wins = sum(after > before for before, after in pairs)
+    wins = sum(before > after for before, after in pairs)
     out = capsys.readouterr().out
-    assert f"pickscore: after wins {wins / 3:.1%} of 3 pairs" in out
-    assert f"mean difference {fmean(b - a for a, b in pairs):+.4g} " in out
+    assert f"pickscore: before wins {wins / 3:.1%} of 3 pairs" in out
+    assert f"mean difference {fmean(a - b for a, b in pairs):+.4g} " in out
 
 
 def test_the_same_pictures_tie(arguments, tmp_path, capsys):

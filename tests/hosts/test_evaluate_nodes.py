@@ -86,9 +86,9 @@ def test_second_images_are_compared_pair_by_pair(host, weights):
     one = expected(host, "pickscore", (0, 1), ["a fox"] * 2, weights / "PickScore_v1")
     two = expected(host, "pickscore", (7, 8), ["a fox"] * 2, weights / "PickScore_v1")
     report, mean = score(host, batch(0, 1), "a fox", images_b=batch(7, 8))
-    wins = sum(b > a for a, b in zip(one, two, strict=True))
-    assert f"images_b wins {wins / 2:.1%} of 2 pairs" in report
-    assert f"mean difference {fmean(two) - fmean(one):+.4g} " in report
+    wins = sum(a > b for a, b in zip(one, two, strict=True))
+    assert f"images wins {wins / 2:.1%} of 2 pairs" in report
+    assert f"mean difference {fmean(one) - fmean(two):+.4g} " in report
     assert mean == pytest.approx(fmean(one), rel=1e-4)
 
 
