@@ -1,6 +1,17 @@
 """The one list of nodes."""
 
-from . import datasets, preview, probes, save, settings, train, videos, winners
+from . import (
+    compare,
+    datasets,
+    evaluate,
+    preview,
+    probes,
+    save,
+    settings,
+    train,
+    videos,
+    winners,
+)
 
 NODES = [
     *winners.NODES,
@@ -11,4 +22,6 @@ NODES = [
     *train.NODES,
     *preview.NODES,
     *save.NODES,
+    *evaluate.NODES,
+    *compare.NODES,
 ]

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import comfy.model_management
+import comfy.sd1_clip
 import comfy.utils
 import folder_paths
 import numpy as np
@@ -138,6 +139,35 @@ def data_path(location: str, name: str) -> Path:
 def runs_root() -> Path:
     """Where run directories lie."""
     return Path(folder_paths.get_output_directory()) / "seppo"
+
+
+SCORERS = "seppo_scorers"
+"""Folder of scorers' weights in the models folder; extra_model_paths.yaml may name others under it."""
+
+
+def scorers_path(name: str) -> Path:
+    """The real path of a folder or file of weights in the scorers' folders; where it would lie if it is in none.
+
+    ConfigError if it leads elsewhere. What the user linked inside of it is followed.
+    """
+    roots = [
+        Path(folder_paths.models_dir) / SCORERS,
+        *folder_paths.folder_names_and_paths.get(SCORERS, ([],))[0],
+    ]
+    places = [confined(root, name) for root in roots]
+    return next((place for place in places if place.exists()), places[0])
+
+
+def clip_words() -> Path:
+    """Folder of CLIP's tokenizer, which the host brings."""
+    return Path(comfy.sd1_clip.__file__).with_name("sd1_tokenizer")
+
+
+def room_for(size: int) -> torch.device:
+    """The device that models run on, after the host made room for so many bytes there."""
+    device = comfy.model_management.get_torch_device()
+    comfy.model_management.free_memory(size, device)
+    return device
 
 
 def cache_root() -> Path:

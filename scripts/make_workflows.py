@@ -259,12 +259,43 @@ def continue_from_run() -> list[Group]:
     ]
 
 
+def score_and_compare() -> list[Group]:
+    text = (
+        "## Was it worth it?\n\n"
+        "Name your run in **SePPO Load Run**, write prompts that were not among the winners, one on each line, "
+        "and press Run. Base and aligned model draw all of them from the same seeds.\n\n"
+        "For numbers, name a scorer in the last field of **SePPO Compare**, for example `pickscore`, and put "
+        "its weights into `models/seppo_scorers`; if they are not there, the message says what to get."
+    )
+    base = Node("CheckpointLoaderSimple", {"ckpt_name": CHECKPOINT}, models=(MODEL_FILE,))
+    compare = Node(
+        "SePPOCompare",
+        {
+            "model": Link("base", "MODEL"),
+            "clip": Link("base", "CLIP"),
+            "vae": Link("base", "VAE"),
+            "run": Link("run", "run"),
+        },
+        width=620,
+        room=520,
+    )
+    summary = Node("PreviewAny", {"source": Link("compare", "summary")}, title="Summary", room=200)
+    return [
+        Group(
+            "1. Base model and run",
+            ({"note": note(text), "base": base}, {"run": Node("SePPOLoadRun")}),
+        ),
+        Group("2. The same prompts and seeds for both", ({"compare": compare}, {"told": summary})),
+    ]
+
+
 WORKFLOWS: dict[str, Callable[[], list[Group]]] = {
     "align_sd15_from_folder": align_sd15_from_folder,
     "align_from_own_pictures": align_from_own_pictures,
     "align_and_compare": align_and_compare,
     "anchor_preview": anchor_preview,
     "continue_from_run": continue_from_run,
+    "score_and_compare": score_and_compare,
 }
 """File name -> the graph."""
 

@@ -1,9 +1,10 @@
-"""The command line: `seppo train --config run.json`, `seppo demo`."""
+"""The command line: `seppo train --config run.json`, `seppo evaluate pictures`, `seppo demo`."""
 
 import argparse
 import importlib.util
 import sys
 from pathlib import Path
+from typing import Any
 
 from . import __version__
 from .config import load_json, override
@@ -34,6 +35,26 @@ def train_command(arguments: argparse.Namespace) -> None:
     say(f"the run is in {job.training.run.directory}")
 
 
+def evaluate_command(arguments: argparse.Namespace) -> None:
+    """Score the pictures of a folder, alone or against another folder's."""
+    from .evaluation.folders import Evaluation, evaluate, save
+    from .job import best_device
+
+    settings = Evaluation(
+        pictures=Path(arguments.pictures),
+        against=Path(arguments.against) if arguments.against else None,
+        scorers=arguments.scorer,
+        caption=arguments.caption,
+        words=Path(arguments.tokenizer) if arguments.tokenizer else None,
+        cache=Path(arguments.cache),
+        device=best_device() if arguments.device == "auto" else arguments.device,
+        batch_size=max(1, arguments.batch_size),
+    )
+    results = evaluate(settings, say)
+    if arguments.save:
+        save(Path(arguments.save), results)
+
+
 def load_demo() -> None:
     """Make the demo of the repository importable as `seppo_demo`; ConfigError without a checkout."""
     folder = Path(__file__).resolve().parent.parent / "demo"
@@ -57,6 +78,37 @@ def demo_command(arguments: argparse.Namespace) -> None:
     importlib.import_module("seppo_demo.run").main(arguments.rest)
 
 
+def add_evaluation(commands: Any) -> None:
+    """The arguments of `seppo evaluate`."""
+    parser = commands.add_parser(
+        "evaluate", help="score pictures, alone or against those of the same names elsewhere"
+    )
+    parser.add_argument("pictures", help="a folder of pictures with their captions")
+    parser.add_argument(
+        "--scorer",
+        action="append",
+        required=True,
+        metavar="name=weights",
+        help="pickscore, hpsv2.1, aesthetic or clip, and the folder or file of its weights, or "
+        "hub:owner/name to fetch them; may be given several times",
+    )
+    parser.add_argument("--against", default="", metavar="folder", help="compare with these")
+    parser.add_argument("--caption", default="", help="for pictures that have none of their own")
+    parser.add_argument(
+        "--tokenizer", default="", metavar="folder", help="CLIP's, for weights that bring none"
+    )
+    parser.add_argument("--batch-size", type=int, default=8, help="pictures scored at once")
+    parser.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda", "mps"))
+    parser.add_argument(
+        "--cache",
+        default=str(Path.home() / ".cache" / "seppo" / "scores"),
+        metavar="folder",
+        help="where scores are kept, so that none is computed twice",
+    )
+    parser.add_argument("--save", default="", metavar="file.json", help="write every score there")
+    parser.set_defaults(command=evaluate_command)
+
+
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="seppo", description="Align a diffusion model from winning images alone."
@@ -75,6 +127,7 @@ def main(argv: list[str] | None = None) -> int:
         help="change one setting of the file; may be given several times",
     )
     training.set_defaults(command=train_command)
+    add_evaluation(commands)
     demo = commands.add_parser(
         "demo", help="align the small model of the repository, with a report", add_help=False
     )

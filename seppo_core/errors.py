@@ -31,3 +31,7 @@ class ShortageError(SePPOError):
 
 class MissingPackageError(SePPOError, ImportError):
     """An optional package is needed; the message names the extra that brings it."""
+
+
+class ScorerError(SePPOError):
+    """A scorer's weights are missing or are not what it needs; the message says what to get."""

@@ -110,6 +110,17 @@ def _write(axes: Axes, x: float, y: float, text: str, size: float, **look: Any) 
     axes.text(x, y, text, fontproperties=font, parse_math=False, **look)
 
 
+def text_picture(text: str, width: int, size: float, lines: int = 1, **look: Any) -> Image.Image:
+    """`text` in points `size` on white, `width` pixels wide, as high as the lines it takes."""
+    text = wrapped(text, width, size, lines)
+    height = round((text.count("\n") + 1.2) * size * 1.25 * DPI / 72)
+    with _defaults():
+        figure = Figure(figsize=(width / DPI, height / DPI), dpi=DPI, facecolor="white")
+        page = figure.add_axes((0, 0, 1, 1), frameon=False, xticks=[], yticks=[])
+        _write(page, 0, 0.5, text, size, va="center", **look)
+        return _picture(figure)
+
+
 # Curves.
 
 Series = tuple[str, str, str]

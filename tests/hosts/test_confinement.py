@@ -67,8 +67,14 @@ SOCKETS: dict[str, Callable[[Any], Any]] = {
 
 WIDGETS = {"STRING", "COMBO", "INT", "FLOAT", "BOOLEAN"}
 
-QUICK = {"steps": 1, "rank": 4, "levels": 2, "draws": 1, "winners": 1, "resolution": 64}
+QUICK = {
+    **{"steps": 1, "rank": 4, "levels": 2, "draws": 1, "winners": 1, "resolution": 64},
+    **{"prompts": "a fox", "seeds": 1, "width": 64, "height": 64},
+}
 """Widgets whose defaults would take long."""
+
+SLOW = {"SePPOCompare"}
+"""Nodes that draw several pictures for each string; they are given every fifth unless time is no matter."""
 
 TOGETHER = {
     ("SePPOLoadWinners", "folder"): [
@@ -283,10 +289,12 @@ def test_no_text_of_any_node_leads_out_of_the_hosts_folders(
 ):
     strings = attacks(bait)
     found: list[str] = []
-    every = targets(host, "STRING")
-    for target in every:
-        found += wrongs(tried, bait, target, strings)
-    record_property("paths tried in text inputs", len(every) * len(strings) * 2)
+    tried_in_all = 0
+    for target in targets(host, "STRING"):
+        some = strings[::5] if target.node in SLOW and not LONG else strings
+        found += wrongs(tried, bait, target, some)
+        tried_in_all += 2 * len(some)
+    record_property("paths tried in text inputs", tried_in_all)
     assert not found, f"{len(found)}:\n" + "\n".join(found[:60])
 
 

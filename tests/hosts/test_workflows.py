@@ -24,6 +24,7 @@ from make_workflows import CHECKPOINT, WORKFLOWS
 from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import load_file
+from scorers import make_clip
 from workflow_format import build
 
 FOLDER = "workflow_winners"
@@ -52,6 +53,7 @@ def prepared(base, checkpoint):
         change(prompt, "EmptyLatentImage", width=64, height=64)
         change(prompt, "KSampler", steps=2)
         change(prompt, "SePPOAnchorPreview", winners=2, levels=3, draws=1)
+        change(prompt, "SePPOCompare", seeds=1, steps=2, width=64, height=64)
         for entry in prompt.values():
             if "run_name" in entry["inputs"]:
                 run_name = entry["inputs"]["run_name"].replace("my_run", RUN)
@@ -83,7 +85,7 @@ def titled(file: dict[str, Any], title: str) -> str:
 
 def test_folder_holds_the_graphs_that_the_generator_makes():
     assert {path.stem for path in (PACK / "workflows").iterdir()} == set(WORKFLOWS)
-    assert len(WORKFLOWS) == 5
+    assert len(WORKFLOWS) == 6
 
 
 @every_graph
@@ -276,3 +278,26 @@ def test_continuing_starts_where_the_run_ended_and_goes_on(
     (aligned_picture,) = files(base, aligned["SaveImage"])
     (picture,) = files(base, shown["SaveImage"])
     assert Image.open(picture).tobytes() != Image.open(aligned_picture).tobytes()
+
+
+def test_comparing_a_run_shows_its_pictures_beside_the_bases_and_tells_the_scores(
+    base, http_host, definitions, prepared, aligned
+):
+    prompt = prepared(as_prompt(workflow("score_and_compare"), definitions))
+    make_clip(base / "models" / "seppo_scorers" / "PickScore_v1")
+    change(prompt, "SePPOCompare", scorers="pickscore")
+    shown = by_class(prompt, http_host.run_graph(prompt))
+    (grid,) = files(base, shown["SePPOCompare"])
+    pairs = shown["SePPOCompare"]["seppo_pairs"]
+    assert len(pairs) == 2 and all(
+        set(p["scores"]["pickscore"]) == {"base", "aligned"} for p in pairs
+    )
+    for pair in pairs:
+        before, after = (
+            Image.open(base / "temp" / pair[side]["subfolder"] / pair[side]["filename"])
+            for side in ("base", "aligned")
+        )
+        assert before.size == after.size == (64, 64) and before.tobytes() != after.tobytes()
+    assert Image.open(grid).height > 4 * 64
+    (summary,) = shown["PreviewAny"]["text"]
+    assert "2 prompts x 1 seeds = 2 pairs" in summary and "pickscore: aligned wins" in summary

@@ -1,0 +1,325 @@
+"""The base and the aligned model on the same prompts and seeds, side by side and scored."""
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import comfy.sample
+import comfy.samplers
+import comfy.sd
+import torch
+from comfy_api.latest import io, ui
+from torch import Tensor
+
+from ..seppo_core.checkpoint import Run
+from ..seppo_core.data.captions import encodable
+from ..seppo_core.denoisers.comfy import ComfyDenoiser
+from ..seppo_core.errors import ConfigError, SePPOError
+from ..seppo_core.evaluation.scoring import Choice, choices
+from ..seppo_core.evaluation.statistics import compare, told
+from . import host, sockets
+from .evaluate import WEIGHTS, chosen, lines_of, pictures_of, require_usable, scored
+from .train import comfy_state_dict
+
+PIXELS = 8
+"""What a latent's value spans in most models; the host fits empty latents to the others."""
+BATCH = 8
+
+
+class SePPOCompare(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return host.schema(
+            node_id="SePPOCompare",
+            display_name="SePPO Compare",
+            category=sockets.CATEGORY,
+            description="Draws the same prompts from the same seeds with the base and with the aligned "
+            "model: whatever differs was learned. Scorers say how often the aligned picture is better.",
+            search_aliases=[
+                "before after",
+                "side by side",
+                "win rate",
+                "evaluate",
+                "grid",
+                "xy plot",
+            ],
+            is_output_node=True,
+            inputs=[
+                io.Model.Input(
+                    "model",
+                    tooltip="The base model, as it went into SePPO Train (not the aligned one).",
+                ),
+                io.Clip.Input("clip", tooltip="Encodes the prompts, for both models."),
+                io.Vae.Input("vae", tooltip="Turns what the models drew into pictures."),
+                io.String.Input(
+                    "prompts",
+                    default="a red fox in a snowy forest\na lighthouse in a storm",
+                    multiline=True,
+                    tooltip="One prompt on each line. Take ones that are not among the winners.",
+                ),
+                io.String.Input(
+                    "negative",
+                    default="",
+                    multiline=True,
+                    tooltip="Negative prompt for all of them; read where cfg is above 1.",
+                ),
+                io.Int.Input(
+                    "seeds",
+                    default=2,
+                    min=1,
+                    max=1000,
+                    tooltip="Pictures for each prompt and model, each from a seed of its own.",
+                ),
+                io.Int.Input(
+                    "first_seed",
+                    default=1,
+                    min=0,
+                    max=2**63 - 1,
+                    control_after_generate=False,
+                    tooltip="The first seed; the others count up from it. Both models get the same.",
+                ),
+                io.Int.Input(
+                    "steps", default=20, min=1, max=1000, tooltip="Sampling steps for each picture."
+                ),
+                io.Float.Input(
+                    "cfg",
+                    default=7.0,
+                    min=0.0,
+                    max=100.0,
+                    step=0.1,
+                    tooltip="Guidance: how strongly pictures follow their prompt. 1 for models that need none.",
+                ),
+                io.Combo.Input(
+                    "sampler_name",
+                    options=list(comfy.samplers.KSampler.SAMPLERS),
+                    default="euler",
+                    tooltip="How noise is taken away, as in KSampler.",
+                ),
+                io.Combo.Input(
+                    "scheduler",
+                    options=list(comfy.samplers.KSampler.SCHEDULERS),
+                    default="normal",
+                    tooltip="How steps are spread over the noise levels, as in KSampler.",
+                ),
+                io.Int.Input(
+                    "width",
+                    default=512,
+                    min=64,
+                    max=8192,
+                    step=8,
+                    tooltip="Of the pictures, in pixels.",
+                ),
+                io.Int.Input(
+                    "height",
+                    default=512,
+                    min=64,
+                    max=8192,
+                    step=8,
+                    tooltip="Of the pictures, in pixels.",
+                ),
+                io.String.Input(
+                    "scorers",
+                    default="",
+                    multiline=True,
+                    tooltip="Scorers to compare with, one on each line: pickscore, hpsv2.1, aesthetic or "
+                    f"clip, or the name, = and its weights. Weights: {WEIGHTS}",
+                ),
+                sockets.Run.Input(
+                    "run",
+                    optional=True,
+                    tooltip="The run whose aligned weights to draw with, from SePPO Train or SePPO Load Run.",
+                ),
+                io.Model.Input(
+                    "aligned",
+                    optional=True,
+                    tooltip="Instead of a run: any other model to compare with the base.",
+                ),
+            ],
+            outputs=[
+                io.Image.Output(display_name="grid"),
+                io.Image.Output(display_name="base_images"),
+                io.Image.Output(display_name="aligned_images"),
+                io.String.Output(display_name="summary"),
+            ],
+        )
+
+    @classmethod
+    def validate_inputs(cls, scorers: str | None) -> bool | str:
+        try:
+            scorers_in(scorers or "")  # None: linked, known only when the graph runs
+        except SePPOError as error:
+            return f"scorers: {error}"
+        return True
+
+    @classmethod
+    def execute(
+        cls,
+        model: Any,
+        clip: Any,
+        vae: Any,
+        prompts: str,
+        negative: str,
+        seeds: int,
+        first_seed: int,
+        width: int,
+        height: int,
+        scorers: str,
+        run: Run | None = None,
+        aligned: Any = None,
+        **sampling: Any,
+    ) -> io.NodeOutput:
+        from ..seppo_core.evaluation.grid import Pair, pairs_grid
+
+        if clip is None:
+            raise ConfigError("`clip` is empty: this checkpoint brings no text encoder, load one")
+        texts = list(dict.fromkeys(encodable(line) for line in lines_of(prompts)))
+        if not texts:
+            raise ConfigError("prompts: write at least one, each on a line of its own")
+        require_known(sampling)
+        ratings = scorers_in(scorers)
+        for choice in ratings:
+            require_usable(choice)
+        sides = (model, aligned_model(model, run, aligned))
+        drawn = [(text, first_seed + place) for text in texts for place in range(seeds)]
+        batches = draw(sides, clip, vae, drawn, encodable(negative), (width, height), sampling)
+        base, after = (pictures_of([batch], "picture") for batch in batches)
+        rows = [
+            Pair(text, seed, *both) for (text, seed), *both in zip(drawn, base, after, strict=True)
+        ]
+        columns = {
+            choice.name: scored(choice, (base, after), [text for text, _ in drawn], BATCH)
+            for choice in ratings
+        }
+        summary = told_of(len(texts), seeds, columns)
+        grid = host.image(pairs_grid(rows))
+        shown = ui.PreviewImage(grid, cls=cls).as_dict()
+        shown["text"] = (summary,)
+        shown["seppo_pairs"] = listed(rows, saved(batches, cls), columns)
+        return io.NodeOutput(grid, *batches, summary, ui=shown)
+
+
+def require_known(sampling: dict[str, Any]) -> None:
+    """ConfigError for a sampler or scheduler that is none; 0.3.64 checks no choices."""
+    known = comfy.samplers.KSampler
+    for name, options in (("sampler_name", known.SAMPLERS), ("scheduler", known.SCHEDULERS)):
+        if sampling[name] not in list(options):
+            raise ConfigError(f"{name}: unknown {sampling[name]!r}; choose from {list(options)}")
+
+
+def scorers_in(text: str) -> list[Choice]:
+    return [chosen(name, weights) for name, weights in choices(text.splitlines())]
+
+
+def aligned_model(model: Any, run: Run | None, aligned: Any) -> Any:
+    """The model with the run's LoRA; without a run the other model that is connected."""
+    if run is not None:
+        run.require_base(ComfyDenoiser(model).identity())
+        return comfy.sd.load_lora_for_models(model, None, comfy_state_dict(run), 1.0, 0)[0]
+    if aligned is None:
+        raise ConfigError(
+            "connect a `run` whose aligned model to draw with, or another model to `aligned`"
+        )
+    return aligned
+
+
+def draw(
+    sides: Sequence[Any],
+    clip: Any,
+    vae: Any,
+    drawn: Sequence[tuple[str, int]],
+    negative: str,
+    size: tuple[int, int],
+    sampling: dict[str, Any],
+) -> list[Tensor]:
+    """A batch [N, H, W, 3] from each model, of the same prompts and seeds.
+
+    One model draws everything before the other one does, and only then the VAE decodes, so that a GPU without
+    room for all holds one at a time.
+    """
+    conditions = {text: encoded(clip, text) for text, _ in drawn}
+    nothing = encoded(clip, negative)
+    progress = host.ItemProgress()
+    total, latents = len(sides) * len(drawn), []
+    progress(0, total)
+    for side in sides:
+        for text, seed in drawn:
+            latents.append(latent(side, conditions[text], nothing, seed, size, sampling))
+            progress(len(latents), total)
+    pictures = [*decoded(vae, latents)]
+    return [torch.cat(pictures[: len(drawn)]), torch.cat(pictures[len(drawn) :])]
+
+
+def encoded(clip: Any, text: str) -> Any:
+    return clip.encode_from_tokens_scheduled(clip.tokenize(text))
+
+
+def latent(
+    model: Any,
+    positive: Any,
+    negative: Any,
+    seed: int,
+    size: tuple[int, int],
+    sampling: dict[str, Any],
+) -> Tensor:
+    """What one model draws from one seed, as its VAE decodes it; Cancel is noticed at every step."""
+    width, height = size
+    empty = torch.zeros([1, 4, height // PIXELS, width // PIXELS])
+    fit = comfy.sample.fix_empty_latent_channels
+    empty = fit(model, empty, **host.known_only(fit, {"downscale_ratio_spacial": PIXELS}))
+    return comfy.sample.sample(
+        model,
+        comfy.sample.prepare_noise(empty, seed),
+        positive=positive,
+        negative=negative,
+        latent_image=empty,
+        seed=seed,
+        disable_pbar=True,
+        callback=lambda *_: host.throw_if_interrupted(),
+        **sampling,
+    )
+
+
+def decoded(vae: Any, latents: Sequence[Tensor]) -> Iterator[Tensor]:
+    """A picture [1, H, W, 3] of each; of a video its middle frame."""
+    for one in latents:
+        host.throw_if_interrupted()
+        pictures = vae.decode(one).flatten(0, -4)[..., :3]
+        yield pictures[len(pictures) // 2][None].float().cpu().clamp(0, 1)
+
+
+def told_of(prompts: int, seeds: int, columns: dict[str, list[list[float]]]) -> str:
+    """What was drawn, and what each scorer says of it."""
+    heading = f"base and aligned: {prompts} prompts x {seeds} seeds = {prompts * seeds} pairs"
+    lines = [told(name, compare(*scores)) for name, scores in columns.items()]
+    return "\n".join([heading, *(lines or ["no scorer was named; judge for yourself"])])
+
+
+def saved(batches: Sequence[Tensor], node: type[io.ComfyNode]) -> list[list[dict[str, Any]]]:
+    """Where the page finds each picture: file name, subfolder and type, in the host's temp folder."""
+    return [
+        [dict(found) for found in ui.PreviewImage(batch, cls=node).as_dict()["images"]]
+        for batch in batches
+    ]
+
+
+def listed(
+    rows: Sequence[Any],
+    files: Sequence[Sequence[dict[str, Any]]],
+    columns: dict[str, list[list[float]]],
+) -> list[dict[str, Any]]:
+    """What a page needs for a slider over each pair."""
+    return [
+        {
+            "prompt": pair.prompt,
+            "seed": pair.seed,
+            "base": files[0][place],
+            "aligned": files[1][place],
+            "scores": {
+                name: {"base": before[place], "aligned": after[place]}
+                for name, (before, after) in columns.items()
+            },
+        }
+        for place, pair in enumerate(rows)
+    ]
+
+
+NODES = [SePPOCompare]
