@@ -49,6 +49,12 @@ def part(place: int) -> Callable[[Any], Any]:
     return loaded
 
 
+def prompts(host):
+    sampling = host.core("config").ReferenceConfig(sampler="euler", sampling_steps=1)
+    cond = thin_conditioning("sd15")
+    return host.module("nodes.probes").TestPrompts(["a fox"], [cond], (4, 8, 8), 1, 0, sampling)
+
+
 SOCKETS: dict[str, Callable[[Any], Any]] = {
     "MODEL": lambda host: host.thin_model("sd15"),
     "CLIP": part(1),
@@ -62,6 +68,7 @@ SOCKETS: dict[str, Callable[[Any], Any]] = {
     "SEPPO_RUN": lambda host: host.core("checkpoint").Run(host.output / "seppo" / RUN),
     "SEPPO_REFERENCES": lambda host: {"sampler": "euler", "sampling_steps": 1},
     "SEPPO_OPTIMIZER": lambda host: {},
+    "SEPPO_TESTS": prompts,
 }
 """Socket type -> a small value for it. A node of a type that is missing here fails the test until it is added."""
 
