@@ -9,9 +9,10 @@ async def comfy_entrypoint():
     try:
         from comfy_api.latest import ComfyExtension
 
-        from .nodes import NODES, routes
+        from .nodes import NODES, gallery_routes, routes
 
         routes.register()
+        gallery_routes.register()
     except Exception:
         import logging
 

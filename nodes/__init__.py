@@ -1,9 +1,10 @@
 """The one list of nodes."""
 
-from . import datasets, preview, save, settings, train, videos, winners
+from . import datasets, pick, preview, save, settings, train, videos, winners
 
 NODES = [
     *winners.NODES,
+    *pick.NODES,
     *videos.NODES,
     *datasets.NODES,
     *settings.NODES,
