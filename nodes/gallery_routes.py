@@ -13,7 +13,7 @@ from server import PromptServer
 from ..seppo_core.errors import ConfigError, DatasetError, SePPOError
 from ..seppo_core.gallery.index import Index
 from ..seppo_core.gallery.places import located
-from ..seppo_core.gallery.sets import PictureSet, change_from, change_set, read_set, set_names
+from ..seppo_core.gallery.sets import PictureSet, change_set, changes_from, read_set, set_names
 from ..seppo_core.gallery.thumbnails import SIDES, thumbnail, thumbnail_name, tidy
 from ..seppo_core.identity import digest_value
 from . import host, pick
@@ -101,16 +101,17 @@ async def one_set(request: web.Request) -> web.Response:
 
 
 async def change(request: web.Request) -> web.Response:
-    """Apply a change, see `sets.change_from`; the whole set as it became, once it is on the disk."""
+    """Apply one change or several, see `sets.changes_from`; the whole set as it became, once it is on the disk."""
     if not same_origin(request):
         return refusal(403, "asked by a page of another site")
     file = pick.set_file(request.match_info["name"])
-    wanted = change_from(await asked(request))
+    body = await asked(request)
 
     def apply() -> dict[str, Any]:
-        for address in (*wanted.add, *(address for pair in wanted.choose for address in pair)):
+        changes = changes_from(body)
+        for address in (address for one in changes for address in one.brings):
             asked_picture(address)
-        return content(change_set(file, wanted))
+        return content(change_set(file, *changes))
 
     return await in_thread(apply)
 

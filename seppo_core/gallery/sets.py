@@ -18,6 +18,9 @@ MAX_ADDRESS = 2_000
 PATIENCE = 20.0
 """Seconds that a change waits for those before it."""
 
+PAIRED = ("retract", "choose")
+"""Parts of a change that are about two pictures."""
+
 Pair = tuple[str, str]
 """Addresses of the better picture and of the other one."""
 
@@ -56,6 +59,11 @@ class Change:
     choose: tuple[Pair, ...] = ()
     """each replaces what was said of the same two before"""
 
+    @property
+    def brings(self) -> list[str]:
+        """Addresses that the set may not have had before."""
+        return [*self.add, *(address for pair in self.choose for address in pair)]
+
     def applied(self, to: PictureSet) -> PictureSet:
         gone = {*self.remove}
         by_hand = dict.fromkeys(address for address in to.by_hand if address not in gone)
@@ -67,13 +75,18 @@ class Change:
         return PictureSet(tuple(by_hand), (*choices, *self.choose))
 
 
-def change_from(values: Any) -> Change:
-    """From JSON: {"add": [address], "remove": [address], "choose": [[better, other]], "retract": [...]}."""
+def changes_from(values: Any) -> list[Change]:
+    """From JSON: one change or a list of them, each an object with lists of addresses `add` and `remove`,
+    and of pairs [better, other] `choose` and `retract`.
+    """
+    return [_change(value) for value in (values if isinstance(values, list) else [values])]
+
+
+def _change(values: Any) -> Change:
     known = [field.name for field in fields(Change)]
     if not isinstance(values, dict) or not values.keys() <= {*known}:
         raise ConfigError(f"expected a JSON object with some of {known} and nothing else")
-    pairs = {"retract", "choose"}
-    read = {name: (_pairs if name in pairs else _addresses)(values[name]) for name in values}
+    read = {name: (_pairs if name in PAIRED else _addresses)(values[name]) for name in values}
     return Change(**read)
 
 
@@ -107,13 +120,15 @@ def read_set(path: Path) -> PictureSet:
         ) from None
 
 
-def change_set(path: Path, change: Change) -> PictureSet:
-    """Apply a change to the set in a file, whoever else changes it; what it became.
+def change_set(path: Path, *changes: Change) -> PictureSet:
+    """Apply changes to the set in a file, whoever else changes it; what it became.
 
     It is on the disk when this returns. A set that is left empty has no file.
     """
     with _alone(path.parent):
-        became = change.applied(read_set(path))
+        became = read_set(path)
+        for change in changes:
+            became = change.applied(became)
         if len(became.by_hand) + len(became.choices) > MAX_PICTURES:
             raise DatasetError(
                 f"a set holds up to {MAX_PICTURES:,} marks and comparisons; take another set for more"

@@ -19,8 +19,8 @@ from seppo_core.gallery.sets import (
     SUFFIX,
     Change,
     PictureSet,
-    change_from,
     change_set,
+    changes_from,
     read_set,
     set_names,
 )
@@ -119,6 +119,12 @@ def test_marks_are_kept_in_the_order_they_were_made(tmp_path):
     assert set_names(tmp_path) == ["mine"]
 
 
+def test_several_changes_apply_in_their_order(tmp_path):
+    file = tmp_path / f"mine{SUFFIX}"
+    changes = (Change(choose=(("a", "b"),)), Change(remove=("a",)), Change(add=("c",)))
+    assert change_set(file, *changes) == PictureSet(("c",))
+
+
 def test_a_set_that_is_left_empty_has_no_file(tmp_path):
     file = tmp_path / f"mine{SUFFIX}"
     change_set(file, Change(add=("output/a.png",)))
@@ -181,13 +187,14 @@ def test_no_mark_is_lost_when_many_change_one_set_at_once(tmp_path):
 )
 def test_a_change_of_another_shape_is_refused(values):
     with pytest.raises(ConfigError, match="expected a"):
-        change_from(values)
+        changes_from(values)
 
 
 def test_a_change_is_read_from_json():
     values = {"add": ["a"], "remove": ["b"], "choose": [["c", "d"]], "retract": [["e", "f"]]}
     expected = Change(remove=("b",), add=("a",), retract=(("e", "f"),), choose=(("c", "d"),))
-    assert change_from(values) == expected
+    assert changes_from(values) == [expected]
+    assert changes_from([{"add": ["a"]}, {"remove": ["a"]}]) == [Change(add=("a",)), Change(("a",))]
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", '{"by_hand": 3}', "[" * 99_999, '{"by_hand": []}'])
