@@ -15,23 +15,20 @@ from .sets import PictureSet
 
 
 class Neighbours:
-    """What lies beside the pictures; each folder is looked at once."""
+    """What lies beside the pictures of one root; each folder is looked at once."""
 
-    def __init__(self, roots: Roots) -> None:
-        self.roots = roots
-        self.seen: dict[Path, tuple[Folder, dict[str, str]]] = {}
+    def __init__(self, root: Path) -> None:
+        self.root = os.path.realpath(root)
+        self.seen: dict[str, tuple[Folder, dict[str, str]]] = {}
 
-    def around(self, path: Path, address: str) -> tuple[Folder, dict[str, str]]:
-        """The picture's folder, and the captions that its tables hold."""
-        if path.parent not in self.seen:
-            folder = next(walk(path.parent, []))
-            folder.name = address.partition("/")[2].rpartition("/")[0]
-            found = table_captions(folder, self.root(address), [])
-            self.seen[path.parent] = folder, found
-        return self.seen[path.parent]
-
-    def root(self, address: str) -> str:
-        return os.path.realpath(self.roots[address.partition("/")[0]])
+    def around(self, name: str) -> tuple[Folder, dict[str, str]]:
+        """A folder by its name below the root, and the captions by tables in it and above it."""
+        if name not in self.seen:
+            above = self.around(name.rpartition("/")[0])[1] if name else {}
+            folder = next(walk(os.path.join(self.root, name), []))  # noqa: PTH118
+            folder.name = name
+            self.seen[name] = folder, above | table_captions(folder, self.root, [])
+        return self.seen[name]
 
 
 def read_picked(name: str, chosen: PictureSet, roots: Roots, reading: Reading) -> Winners:
@@ -42,10 +39,10 @@ def read_picked(name: str, chosen: PictureSet, roots: Roots, reading: Reading) -
     """
     winners: list[Winner] = []
     left_out: list[LeftOut] = []
-    beside = Neighbours(roots)
+    beside = {place: Neighbours(root) for place, root in roots.items()}
     for address in chosen.marked:
         try:
-            winners.append(_winner(address, beside, reading))
+            winners.append(_winner(address, roots, beside, reading))
         except DatasetError as error:
             left_out.append(LeftOut(address, str(error)))
         reading.on_item(len(winners) + len(left_out))
@@ -56,14 +53,15 @@ def read_picked(name: str, chosen: PictureSet, roots: Roots, reading: Reading) -
     return Winners(paired, source, left_out, note)
 
 
-def _winner(address: str, beside: Neighbours, reading: Reading) -> Winner:
-    path = located(beside.roots, address)
-    folder, tables = beside.around(path, address)
+def _winner(address: str, roots: Roots, beside: dict[str, Neighbours], reading: Reading) -> Winner:
+    path = located(roots, address)
+    place, _, name = address.partition("/")
+    folder, tables = beside[place].around(name.rpartition("/")[0])
     if path.name not in folder.files:
         raise DatasetError(GONE)
-    listed = tables.get(folder.named(path.name), "")
     picture = PictureFile(str(path), address)
-    return winner_in(folder, path.name, picture, listed, beside.root(address), reading)
+    listed = tables.get(name, "")
+    return winner_in(folder, path.name, picture, listed, beside[place].root, reading)
 
 
 def _paired(
@@ -95,10 +93,12 @@ def state_of(chosen: PictureSet, roots: Roots) -> list[tuple[str, int, int]]:
         except DatasetError:
             continue
         beside = [path.stem + s for suffix in captions.SUFFIXES for s in (suffix, suffix.upper())]
-        for name in (path.name, *beside, *captions.TABLES):
+        above = [*path.parents][: address.count("/")]
+        tables = (folder / name for folder in above for name in captions.TABLES)
+        for file in (path, *map(path.with_name, beside), *tables):
             try:
-                status = os.stat(path.with_name(name))  # noqa: PTH116
+                status = file.stat()
             except OSError:
                 continue
-            rows.append((f"{address} {name}", status.st_size, status.st_mtime_ns))
+            rows.append((f"{address} {file}", status.st_size, status.st_mtime_ns))
     return rows

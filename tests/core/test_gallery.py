@@ -170,7 +170,7 @@ def test_no_mark_is_lost_when_many_change_one_set_at_once(tmp_path):
     [
         *(
             None,
-            [],
+            [[]],
             "x",
             {"mark": []},
             {"add": "output/a.png"},
@@ -223,15 +223,18 @@ def test_winners_of_a_set_have_captions_from_beside_within_or_the_node(roots):
     draw(roots["input"] / "c.png")
     (roots["input"] / "metadata.csv").write_text("file_name,text\nd.png,from the table\n")
     draw(roots["input"] / "d.png")
-    marks = ("input/d.png", "output/b/b.png", "output/a.png", "input/c.png")
+    draw(roots["input"] / "e" / "e.png")
+    (roots["input"] / "metadata.jsonl").write_text('{"file_name": "e/e.png", "text": "above"}\n')
+    marks = ("input/e/e.png", "input/d.png", "output/b/b.png", "output/a.png", "input/c.png")
     winners = read_picked("mine", PictureSet(marks), roots, Reading(caption="given"))
     assert [(w.name, w.caption) for w in winners] == [
+        ("input/e/e.png", "above"),
         ("input/d.png", "from the table"),
         ("output/b/b.png", "from within"),
         ("output/a.png", "from beside"),
         ("input/c.png", "given"),
     ]
-    assert winners[1].about.model == "thin" and winners[0].load().size == (300, 60)
+    assert winners[2].about.model == "thin" and winners[0].load().size == (300, 60)
 
 
 def test_pictures_that_are_gone_are_left_out_by_name(roots):
@@ -266,8 +269,10 @@ def test_the_state_of_a_set_changes_with_its_files(roots):
     assert before == state_of(chosen, roots)
     path.with_suffix(".txt").write_text("another", "utf-8")
     after = state_of(chosen, roots)
+    (roots["output"] / "metadata.csv").write_text("file_name,text\na.png,of a table\n")
+    third = state_of(chosen, roots)
     path.write_bytes(b"x")
-    assert len({str(state) for state in (before, after, state_of(chosen, roots))}) == 3
+    assert len({str(state) for state in (before, after, third, state_of(chosen, roots))}) == 4
 
 
 # What pictures tell

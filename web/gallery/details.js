@@ -32,8 +32,9 @@ export class Details {
 
   /** `row` may come later than the picture. A large copy is asked for once the eye rests on it. */
   show(picture, row = {}) {
-    if (picture !== this.picture) {
-      this.picture = picture;
+    const key = `${picture.address} ${picture.version}`;
+    if (key !== this.shown) {
+      this.shown = key;
       clearTimeout(this.timer);
       this.timer = setTimeout(() => this.image.replaceChildren(pictureView(picture, 1024)), PATIENCE);
     }

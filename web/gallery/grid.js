@@ -3,7 +3,7 @@
 import { element, oncePerFrame } from "../shared/dom.js";
 import { pictureView } from "./picture.js";
 
-const CELL = 160;
+const LEAST = 160;
 const GAP = 8;
 const SPARE_ROWS = 2;
 
@@ -16,6 +16,7 @@ export class Grid {
     this.cursor = 0;
     this.anchor = 0;
     this.columns = 1;
+    this.step = LEAST;
     this.space = element("div", { className: "seppo-grid-space" });
     this.element = element(
       "div",
@@ -54,8 +55,8 @@ export class Grid {
 
   drawNow() {
     const { clientWidth, clientHeight, scrollTop } = this.element;
-    const step = CELL + GAP;
-    this.columns = Math.max(1, Math.floor((clientWidth - GAP) / step));
+    this.columns = Math.max(1, Math.floor((clientWidth - GAP) / (LEAST + GAP)));
+    const step = (this.step = Math.max(LEAST, Math.floor((clientWidth - GAP) / this.columns)));
     this.rows = Math.max(1, Math.floor(clientHeight / step));
     this.space.style.height = `${Math.ceil(this.pictures.length / this.columns) * step + GAP}px`;
     const first = Math.max(0, Math.floor(scrollTop / step) - SPARE_ROWS) * this.columns;
@@ -77,8 +78,9 @@ export class Grid {
     const cell = this.cells.get(picture.address);
     cell.id = `seppo-cell-${index}`;
     cell.dataset.index = index;
-    cell.style.left = `${GAP + (index % this.columns) * (CELL + GAP)}px`;
-    cell.style.top = `${GAP + Math.floor(index / this.columns) * (CELL + GAP)}px`;
+    cell.style.left = `${GAP + (index % this.columns) * this.step}px`;
+    cell.style.top = `${GAP + Math.floor(index / this.columns) * this.step}px`;
+    cell.style.width = cell.style.height = `${this.step - GAP}px`;
     cell.ariaSelected = String(isMarked);
     cell.ariaPosInSet = index + 1;
     cell.ariaSetSize = this.pictures.length;
@@ -93,7 +95,6 @@ export class Grid {
         role: "option",
         title: picture.name,
         data: { testid: "seppo-cell", address: picture.address, version: picture.version },
-        style: { width: `${CELL}px`, height: `${CELL}px` },
       },
       pictureView(picture),
       element("span", { className: "seppo-mark", ariaHidden: "true" }, "\u2713")
@@ -136,10 +137,11 @@ export class Grid {
   go(index) {
     if (!this.pictures.length) return;
     this.cursor = index;
-    const top = GAP + Math.floor(index / this.columns) * (CELL + GAP);
+    const top = Math.floor(index / this.columns) * this.step;
+    const bottom = top + this.step + GAP;
     const { scrollTop, clientHeight } = this.element;
-    if (top < scrollTop) this.element.scrollTop = top - GAP;
-    if (top + CELL > scrollTop + clientHeight) this.element.scrollTop = top + CELL + GAP - clientHeight;
+    if (top < scrollTop) this.element.scrollTop = top;
+    else if (bottom > scrollTop + clientHeight) this.element.scrollTop = bottom - clientHeight;
     this.look(this.pictures[index]);
     this.draw();
   }

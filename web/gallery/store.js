@@ -33,10 +33,12 @@ export class Store {
 
   /** Every picture of a root, newest first; then what they tell, as it becomes known. */
   async list(root) {
+    const turn = (this.turn = {});
     const { pictures } = await get(`/seppo/pictures?root=${root}`);
-    if (!this.open) return;
+    if (!this.open || turn !== this.turn) return;
     if (root !== this.root) {
       this.about.clear();
+      this.left = pictures.length;
       this.place = { edition: "", after: 0 };
     }
     this.root = root;
@@ -45,7 +47,7 @@ export class Store {
       return { address: `${root}/${name}`, name, folder, time: time / 1e6, size, version: `${time}-${size}` };
     });
     this.changed("pictures");
-    await this.read(root, (this.turn = {}));
+    await this.read(root, turn);
   }
 
   /** Ask until the server has read everything; it reads only while it is asked. */
