@@ -289,32 +289,53 @@ def test_keys_do_not_reach_the_graph_and_nothing_stays_behind(open_page, picture
     page.wait_for("() => !document.querySelector('dialog.seppo-gallery')")
 
 
-def test_the_node_opens_the_gallery_and_loads_what_was_marked(open_page, pictures, sets, server):
+def press_opener(page, vue: bool) -> None:
+    """Click the node's button where it is drawn."""
+    if vue:
+        page.tab.get_by_role("button", name="Open the gallery").click()
+        return
+    place = """() => {
+        const { canvas, graph } = window.app;
+        const node = graph.nodes.find((one) => one.comfyClass === "SePPOPickWinners");
+        const widget = node.widgets.find((one) => one.name === "Open the gallery");
+        const { scale, offset } = canvas.ds;
+        const { left, top } = canvas.canvas.getBoundingClientRect();
+        const [x, y] = [node.pos[0] + node.size[0] / 2, node.pos[1] + widget.last_y + 10];
+        return widget.last_y && [left + (x + offset[0]) * scale, top + (y + offset[1]) * scale];
+    }"""
+    page.ask("() => window.app.canvas.setDirty(true, true)")
+    page.tab.mouse.click(*page.wait_for(place))
+
+
+WIDGET = """() => window.app.graph.nodes.find((one) => one.comfyClass === "SePPOPickWinners")
+    .widgets.find((widget) => widget.name === "set_name").value"""
+
+
+def test_the_node_opens_the_gallery_and_loads_what_was_marked(
+    open_page, pictures, sets, server, vue
+):
     page = open_page()
     graph = {
         "1": node("SePPOPickWinners", set_name="mine", caption=""),
         "2": node("PreviewImage", images=["1", 1]),
     }
     page.load(graph)
-    page.ask(
-        """() => {
-            const node = window.app.graph.nodes.find((one) => one.comfyClass === "SePPOPickWinners");
-            node.widgets.find((widget) => widget.type === "button").callback();
-        }"""
-    )
+    press_opener(page, vue)
     page.by("seppo-cell").first.wait_for()
     assert page.ask(BY_SET) == "mine"
     page.by("seppo-set").fill("the best")
     page.by("seppo-set").press("Enter")
     page.by("seppo-grid").focus()
-    page.wait_for(
-        """() => window.app.graph.nodes.find((one) => one.comfyClass === "SePPOPickWinners")
-            .widgets.find((widget) => widget.name === "set_name").value === "the best" """
-    )
+    page.wait_for(f"name => ({WIDGET})() === name", "the best")
     for number in (2, 0, 7):
         cell(page, number).click()
     marked_on_disk(page, sets, "the best", [2, 0, 7])
     page.tab.keyboard.press("Escape")
+    if vue:
+        page.wait_for(
+            "() => [...document.querySelectorAll('[data-node-id] input')].some(i => i.value === 'the best')"
+        )
+    page.shot(f"gallery_node_{'vue' if vue else 'canvas'}")
     sent = page.ask("async () => (await window.app.graphToPrompt()).output")
     (picked,) = (one for one in sent.values() if one["class_type"] == "SePPOPickWinners")
     assert picked["inputs"]["set_name"] == "the best"
@@ -329,3 +350,16 @@ def test_the_node_opens_the_gallery_and_loads_what_was_marked(open_page, picture
     }
     (text,) = server.run_graph(report)["2"]["text"]
     assert "set 'the best': 3 winning images, 3 different captions" in text
+
+
+def test_another_set_for_the_node_can_be_undone(open_page, pictures, sets, vue):
+    page = open_page()
+    page.load({"1": node("SePPOPickWinners", set_name="mine", caption="")})
+    press_opener(page, vue)
+    page.by("seppo-cell").first.wait_for()
+    page.by("seppo-set").fill("others")
+    page.by("seppo-set").press("Enter")
+    page.wait_for(f"name => ({WIDGET})() === name", "others")
+    page.by("seppo-close").click()
+    page.ask("() => window.app.extensionManager.command.execute('Comfy.Undo')")
+    page.wait_for(f"name => ({WIDGET})() === name", "mine")
