@@ -76,7 +76,7 @@ async def small(request: web.Request) -> web.StreamResponse:
 
     Who names a `version`, which has to change with the file, need not ask again.
     """
-    side = number(request, "size", SIDES[0])
+    side = number(request, "size", min(SIDES))
     path = await asyncio.to_thread(asked_picture, request.query.get("address", ""))
     tag = f'"{await asyncio.to_thread(thumbnail_name, path, side)}"'
     lasting = "max-age=604800, immutable" if "version" in request.query else "no-cache"

@@ -2,16 +2,17 @@
 
 import hashlib
 import os
+from itertools import accumulate
 from pathlib import Path
 
 from ..data.pictures import PictureFile
 from ..errors import ConfigError
 from ..files import atomic
 
-SIDES = (256, 1024)
-"""Longest sides in pixels: for a grid, and to judge by."""
-QUALITY = 80
-MAX_KEPT = 40_000
+SIDES = {256: 80, 1024: 92}
+"""Longest sides in pixels, for a grid and to judge by -> quality of the WebP files."""
+MAX_BYTES = 2_000_000_000
+"""that are kept"""
 
 
 def thumbnail_name(path: Path, side: int) -> str:
@@ -34,14 +35,19 @@ def thumbnail(path: Path, side: int, folder: Path) -> Path:
         image = PictureFile(path, path.name).load()
         image.thumbnail((side, side))
         with atomic(kept) as temporary:
-            image.save(temporary, "WEBP", quality=QUALITY)
+            image.save(temporary, "WEBP", quality=SIDES[side])
     return kept
 
 
-def tidy(folder: Path, limit: int = MAX_KEPT) -> int:
-    """Remove the oldest small copies beyond `limit`; how many these were."""
-    kept = sorted(folder.glob("*/*.webp"), key=lambda path: path.stat().st_mtime_ns)
-    gone = kept[: max(0, len(kept) - limit)]
+def tidy(folder: Path, limit: int = MAX_BYTES) -> int:
+    """Remove the oldest small copies so that the others have `limit` bytes at most; how many these were."""
+    kept = sorted(
+        ((path, path.stat()) for path in folder.glob("*/*.webp")),
+        key=lambda item: item[1].st_mtime_ns,
+        reverse=True,
+    )
+    sizes = accumulate(status.st_size for _, status in kept)
+    gone = [path for (path, _), total in zip(kept, sizes, strict=True) if total > limit]
     for path in gone:
         path.unlink(missing_ok=True)
     return len(gone)

@@ -255,6 +255,50 @@ def test_the_better_of_two_is_taken(open_page, pictures, sets):
     assert stored == {"by_hand": [], "choices": [sides]} and better not in sides
 
 
+def test_the_last_change_can_be_taken_back(open_page, pictures, sets):
+    page = opened(open_page())
+    cell(page, 0).click()
+    cell(page, 4).click(modifiers=["Shift"])
+    marked_on_disk(page, sets, "favourites", [0, 1, 2, 3, 4])
+    page.tab.keyboard.press("u")
+    marked_on_disk(page, sets, "favourites", [0])
+    cell(page, 0).click()
+    marked_on_disk(page, sets, "favourites", [])
+    page.by("seppo-undo").click()
+    marked_on_disk(page, sets, "favourites", [0])
+
+
+def test_the_mark_of_a_picture_that_is_gone_can_be_taken_away(open_page, pictures, sets):
+    page = open_page()
+    lost = pictures / "lost.png"
+    Image.new("RGB", (48, 48)).save(lost)
+    opened(page)
+    page.tab.locator("[data-address='output/lost.png']").click()
+    wait_for_count(page, "1 marked of 1,501")
+    lost.unlink()
+    page.by("seppo-refresh").click()
+    wait_for_count(page, "1 marked of 1,500")
+    page.by("seppo-only").check()
+    gone = page.tab.locator("[data-address='output/lost.png']")
+    gone.get_by_text("there is no such file any more").wait_for()
+    gone.click()
+    wait_for_count(page, "0 marked of 1,500, 0 shown")
+    page.troubles.clear()  # the browser's own line about the picture that is gone
+
+
+def test_pictures_that_a_graph_made_meanwhile_appear(open_page, pictures, sets, vue):
+    page = opened(open_page())
+    graph = {
+        "1": node("EmptyImage", width=48, height=48, batch_size=1, color=int(vue)),  # not cached
+        "2": node("SaveImage", images=["1", 0], filename_prefix="meanwhile"),
+    }
+    page.load(graph)
+    page.queue()
+    wait_for_count(page, "0 marked of 1,501")
+    for path in pictures.glob("meanwhile*"):
+        path.unlink()
+
+
 def test_a_mark_that_the_server_refuses_is_taken_back_and_told(open_page, pictures, sets):
     page = opened(open_page())
     kept = pictures / name_of(6)

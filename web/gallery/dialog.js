@@ -58,6 +58,7 @@ export class Gallery {
       element("label", {}, "Set ", this.set, this.names),
       element("label", {}, "Pictures of ", this.root),
       act("A/B (A)", () => this.compare(!this.pairs.element.isConnected), "seppo-compare"),
+      act("Undo (U)", () => this.store.undo(), "seppo-undo"),
       act("Refresh", () => this.list(), "seppo-refresh"),
       element("span", { className: "seppo-dim seppo-wide" }, "click or space marks, shift takes a range, Esc closes"),
       act("Close", () => this.close(), "seppo-close")
@@ -112,15 +113,15 @@ export class Gallery {
 
   key(event) {
     event.stopPropagation();
-    const writes = event.target.matches("input:not([type=checkbox]), select");
-    if (event.key === "Escape") {
-      event.preventDefault();
-      if (this.pairs.element.isConnected) this.compare(false);
-      else this.close();
-    } else if (event.key === "a" && !writes && !event.ctrlKey && !event.metaKey) {
-      event.preventDefault();
-      this.compare(!this.pairs.element.isConnected);
-    }
+    const acts = {
+      Escape: () => (this.pairs.element.isConnected ? this.compare(false) : this.close()),
+      a: () => this.compare(!this.pairs.element.isConnected),
+      u: () => this.store.undo(),
+    };
+    const isWritten = event.target.matches("input:not([type=checkbox]), select");
+    if (!(event.key in acts) || event.ctrlKey || event.metaKey || (isWritten && event.key !== "Escape")) return;
+    event.preventDefault();
+    acts[event.key]();
   }
 
   list() {
@@ -159,7 +160,8 @@ export class Gallery {
     if (!this.store.open) return;
     const { pictures, about, marked, left } = this.store;
     this.filters.offer(pictures, about);
-    this.shown = this.filters.passed(pictures, about, marked);
+    const every = this.filters.only.checked ? [...pictures, ...this.store.missing()] : pictures;
+    this.shown = this.filters.passed(every, about, marked);
     this.grid.show(this.shown);
     if (this.looked) this.look(this.looked);
     const narrowed = this.shown.length < pictures.length ? `, ${amount(this.shown.length)} shown` : "";

@@ -41,7 +41,6 @@ export class Pairs {
   constructor({ material, change, leave }) {
     Object.assign(this, { material, change });
     this.skipped = new Set();
-    this.made = [];
     this.prompt = element("p", { className: "seppo-pair-prompt", data: { testid: "seppo-pair-prompt" } });
     this.left = element("span", { className: "seppo-dim", role: "status" });
     this.sides = element("div", { className: "seppo-pair" });
@@ -55,7 +54,6 @@ export class Pairs {
         "div",
         { className: "seppo-row" },
         act("Skip (0)", () => this.skip(), "seppo-pair-skip"),
-        act("Undo (U)", () => this.undo(), "seppo-pair-undo"),
         act("Back to all (Esc)", leave, "seppo-pair-leave"),
         this.left
       )
@@ -101,7 +99,6 @@ export class Pairs {
       ArrowRight: () => this.take(1),
       0: () => this.skip(),
       ArrowDown: () => this.skip(),
-      u: () => this.undo(),
     };
     if (!(event.key in acts) || event.repeat || event.ctrlKey || event.metaKey) return;
     event.preventDefault();
@@ -111,7 +108,6 @@ export class Pairs {
   take(side) {
     if (!this.pair) return;
     const choice = [this.pair[side], this.pair[1 - side]].map((picture) => picture.address);
-    this.made.push(choice);
     this.change({ choose: [choice] });
     this.draw();
   }
@@ -119,13 +115,6 @@ export class Pairs {
   skip() {
     if (!this.pair) return;
     this.skipped.add(this.shown);
-    this.draw();
-  }
-
-  /** Take back the last choice made since the gallery was opened. */
-  undo() {
-    const choice = this.made.pop();
-    if (choice) this.change({ retract: [choice] });
     this.draw();
   }
 }

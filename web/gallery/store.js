@@ -2,7 +2,7 @@
 
 import { get, post } from "../shared/api.js";
 
-const PAUSE = 50;
+const PAUSE = 100;
 /** Changes that are being sent, of this gallery or of one that was closed since. */
 let onTheirWay = null;
 
@@ -19,6 +19,7 @@ export class Store {
     this.name = "";
     this.waiting = [];
     this.sent = [];
+    this.inverses = [];
     this.told = { marked: [], choices: [] };
     this.settle(this.told);
     this.leaving = () => this.waiting.length && this.send();
@@ -76,12 +77,23 @@ export class Store {
     const told = await get(this.route(name));
     await onTheirWay;
     this.name = name;
+    this.inverses = [];
     this.settle(told);
     this.changed("marks");
   }
 
   /** Change the set: { add, remove } are addresses, { choose, retract } pairs of them. */
   change(change) {
+    this.inverses.push(inverse(change, this.marked, this.choices));
+    this.apply(change);
+  }
+
+  /** Take back the last change made to this set since it was taken. */
+  undo() {
+    if (this.inverses.length) this.apply(this.inverses.pop());
+  }
+
+  apply(change) {
     this.waiting.push(change);
     this.settle(this.told);
     this.changed("marks");
@@ -122,9 +134,32 @@ export class Store {
     }
   }
 
+  /** Marked pictures of this root whose files are gone, so that their marks can be taken away. */
+  missing() {
+    const there = new Set(this.pictures.map((picture) => picture.address));
+    const gone = [...this.marked].filter((address) => address.startsWith(`${this.root}/`) && !there.has(address));
+    return gone.map((address) => {
+      const name = address.slice(this.root.length + 1);
+      return { address, name, folder: "", time: 0, size: 0, version: "gone" };
+    });
+  }
+
   route(name) {
     return `/seppo/sets/${encodeURIComponent(name)}`;
   }
+}
+
+/** What takes a change back. A mark that was won comes back with its comparison. */
+function inverse({ add = [], remove = [], choose = [], retract = [] }, marked, choices) {
+  const before = choices.filter((pair) => [...choose, ...retract].some((other) => samePair(pair, other)));
+  const won = choices.filter(([better]) => remove.includes(better));
+  const byHand = remove.filter((address) => marked.has(address) && !won.some(([better]) => better === address));
+  return {
+    remove: add.filter((address) => !marked.has(address)),
+    add: byHand,
+    retract: choose,
+    choose: [...before, ...won],
+  };
 }
 
 function samePair([a, b], pair) {
