@@ -11,8 +11,11 @@ let gallery = null;
 function open(node) {
   if (gallery) return;
   const widget = node?.widgets.find(({ name }) => name === "set_name");
-  gallery = new Gallery(widget?.value, (name) => widget && write(node, widget, name));
-  gallery.closed = () => (gallery = null);
+  gallery = new Gallery({
+    name: widget?.value,
+    taken: (name) => widget && write(node, widget, name),
+    closed: () => (gallery = null),
+  });
   gallery.show();
 }
 

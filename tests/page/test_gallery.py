@@ -407,3 +407,19 @@ def test_another_set_for_the_node_can_be_undone(open_page, pictures, sets, vue):
     page.by("seppo-close").click()
     page.ask("() => window.app.extensionManager.command.execute('Comfy.Undo')")
     page.wait_for(f"name => ({WIDGET})() === name", "mine")
+
+
+def test_a_name_that_no_set_can_have_is_told(open_page, pictures, sets, vue):
+    page = open_page()
+    page.load({"1": node("SePPOPickWinners", set_name="../mine", caption="")})
+    press_opener(page, vue)
+    trouble = page.by("seppo-trouble")
+    trouble.get_by_text("is not a usable name").wait_for()
+    cell(page, 0).click()
+    trouble.get_by_text("Give the set a name first").wait_for()
+    page.by("seppo-set").fill("mine")
+    page.by("seppo-set").press("Enter")
+    page.wait_for(f"name => ({WIDGET})() === name", "mine")
+    cell(page, 0).click()
+    marked_on_disk(page, sets, "mine", [0])
+    page.troubles.clear()  # the browser's own line about the refusal

@@ -13,12 +13,15 @@ const ROOTS = { output: "Output", input: "Input" };
 const FAVOURITES = "favourites";
 
 export class Gallery {
-  /** `name`: of the set, or nothing for the one changed last. `taken(name)` is called when another set is taken. */
-  constructor(name, taken = () => {}) {
-    this.taken = taken;
+  /** `name`: of the set, or nothing for the one changed last. `taken(name)`: another set is taken; `closed()`: all is over. */
+  constructor({ name, taken, closed }) {
+    Object.assign(this, { name, taken, closed });
     this.store = new Store((what) => this.changed(what), (text) => this.alert(text));
     const marked = () => this.store.marked;
-    const change = (wanted) => this.store.change(wanted);
+    const change = (wanted) => {
+      this.alert("");
+      this.store.change(wanted);
+    };
     this.details = new Details();
     this.filters = new Filters(() => this.draw());
     this.grid = new Grid({ marked, change, look: (picture) => this.look(picture) });
@@ -26,7 +29,6 @@ export class Gallery {
     this.build();
     this.draw = oncePerFrame(() => this.drawNow());
     this.finished = () => this.list();
-    this.name = name;
   }
 
   build() {
@@ -87,13 +89,15 @@ export class Gallery {
     this.focus();
     window.addEventListener("keydown", this.strayed, true);
     api.addEventListener("execution_success", this.finished);
-    await this.attempt(async () => {
-      await this.store.listSets();
-      await this.store.take(this.name || this.store.sets[0] || FAVOURITES);
-      this.set.value = this.store.name;
-      if (this.name !== this.store.name) this.taken(this.store.name);
-      await this.store.list(this.root.value);
-    });
+    await this.attempt(() => Promise.all([this.begin(), this.store.list(this.root.value)]));
+  }
+
+  async begin() {
+    this.set.value = this.name ?? "";
+    await this.store.listSets();
+    await this.store.take(this.name || this.store.sets[0] || FAVOURITES);
+    this.set.value = this.store.name;
+    if (this.name !== this.store.name) this.taken(this.store.name);
   }
 
   close() {
@@ -104,7 +108,7 @@ export class Gallery {
     api.removeEventListener("execution_success", this.finished);
     this.dialog.close();
     this.dialog.remove();
-    this.closed?.();
+    this.closed();
   }
 
   focus() {
@@ -131,7 +135,8 @@ export class Gallery {
   /** Take the set whose name was typed; the one before stays if that cannot be. */
   async take() {
     const name = this.set.value.trim();
-    if (name && (await this.attempt(() => this.store.take(name)))) this.taken(name);
+    const isTaken = name && (await this.attempt(() => this.store.take(name)));
+    if (isTaken) this.taken(name);
     this.set.value = this.store.name;
   }
 

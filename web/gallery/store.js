@@ -84,6 +84,7 @@ export class Store {
 
   /** Change the set: { add, remove } are addresses, { choose, retract } pairs of them. */
   change(change) {
+    if (!this.name) return this.failed("Give the set a name first");
     this.inverses.push(inverse(change, this.marked, this.choices));
     this.apply(change);
   }
