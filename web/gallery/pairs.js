@@ -73,7 +73,7 @@ export class Pairs {
       ? about.get(pair[0].address).prompt
       : "Nothing is left to compare: there are no two pictures of one prompt that were not compared.";
     this.sides.replaceChildren(...(this.pair ?? []).map((picture, side) => this.side(picture, side)));
-    this.element.focus();
+    if (!document.activeElement?.matches("input, select")) this.element.focus(); // who narrows down goes on typing
   }
 
   side(picture, side) {
