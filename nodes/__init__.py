@@ -4,6 +4,7 @@ from . import (
     compare,
     datasets,
     evaluate,
+    pick,
     preview,
     probes,
     save,
@@ -15,6 +16,7 @@ from . import (
 
 NODES = [
     *winners.NODES,
+    *pick.NODES,
     *videos.NODES,
     *datasets.NODES,
     *settings.NODES,

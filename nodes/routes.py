@@ -2,10 +2,7 @@
 
 from server import PromptServer
 
-from . import run_routes
-from .answers import refusal, same_origin
-
-__all__ = ["refusal", "register", "same_origin"]
+from . import gallery_routes, run_routes
 
 
 def register() -> None:
@@ -13,3 +10,4 @@ def register() -> None:
     server = getattr(PromptServer, "instance", None)
     if server is not None:
         run_routes.register(server.routes)
+        gallery_routes.register(server.routes)

@@ -23,8 +23,77 @@ from ..seppo_core.identity import digest_value
 from . import host, sockets
 
 THUMBNAILS = 24
+CAPTIONS = SOURCES[0]
 
 log = logging.getLogger(__name__)
+
+
+def caption_input() -> Any:
+    return io.String.Input(
+        "caption",
+        default="",
+        multiline=True,
+        tooltip="For images without a caption of their own. Empty: these are left out.",
+    )
+
+
+def captions_input() -> Any:
+    return io.Combo.Input(
+        "captions",
+        options=list(SOURCES),
+        default=CAPTIONS,
+        optional=True,
+        tooltip="files: a .txt, .caption or .json of the same name, or the folder's "
+        "metadata.jsonl or .csv. pictures: the prompt that ComfyUI and others store in what "
+        "they save. file names: blue-book.png is 'blue book'.",
+    )
+
+
+def duplicates_input() -> Any:
+    return io.Combo.Input(
+        "near_duplicates",
+        options=list(DUPLICATES),
+        default="report",
+        optional=True,
+        tooltip="What becomes of images that look nearly the same as an earlier one. Off is "
+        "faster: no image is looked at before it is encoded.",
+    )
+
+
+def strict_input() -> Any:
+    return host.input(
+        io.Boolean.Input,
+        "strict",
+        default=False,
+        optional=True,
+        advanced=True,
+        tooltip="Stop with an error if anything cannot be used, instead of leaving it out.",
+    )
+
+
+def outputs() -> list[Any]:
+    """Of every node that reads winners from files; see `shown`."""
+    return [
+        sockets.Winners.Output(display_name="winners"),
+        io.Image.Output(display_name="contact sheet"),
+        io.String.Output(display_name="report"),
+    ]
+
+
+def interruptible(seen: int) -> None:
+    host.throw_if_interrupted()
+
+
+def shown(
+    cls: type[io.ComfyNode], winners: Winners, near_duplicates: str, strict: bool
+) -> io.NodeOutput:
+    """Winners that were read, looked through for duplicates, with their contact sheet and report."""
+    winners = examine(winners, near_duplicates, host.ItemProgress(), strict)
+    sheet = host.image(contact_sheet(winners, THUMBNAILS))
+    report = winners.report()
+    if winners.left_out:
+        log.warning("SePPO: %s", report)
+    return io.NodeOutput(winners, sheet, report, ui=ui.PreviewImage(sheet, cls=cls))
 
 
 class SePPOLoadWinners(io.ComfyNode):
@@ -44,12 +113,7 @@ class SePPOLoadWinners(io.ComfyNode):
                     "says otherwise. Folders inside it are read too; one named 5_cat counts its images "
                     "five times. It may also hold clips, tar shards or parquet files: see reader.",
                 ),
-                io.String.Input(
-                    "caption",
-                    default="",
-                    multiline=True,
-                    tooltip="For images without a caption of their own. Empty: these are left out.",
-                ),
+                caption_input(),
                 io.Combo.Input(
                     "location",
                     options=list(host.LOCATIONS),
@@ -66,23 +130,8 @@ class SePPOLoadWinners(io.ComfyNode):
                     tooltip="folder: images. parquet: pairs as in Pick-a-Pic. webdataset: tar files. clips: "
                     "short videos, for a video model. auto takes what there is most of.",
                 ),
-                io.Combo.Input(
-                    "captions",
-                    options=list(SOURCES),
-                    default=SOURCES[0],
-                    optional=True,
-                    tooltip="files: a .txt, .caption or .json of the same name, or the folder's "
-                    "metadata.jsonl or .csv. pictures: the prompt that ComfyUI and others store in what "
-                    "they save. file names: blue-book.png is 'blue book'.",
-                ),
-                io.Combo.Input(
-                    "near_duplicates",
-                    options=list(DUPLICATES),
-                    default="report",
-                    optional=True,
-                    tooltip="What becomes of images that look nearly the same as an earlier one. Off is "
-                    "faster: no image is looked at before it is encoded.",
-                ),
+                captions_input(),
+                duplicates_input(),
                 host.input(
                     io.Combo.Input,
                     "ties",
@@ -92,20 +141,9 @@ class SePPOLoadWinners(io.ComfyNode):
                     advanced=True,
                     tooltip="Only for parquet: which image of a pair wins that nobody decided.",
                 ),
-                host.input(
-                    io.Boolean.Input,
-                    "strict",
-                    default=False,
-                    optional=True,
-                    advanced=True,
-                    tooltip="Stop with an error if anything cannot be used, instead of leaving it out.",
-                ),
+                strict_input(),
             ],
-            outputs=[
-                sockets.Winners.Output(display_name="winners"),
-                io.Image.Output(display_name="contact sheet"),
-                io.String.Output(display_name="report"),
-            ],
+            outputs=outputs(),
         )
 
     @classmethod
@@ -145,15 +183,10 @@ class SePPOLoadWinners(io.ComfyNode):
             reader=reader,
             caption=caption,
             strict=strict,
-            on_item=lambda seen: host.throw_if_interrupted(),
+            on_item=interruptible,
             **settings,
         )
-        winners = examine(winners, near_duplicates, host.ItemProgress(), strict)
-        sheet = host.image(contact_sheet(winners, THUMBNAILS))
-        report = winners.report()
-        if winners.left_out:
-            log.warning("SePPO: %s", report)
-        return io.NodeOutput(winners, sheet, report, ui=ui.PreviewImage(sheet, cls=cls))
+        return shown(cls, winners, near_duplicates, strict)
 
 
 class SePPOWinnersFromImages(io.ComfyNode):

@@ -124,7 +124,7 @@ def read_captioned(
     tables: dict[str, str] = {}
     root = root_of(path)
     for folder, names in reached(path, left_out):
-        tables |= _tables(folder, root, left_out)
+        tables |= table_captions(folder, root, left_out)
         for name in names:
             named = folder.named(name)
             listed = tables.pop(named, "")
@@ -132,7 +132,7 @@ def read_captioned(
                 continue
             try:
                 picture = stored(confined(folder, name, root), named)
-                winners.append(_winner(folder, name, picture, listed, root, reading))
+                winners.append(winner_in(folder, name, picture, listed, root, reading))
             except DatasetError as error:
                 left_out.append(LeftOut(named, str(error)))
             reading.on_item(len(winners) + len(left_out))
@@ -143,7 +143,7 @@ def read_captioned(
     return Winners(winners, path.name, left_out)
 
 
-def _winner(
+def winner_in(
     folder: Folder, name: str, picture: StoredPicture, listed: str, root: str, reading: Reading
 ) -> Winner:
     """DatasetError gives the reason, without the name, why this picture is not used."""
@@ -195,7 +195,7 @@ def folder_repeats(name: str) -> tuple[int, str]:
     return int(match[1]), match[2].strip()
 
 
-def _tables(folder: Folder, root: str, left_out: list[LeftOut]) -> dict[str, str]:
+def table_captions(folder: Folder, root: str, left_out: list[LeftOut]) -> dict[str, str]:
     """Caption by name, from the walk's beginning, of the folder's tables; what cannot be read is reported."""
     found: dict[str, str] = {}
     for name in captions.TABLES:

@@ -18,7 +18,7 @@ from over_http import HttpHost
 LONG = os.environ.get("SEPPO_RELIABILITY") == "long"
 PROMPTS = 1500 if LONG else 60
 SEED = int(time.time()) if LONG else 0
-FOLDER, RUN = "fuzz_winners", "fuzz_run"
+FOLDER, RUN, SET = "fuzz_winners", "fuzz_run", "fuzz_set"
 
 ODD_NUMBERS = [
     *(-1, 0, 1, 2**31, 2**63, -(2**63) - 1, 10**30, 0.5, -0.0, 1e308, 1e-320, math.nan, math.inf),
@@ -61,6 +61,8 @@ def graph(checkpoint: str) -> dict[str, Any]:
         "curves": node("SePPOCurves", run=["train", 3]),
         "save": node("SePPOSaveAligned", run=["train", 3], filename_prefix="fuzz"),
         "found": node("SePPOLoadRun", run_name=RUN),
+        "pick": node("SePPOPickWinners", set_name=SET),
+        "sheet": node("PreviewImage", images=["pick", 1]),
     }
 
 
@@ -117,9 +119,11 @@ def fault(text: str, ours: set[str]) -> str:
 
 
 @pytest.fixture
-def folder(base) -> Iterator[None]:
+def folder(base, http_host) -> Iterator[None]:
     with tidied(base):
         draw_winners(base / "input" / FOLDER)
+        marked = [f"input/{FOLDER}/{path.name}" for path in (base / "input" / FOLDER).glob("*.png")]
+        http_host.post(f"/seppo/sets/{SET}", {"add": marked})
         yield
 
 

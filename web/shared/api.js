@@ -9,12 +9,15 @@ export async function get(route) {
   return answered(await api.fetchApi(route, { cache: "no-store" }));
 }
 
-/** Send JSON to a route of the pack; its answer, or null if that is empty. */
+/** Bytes that browsers send on when the page is closed meanwhile. */
+const OUTLIVES_PAGE = 60000;
+
+/** Send JSON to a route of the pack, even if the page is closed meanwhile; its answer, or null if that is empty. */
 export async function post(route, data = {}) {
   const body = JSON.stringify(data);
-  return answered(
-    await api.fetchApi(route, { method: "POST", headers: { "Content-Type": "application/json" }, body })
-  );
+  const headers = { "Content-Type": "application/json" };
+  const keepalive = body.length * 3 < OUTLIVES_PAGE;
+  return answered(await api.fetchApi(route, { method: "POST", headers, body, keepalive }));
 }
 
 /** The address of a route, for images. */

@@ -1,11 +1,11 @@
-// Elements and the pack's one style sheet. Text is always set as text: names and captions come from files.
+// Elements and the pack's style sheets. Text is always set as text: names and captions come from files.
 
 const SHEET = new URL("../seppo.css", import.meta.url).href;
 
-/** Load the style sheet once a page. */
-export function styled() {
-  if (document.querySelector(`link[href="${SHEET}"]`)) return;
-  document.head.append(element("link", { rel: "stylesheet", href: SHEET }));
+/** Load a style sheet once a page: the pack's, or a part's own. */
+export function styled(sheet = SHEET) {
+  if (document.querySelector(`link[href="${sheet}"]`)) return;
+  document.head.append(element("link", { rel: "stylesheet", href: sheet }));
 }
 
 /**
