@@ -92,7 +92,7 @@ class SePPOSaveAligned(io.ComfyNode):
                     tooltip="Goes into a checkpoint with the model, so that Load Checkpoint finds it there.",
                 ),
             ],
-            outputs=[io.String.Output(display_name="path")],
+            outputs=[io.String.Output(display_name="path", tooltip="The file that was written.")],
         )
 
     @classmethod
@@ -280,7 +280,12 @@ class SePPOLoadRun(io.ComfyNode):
                     tooltip="The name that SePPO Train kept it under: a folder in output/seppo.",
                 ),
             ],
-            outputs=[sockets.Run.Output(display_name="run")],
+            outputs=[
+                sockets.Run.Output(
+                    display_name="run",
+                    tooltip="The run, for Save Aligned, Curves, Anchor Preview or Train.",
+                )
+            ],
         )
 
     @classmethod

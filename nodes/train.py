@@ -132,10 +132,19 @@ class SePPOTrain(io.ComfyNode):
                 ),
             ],
             outputs=[
-                io.Model.Output(display_name="model"),
-                sockets.LoraModel.Output(display_name="lora"),
-                sockets.LossMap.Output(display_name="loss"),
-                sockets.Run.Output(display_name="trained_run"),
+                io.Model.Output(display_name="model", tooltip="The aligned model, for a KSampler."),
+                sockets.LoraModel.Output(
+                    display_name="lora",
+                    tooltip="What was learned, for ComfyUI's Save LoRA or Load LoRA Model.",
+                ),
+                sockets.LossMap.Output(
+                    display_name="loss",
+                    tooltip="The loss of every step, for ComfyUI's Plot Loss Graph.",
+                ),
+                sockets.Run.Output(
+                    display_name="trained_run",
+                    tooltip="The run on disk, for SePPO Save Aligned, Curves or Anchor Preview.",
+                ),
             ],
         )
 
