@@ -22,7 +22,7 @@ async def stop(request: web.Request) -> web.Response:
     if not same_origin(request):
         return refusal(403, "asked by a page of another site")
     try:
-        run = Run(host.confined_name(host.runs_root(), request.match_info["name"]))
+        run = Run(host.run_directory(request.match_info["name"]))
     except SePPOError as error:
         return refusal(404, str(error))
     if not run.exists():
