@@ -1,5 +1,6 @@
-"""What the page may ask of the pack beside running graphs: to end a run after its current step."""
+"""What the page may ask of the pack beside running graphs: to end a run after its current step, and for help."""
 
+from pathlib import Path
 from urllib.parse import urlsplit
 
 from aiohttp import web
@@ -9,12 +10,23 @@ from ..seppo_core.checkpoint import Run
 from ..seppo_core.errors import SePPOError
 from . import host
 
+FOLDER = Path(__file__).parents[1]
+"""The pack, under the name that the host knows it by"""
+
 
 def register() -> None:
     """Add the routes to the host's server; nothing where the host runs without one."""
     server = getattr(PromptServer, "instance", None)
     if server is not None:
         server.routes.post("/seppo/runs/{name}/stop")(stop)
+        serve_help(server)
+
+
+def serve_help(server: PromptServer) -> None:
+    """The page takes a pack's name up to its first dot only, as in seppo-1.0, and asks there for help pages."""
+    cut = FOLDER.with_name(FOLDER.name.partition(".")[0])
+    if cut != FOLDER and not cut.exists():
+        server.routes.static(f"/extensions/{cut.name}/docs", FOLDER / "web" / "docs")
 
 
 async def stop(request: web.Request) -> web.Response:
