@@ -10,6 +10,7 @@ import graphs  # noqa: F401  (puts scripts on the path)
 import pytest
 from inprocess import PACK
 from make_help import DOCS, LOCALES, as_json, chinese_names, english_names, ours, pages
+from make_workflows import FOLDER
 from PIL import Image
 
 LARGEST_PICTURE = 40 * 1024
@@ -85,8 +86,13 @@ def test_translations_hold_nothing_that_the_page_reads_as_syntax():
     assert not any(found.values()), found
 
 
-def test_pictures_of_nodes_are_small_and_readable():
-    pictures = sorted(DOCS.rglob("*.webp"))
+def test_every_template_has_a_picture():
+    files = {path.stem for path in FOLDER.glob("*.json")}
+    assert {path.stem for path in FOLDER.glob("*.jpg")} == files
+
+
+def test_pictures_of_nodes_and_templates_are_small_and_readable():
+    pictures = sorted([*DOCS.rglob("*.webp"), *FOLDER.glob("*.jpg")])
     assert [path for path in pictures if path.stat().st_size > LARGEST_PICTURE] == []
     for path in pictures:
         assert min(Image.open(path).size) > 60, path

@@ -39,15 +39,15 @@ def trained(host, name, **changes):
 
 def test_new_runs_lie_in_the_chosen_folder_and_earlier_ones_are_still_found(host, choose):
     choose()
-    first = trained(host, "kept")
+    first = trained(host, "kept_early")
     choose(**folder("other place"))
     second = trained(host, "made_later")
-    assert first.directory == (host.output / "seppo" / "kept").resolve()
+    assert first.directory == (host.output / "seppo" / "kept_early").resolve()
     assert second.directory == (host.output / "other place" / "made_later").resolve()
     for run in (first, second):
         (found,) = host.call("SePPOLoadRun", run_name=run.name)
         assert found.directory == run.directory
-    assert {"kept", "made_later"} <= set(host.module("nodes.host").run_names())
+    assert {"kept_early", "made_later"} <= set(host.module("nodes.host").run_names())
     choose()
     (found,) = host.call("SePPOLoadRun", run_name="made_later")
     assert found.directory == second.directory
@@ -55,12 +55,12 @@ def test_new_runs_lie_in_the_chosen_folder_and_earlier_ones_are_still_found(host
 
 def test_a_run_goes_on_where_it_lies_and_other_settings_make_one_in_the_new_folder(host, choose):
     choose()
-    begun = trained(host, "goes_on", train={"steps": 2})
+    begun = trained(host, "goes_on_there", train={"steps": 2})
     choose(**folder("elsewhere"))
-    continued = trained(host, "goes_on", train={"steps": 3})
+    continued = trained(host, "goes_on_there", train={"steps": 3})
     assert continued.directory == begun.directory and continued.step() == 3
-    other = trained(host, "goes_on", train={"steps": 2, "rank": 2})
-    assert other.directory == (host.output / "elsewhere" / "goes_on").resolve()
+    other = trained(host, "goes_on_there", train={"steps": 2, "rank": 2})
+    assert other.directory == (host.output / "elsewhere" / "goes_on_there").resolve()
 
 
 @pytest.mark.parametrize("name", ["../out", "/tmp", "a/b", "..", "CON", 7.5, ["x"], "x" * 300])
