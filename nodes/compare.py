@@ -135,10 +135,22 @@ class SePPOCompare(io.ComfyNode):
                 ),
             ],
             outputs=[
-                io.Image.Output(display_name="grid"),
-                io.Image.Output(display_name="base_images"),
-                io.Image.Output(display_name="aligned_images"),
-                io.String.Output(display_name="summary"),
+                io.Image.Output(
+                    display_name="grid",
+                    tooltip="All pairs with their captions, the base above the aligned model.",
+                ),
+                io.Image.Output(
+                    display_name="base_images",
+                    tooltip="What the base drew.",
+                ),
+                io.Image.Output(
+                    display_name="aligned_images",
+                    tooltip="What the aligned model drew, in the same order.",
+                ),
+                io.String.Output(
+                    display_name="summary",
+                    tooltip="Win rate and mean difference for each scorer.",
+                ),
             ],
         )
 

@@ -131,8 +131,14 @@ class SePPOEncodeWinners(io.ComfyNode):
                 ),
             ],
             outputs=[
-                sockets.Dataset.Output(display_name="dataset"),
-                io.String.Output(display_name="report"),
+                sockets.Dataset.Output(
+                    display_name="dataset",
+                    tooltip="The encoded winners, for SePPO Train and SePPO Anchor Preview.",
+                ),
+                io.String.Output(
+                    display_name="report",
+                    tooltip="How many winners are trained on and held out, and what was left out and why.",
+                ),
             ],
         )
 
@@ -197,7 +203,12 @@ class SePPODatasetFromLatents(io.ComfyNode):
                     "image it won against.",
                 ),
             ],
-            outputs=[sockets.Dataset.Output(display_name="dataset")],
+            outputs=[
+                sockets.Dataset.Output(
+                    display_name="dataset",
+                    tooltip="The winners, for SePPO Train and SePPO Anchor Preview.",
+                )
+            ],
         )
 
     @classmethod
@@ -252,8 +263,14 @@ class SePPODatasetToLatents(io.ComfyNode):
                 ),
             ],
             outputs=[
-                io.Latent.Output(display_name="latents", is_output_list=True),
-                io.Conditioning.Output(display_name="positive", is_output_list=True),
+                io.Latent.Output(
+                    display_name="latents", is_output_list=True, tooltip="The winners' latents."
+                ),
+                io.Conditioning.Output(
+                    display_name="positive",
+                    is_output_list=True,
+                    tooltip="The winners' encoded captions, in the same order.",
+                ),
             ],
         )
 

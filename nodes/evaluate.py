@@ -69,8 +69,14 @@ class SePPOScore(io.ComfyNode):
                 ),
             ],
             outputs=[
-                io.String.Output(display_name="report"),
-                io.Float.Output(display_name="mean"),
+                io.String.Output(
+                    display_name="report",
+                    tooltip="Mean and spread of the scores, and how the two sets of images compare.",
+                ),
+                io.Float.Output(
+                    display_name="mean",
+                    tooltip="Mean score of `images`.",
+                ),
             ],
         )
 

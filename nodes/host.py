@@ -1,5 +1,6 @@
 """Everything of ComfyUI that is not a node: folders, progress, cancelling, differences between versions."""
 
+import glob
 import inspect
 import os
 import re
@@ -20,6 +21,7 @@ from server import PromptServer
 from torch import Tensor
 
 from ..seppo_core.errors import ConfigError
+from . import user_settings
 
 PREVIEW_SIDE = 512
 """About the longest side in pixels of the pictures shown while a node runs."""
@@ -73,8 +75,8 @@ LONGEST_NAME = 200
 """In bytes: most file systems take 255, and a number may be appended."""
 
 
-def confined_name(root: str | Path, name: str) -> Path:
-    """A file or folder directly below `root`; ConfigError for anything but a plain name on any system."""
+def plain_name(root: str | Path, name: str) -> Path:
+    """What `name` is directly below `root`; ConfigError for anything but a plain name on any system."""
     if not name.strip() or NOT_IN_NAMES.search(name) or DEVICES.fullmatch(name):
         raise ConfigError(
             f"{quoted(name)} is not a usable name: take letters, digits, spaces, '-', '_' and '.', "
@@ -82,7 +84,12 @@ def confined_name(root: str | Path, name: str) -> Path:
         )
     if len(name.encode()) > LONGEST_NAME:
         raise ConfigError(f"{quoted(name)} is too long a name: take up to {LONGEST_NAME} bytes")
-    path = confined(root, name)
+    return confined(root, name)
+
+
+def confined_name(root: str | Path, name: str) -> Path:
+    """As `plain_name`; ConfigError also where a link below it leads out of it."""
+    path = plain_name(root, name)
     if link := next(links_out(path), None):
         raise ConfigError(f"{link} is a link that leaves {path}; put the files themselves there")
     return path
@@ -136,9 +143,47 @@ def data_path(location: str, name: str) -> Path:
     )
 
 
+RUN_FOLDER = "seppo"
+"""In ComfyUI's output, unless the user's settings name another."""
+
+
+def output() -> Path:
+    return Path(folder_paths.get_output_directory())
+
+
 def runs_root() -> Path:
-    """Where run directories lie."""
-    return Path(folder_paths.get_output_directory()) / "seppo"
+    """Where new run directories lie. ConfigError if the settings name no plain folder."""
+    name = user_settings.chosen(user_settings.RUN_FOLDER, RUN_FOLDER) or RUN_FOLDER
+    if name == RUN_FOLDER:
+        return output() / RUN_FOLDER
+    try:
+        if not isinstance(name, str):
+            raise ConfigError(f"it must be a name, got {quoted(str(name))}")
+        return plain_name(output(), name)
+    except ConfigError as error:
+        raise ConfigError(f"Settings > SePPO > Run folder: {error}") from None
+
+
+def run_files(name: str = "*") -> Iterator[Path]:
+    """run.json of the runs of that name in all folders of the output; folders that are links are passed over."""
+    for path in output().glob(f"*/{name}/run.json"):
+        root = path.parents[1]
+        if not root.is_symlink() or root.name == RUN_FOLDER:
+            yield path
+
+
+def runs_roots(name: str) -> list[Path]:
+    """Where a run of that name may lie: where new ones do, then wherever earlier settings put one."""
+    first = runs_root()
+    return [first, *sorted({path.parents[1] for path in run_files(glob.escape(name))} - {first})]
+
+
+def run_directory(name: str) -> Path:
+    """The run directory of that name, whether there is one or not; ConfigError for no plain name."""
+    here = confined_name(runs_root(), name)
+    if here.exists():
+        return here
+    return next((confined_name(root, name) for root in runs_roots(name)[1:]), here)
 
 
 SCORERS = "seppo_scorers"
@@ -172,14 +217,14 @@ def room_for(size: int) -> torch.device:
 
 def cache_root() -> Path:
     """Where encoded winners lie, for all runs; no run can have its name."""
-    return runs_root() / ".cache"
+    return output() / RUN_FOLDER / ".cache"
 
 
 def run_names() -> list[str]:
-    """The runs that are there, newest first."""
-    found = [path.parent for path in runs_root().glob("*/run.json")]
+    """The runs that are there, in whatever folder, newest first."""
+    found = [path.parent for path in run_files()]
     found.sort(key=lambda path: path.stat().st_mtime, reverse=True)
-    return [path.name for path in found]
+    return list(dict.fromkeys(path.name for path in found))
 
 
 def throw_if_interrupted() -> None:

@@ -26,7 +26,7 @@ def roots() -> dict[str, Path]:
 
 def sets_root() -> Path:
     """Where named sets lie; no run can have its name."""
-    return host.runs_root() / ".sets"
+    return host.output() / host.RUN_FOLDER / ".sets"
 
 
 def set_file(name: str) -> Path:

@@ -132,8 +132,11 @@ class SePPOAnchorPreview(io.ComfyNode):
                 ),
             ],
             outputs=[
-                io.Image.Output(display_name="picture"),
-                io.String.Output(display_name="summary"),
+                io.Image.Output(
+                    display_name="picture",
+                    tooltip="The heat map, with the winners and the samples beside it.",
+                ),
+                io.String.Output(display_name="summary", tooltip="The same in words and numbers."),
             ],
         )
 
@@ -201,7 +204,7 @@ class SePPOCurves(io.ComfyNode):
                     "run", tooltip="The run to draw, from SePPO Train or SePPO Load Run."
                 ),
             ],
-            outputs=[io.Image.Output(display_name="picture")],
+            outputs=[io.Image.Output(display_name="picture", tooltip="The curves.")],
         )
 
     @classmethod

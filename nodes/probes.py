@@ -120,7 +120,7 @@ class SePPOTestPrompts(io.ComfyNode):
                     tooltip="As in the KSampler.",
                 ),
             ],
-            outputs=[sockets.Tests.Output(display_name="tests")],
+            outputs=[sockets.Tests.Output(display_name="tests", tooltip="For SePPO Train.")],
         )
 
     @classmethod

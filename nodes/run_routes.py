@@ -43,7 +43,7 @@ def of_a_run(handler: Callable[[web.Request, Run], Awaitable[web.StreamResponse]
     @wraps(handler)
     async def found(request: web.Request) -> web.StreamResponse:
         try:
-            run = Run(host.confined_name(host.runs_root(), request.match_info["name"]))
+            run = Run(host.run_directory(request.match_info["name"]))
         except SePPOError as error:
             return refusal(404, str(error))
         if not run.exists():
@@ -62,7 +62,7 @@ def _listed() -> list[dict[str, Any]]:
     found = []
     for name in host.run_names()[:RUNS_LISTED]:
         try:
-            run = Run(host.confined_name(host.runs_root(), name))
+            run = Run(host.run_directory(name))
             found.append(_summary(run))
         except SePPOError:
             continue  # of another version, or damaged: Load Run says so

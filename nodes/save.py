@@ -92,7 +92,7 @@ class SePPOSaveAligned(io.ComfyNode):
                     tooltip="Goes into a checkpoint with the model, so that Load Checkpoint finds it there.",
                 ),
             ],
-            outputs=[io.String.Output(display_name="path")],
+            outputs=[io.String.Output(display_name="path", tooltip="The file that was written.")],
         )
 
     @classmethod
@@ -277,10 +277,16 @@ class SePPOLoadRun(io.ComfyNode):
                 io.String.Input(
                     "run_name",
                     default="my_run",
-                    tooltip="The name that SePPO Train kept it under: a folder in output/seppo.",
+                    tooltip="The name that SePPO Train kept it under: a folder in output/seppo, or in the "
+                    "folder that the settings name.",
                 ),
             ],
-            outputs=[sockets.Run.Output(display_name="run")],
+            outputs=[
+                sockets.Run.Output(
+                    display_name="run",
+                    tooltip="The run, for Save Aligned, Curves, Anchor Preview or Train.",
+                )
+            ],
         )
 
     @classmethod
@@ -298,7 +304,7 @@ class SePPOLoadRun(io.ComfyNode):
         """Changes when the run goes on, so that what hangs on it is computed anew."""
         if run_name is None:
             return float("nan")  # a linked name is not known here, so the run is always read anew
-        files = sorted(host.confined_name(host.runs_root(), run_name).glob("weights/*"))
+        files = sorted(host.run_directory(run_name).glob("weights/*"))
         return " ".join(f"{path.name} {path.stat().st_mtime_ns}" for path in files)
 
     @classmethod
@@ -308,7 +314,7 @@ class SePPOLoadRun(io.ComfyNode):
 
 def existing_run(name: str) -> Run:
     """The run directory of that name; CheckpointError lists those that are there."""
-    run = Run(host.confined_name(host.runs_root(), name))
+    run = Run(host.run_directory(name))
     if not run.exists():
         there = ", ".join(host.run_names()) or "none yet"
         raise CheckpointError(f"there is no run {name!r} in {host.runs_root()}; there are: {there}")

@@ -102,7 +102,11 @@ class SePPOReferenceSettings(io.ComfyNode):
                     tooltip="How many reference samples are drawn at once. Lower it if memory is short.",
                 ),
             ],
-            outputs=[sockets.References.Output(display_name="references")],
+            outputs=[
+                sockets.References.Output(
+                    display_name="references", tooltip="For SePPO Train, or SePPO Anchor Preview."
+                )
+            ],
         )
 
     @classmethod
@@ -278,7 +282,9 @@ class SePPOOptimizerSettings(io.ComfyNode):
                     tooltip="Optimizer steps over which the winners' margin is averaged for that.",
                 ),
             ],
-            outputs=[sockets.Optimizer.Output(display_name="optimizer")],
+            outputs=[
+                sockets.Optimizer.Output(display_name="optimizer", tooltip="For SePPO Train.")
+            ],
         )
 
     @classmethod

@@ -10,7 +10,7 @@ from PIL import Image
 from torch import Tensor
 
 from ..seppo_core.checkpoint import Run
-from ..seppo_core.config import PRESETS, SePPOConfig, apply_preset, from_dict
+from ..seppo_core.config import PRESETS, RunConfig, SePPOConfig, apply_preset, from_dict
 from ..seppo_core.continuation import choose_directory
 from ..seppo_core.denoisers.comfy import ComfyDenoiser
 from ..seppo_core.errors import ConfigError
@@ -18,7 +18,7 @@ from ..seppo_core.files import load_tensors
 from ..seppo_core.loss import CRITERIA
 from ..seppo_core.report import StepReport
 from ..seppo_core.trainer import run_description, train
-from . import host, sockets
+from . import host, sockets, user_settings
 from .probes import TestPrompts
 from .recorder import Recorder, panel_of
 
@@ -110,8 +110,8 @@ class SePPOTrain(io.ComfyNode):
                 io.String.Input(
                     "run_name",
                     default="my_run",
-                    tooltip="The run is kept in output/seppo under this name. The same settings again "
-                    "continue it; other settings start a numbered one beside it.",
+                    tooltip="The run is kept in output/seppo, or in the folder that the settings name, under this "
+                    "name. The same settings again continue it; other settings start a numbered one beside it.",
                 ),
                 sockets.References.Input(
                     "references",
@@ -140,10 +140,19 @@ class SePPOTrain(io.ComfyNode):
                 ),
             ],
             outputs=[
-                io.Model.Output(display_name="model"),
-                sockets.LoraModel.Output(display_name="lora"),
-                sockets.LossMap.Output(display_name="loss"),
-                sockets.Run.Output(display_name="trained_run"),
+                io.Model.Output(display_name="model", tooltip="The aligned model, for a KSampler."),
+                sockets.LoraModel.Output(
+                    display_name="lora",
+                    tooltip="What was learned, for ComfyUI's Save LoRA or Load LoRA Model.",
+                ),
+                sockets.LossMap.Output(
+                    display_name="loss",
+                    tooltip="The loss of every step, for ComfyUI's Plot Loss Graph.",
+                ),
+                sockets.Run.Output(
+                    display_name="trained_run",
+                    tooltip="The run on disk, for SePPO Save Aligned, Curves or Anchor Preview.",
+                ),
             ],
         )
 
@@ -168,15 +177,19 @@ class SePPOTrain(io.ComfyNode):
         tests: TestPrompts | None = None,
         **widgets: Any,
     ) -> io.NodeOutput:
-        directory = host.confined_name(host.runs_root(), run_name)
+        host.run_directory(
+            run_name
+        )  # a name that cannot be used is refused before anything is computed
         initial = run.weights_path() if run else None
         with host.gradients_allowed():
-            config = configuration(**widgets, initial_weights=str(initial or ""))
+            config = configuration(
+                **with_user_settings(widgets), initial_weights=str(initial or "")
+            )
             policy = ComfyDenoiser(model, negative=negative)
             about = run_description(policy, dataset, config)
             if run:
                 run.require_base(about["base"])
-            trained = Run(choose_directory(directory.parent, directory.name, about))
+            trained = choose_run(run_name, about)
             config = replace(config, run=replace(config.run, directory=str(trained.directory)))
             if tests is not None:
                 tests = tests.fitted(model, policy)
@@ -197,6 +210,23 @@ class SePPOTrain(io.ComfyNode):
         losses = (line["loss"] for line in trained.metrics())
         loss = {"loss": [value for value in losses if value is not None]}
         return io.NodeOutput(aligned, lora, loss, trained)
+
+
+def choose_run(name: str, about: dict[str, Any]) -> Run:
+    """The very run that is described, in whatever folder it lies; else a new one where new ones do."""
+    found = []
+    for root in host.runs_roots(name):
+        directory = host.confined_name(root, name)
+        found.append(Run(choose_directory(directory.parent, directory.name, about)))
+    return next((run for run in found if run.exists()), found[0])
+
+
+def with_user_settings(widgets: dict[str, Any]) -> dict[str, Any]:
+    """The widgets' values; where no optimizer settings are connected, with the user's own preview interval."""
+    if widgets.get("optimizer") is not None:
+        return widgets
+    every = user_settings.chosen(user_settings.PREVIEW_EVERY, RunConfig.preview_every)
+    return {**widgets, "optimizer": {"run": {"preview_every": every}}}
 
 
 def configuration(

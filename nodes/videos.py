@@ -76,7 +76,11 @@ class SePPOWinnersFromVideos(io.ComfyNode):
                     "with one text for each clip.",
                 ),
             ],
-            outputs=[sockets.Winners.Output(display_name="winners")],
+            outputs=[
+                sockets.Winners.Output(
+                    display_name="winners", tooltip="The clips with their captions."
+                )
+            ],
         )
 
     @classmethod

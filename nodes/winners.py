@@ -74,9 +74,12 @@ def strict_input() -> Any:
 def outputs() -> list[Any]:
     """Of every node that reads winners from files; see `shown`."""
     return [
-        sockets.Winners.Output(display_name="winners"),
-        io.Image.Output(display_name="contact sheet"),
-        io.String.Output(display_name="report"),
+        sockets.Winners.Output(display_name="winners", tooltip="The images with their captions."),
+        io.Image.Output(display_name="contact sheet", tooltip="The first winners as one picture."),
+        io.String.Output(
+            display_name="report",
+            tooltip="How many winners there are, and what was left out and why.",
+        ),
     ]
 
 
@@ -218,7 +221,11 @@ class SePPOWinnersFromImages(io.ComfyNode):
                     "against.",
                 ),
             ],
-            outputs=[sockets.Winners.Output(display_name="winners")],
+            outputs=[
+                sockets.Winners.Output(
+                    display_name="winners", tooltip="The images with their captions."
+                )
+            ],
         )
 
     @classmethod
@@ -289,7 +296,11 @@ class SePPOEditCaptions(io.ComfyNode):
                     "makes the result hold with weak prompts and guidance too.",
                 ),
             ],
-            outputs=[sockets.Winners.Output(display_name="edited")],
+            outputs=[
+                sockets.Winners.Output(
+                    display_name="edited", tooltip="The same images with the new captions."
+                )
+            ],
         )
 
     @classmethod
@@ -318,9 +329,19 @@ class SePPOWinnersToImages(io.ComfyNode):
                 ),
             ],
             outputs=[
-                io.Image.Output(display_name="images", is_output_list=True),
-                io.String.Output(display_name="captions", is_output_list=True),
-                io.String.Output(display_name="generation", is_output_list=True),
+                io.Image.Output(
+                    display_name="images", is_output_list=True, tooltip="The images, one by one."
+                ),
+                io.String.Output(
+                    display_name="captions",
+                    is_output_list=True,
+                    tooltip="Their captions, in the same order.",
+                ),
+                io.String.Output(
+                    display_name="generation",
+                    is_output_list=True,
+                    tooltip="How each was made, as JSON; empty where the file does not say.",
+                ),
             ],
         )
 
