@@ -6,62 +6,33 @@ import json
 import os
 from pathlib import Path
 
-import numpy as np
 import pytest
 from graphs import node
-from PIL import Image, PngImagePlugin
-
-COUNT = 1500
-PROMPTS = ("a red fox in the snow", "a blue bird", "an old harbour at dawn")
-NEWEST = 1_760_000_000
-DAY = 86_400
-BY_SET = "() => document.querySelector('[data-testid=seppo-set]').value"
-
-
-def told(prompt: str, seed: int) -> PngImagePlugin.PngInfo:
-    """What ComfyUI writes into a picture that it saves."""
-    graph = {
-        "1": node("CheckpointLoaderSimple", ckpt_name=f"model{seed % 2}.safetensors"),
-        "2": node("CLIPTextEncode", clip=["1", 1], text=prompt),
-        "3": node("CLIPTextEncode", clip=["1", 1], text="blurry"),
-        "4": node("EmptyLatentImage", width=48, height=48, batch_size=1),
-        "5": node(
-            "KSampler",
-            **{"model": ["1", 0], "positive": ["2", 0], "negative": ["3", 0]},
-            **{"latent_image": ["4", 0], "seed": seed, "steps": 20, "cfg": 7.5},
-            **{"sampler_name": "euler", "scheduler": "normal", "denoise": 1.0},
-        ),
-        "6": node("VAEDecode", samples=["5", 0], vae=["1", 2]),
-        "7": node("SaveImage", images=["6", 0], filename_prefix="x"),
-    }
-    about = PngImagePlugin.PngInfo()
-    about.add_text("prompt", json.dumps(graph))
-    return about
-
-
-def name_of(number: int) -> str:
-    """Number 0 is the newest."""
-    return f"day {number // 500}/{number:05}.png"
-
-
-def address_of(number: int) -> str:
-    return f"output/{name_of(number)}"
+from picking import (
+    BY_SET,
+    COUNT,
+    DAY,
+    NEWEST,
+    PROMPTS,
+    WIDGET,
+    address_of,
+    cell,
+    count,
+    draw_pictures,
+    marked_on_disk,
+    name_of,
+    opened,
+    press_opener,
+    wait_for_count,
+)
+from PIL import Image
 
 
 @pytest.fixture(scope="module")
 def pictures(base) -> Path:
-    """1,500 pictures, an hour apart; the prompt of the last 12 is one that only pairs have."""
-    output = base / "output"
-    for number in range(COUNT):
-        path = output / name_of(number)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        shade = np.random.default_rng(number).integers(0, 255, 3, dtype=np.uint8)
-        prompt = PROMPTS[number % 3] if number < COUNT - 6 else f"pair {number // 2}"
-        Image.fromarray(np.tile(shade, (48, 48, 1))).save(path, pnginfo=told(prompt, number))
-        when = NEWEST - number * 3600
-        os.utime(path, (when, when))
+    draw_pictures(base / "output")
     (base / "input" / "broken.png").write_bytes(b"no picture")
-    return output
+    return base / "output"
 
 
 @pytest.fixture
@@ -70,61 +41,6 @@ def sets(base):
     yield folder
     for path in folder.glob("*.set.json"):
         path.unlink()
-
-
-def marks(sets: Path, name: str) -> list[str]:
-    path = sets / f"{name}.set.json"
-    return json.loads(path.read_text("utf-8"))["by_hand"] if path.exists() else []
-
-
-def opened(page, name: str = "favourites"):
-    """The gallery, opened by its command, with the set of this name and all prompts read."""
-    page.ask("() => { window.app.extensionManager.command.execute('SePPO.PickWinners'); }")
-    page.by("seppo-cell").first.wait_for()
-    all_read(page)
-    if page.ask(BY_SET) != name:
-        page.by("seppo-set").fill(name)
-        page.by("seppo-set").press("Enter")
-        page.wait_for(
-            "() => document.querySelector('[data-testid=seppo-trouble]').textContent === ''"
-        )
-    page.by("seppo-grid").focus()
-    return page
-
-
-def all_read(page) -> None:
-    page.wait_for(
-        """() => {
-            const [count, progress] = ["seppo-count", "seppo-progress"].map(
-                (id) => document.querySelector(`[data-testid=${id}]`).textContent);
-            return /marked of [1-9]/.test(count) && progress === "";
-        }"""
-    )
-
-
-def cell(page, number: int):
-    return page.tab.locator(f"[data-testid='seppo-cell'][data-address='{address_of(number)}']")
-
-
-def marked_on_disk(page, sets: Path, name: str, expected: list[int]) -> None:
-    """Every mark is saved at once: wait for the file, not for a button."""
-    wanted = sorted(map(address_of, expected))
-    for _ in range(100):
-        if sorted(marks(sets, name)) == wanted:
-            return
-        page.tab.wait_for_timeout(100)
-    assert sorted(marks(sets, name)) == wanted
-
-
-def count(page) -> str:
-    return page.by("seppo-count").text_content()
-
-
-def wait_for_count(page, text: str) -> None:
-    page.wait_for(
-        "text => document.querySelector('[data-testid=seppo-count]').textContent.startsWith(text)",
-        text,
-    )
 
 
 @pytest.mark.parametrize("light", [False, True], ids=["dark", "light"])
@@ -331,28 +247,6 @@ def test_keys_do_not_reach_the_graph_and_nothing_stays_behind(open_page, picture
     opened(page)
     page.by("seppo-close").click()
     page.wait_for("() => !document.querySelector('dialog.seppo-gallery')")
-
-
-def press_opener(page, vue: bool) -> None:
-    """Click the node's button where it is drawn."""
-    if vue:
-        page.tab.get_by_role("button", name="Open the gallery").click()
-        return
-    place = """() => {
-        const { canvas, graph } = window.app;
-        const node = graph.nodes.find((one) => one.comfyClass === "SePPOPickWinners");
-        const widget = node.widgets.find((one) => one.name === "Open the gallery");
-        const { scale, offset } = canvas.ds;
-        const { left, top } = canvas.canvas.getBoundingClientRect();
-        const [x, y] = [node.pos[0] + node.size[0] / 2, node.pos[1] + widget.last_y + 10];
-        return widget.last_y && [left + (x + offset[0]) * scale, top + (y + offset[1]) * scale];
-    }"""
-    page.ask("() => window.app.canvas.setDirty(true, true)")
-    page.tab.mouse.click(*page.wait_for(place))
-
-
-WIDGET = """() => window.app.graph.nodes.find((one) => one.comfyClass === "SePPOPickWinners")
-    .widgets.find((widget) => widget.name === "set_name").value"""
 
 
 def test_the_node_opens_the_gallery_and_loads_what_was_marked(
