@@ -10,7 +10,9 @@ const views = new Map(); // node -> PairView
 
 app.registerExtension({
   name: "seppo.compare",
-  setup: styled,
+  setup() {
+    styled();
+  },
   nodeCreated(node) {
     if (node.comfyClass !== CLASS) return;
     const view = new PairView();

@@ -1,7 +1,7 @@
 // The run panel on SePPO Train, and the list of runs in a sidebar tab.
 
 import { element, styled } from "./shared/dom.js";
-import { styled as chartsStyled } from "./runs/charts.js";
+import { SHEET as CHARTS } from "./runs/charts.js";
 import { RunList } from "./runs/list.js";
 import { store } from "./runs/store.js";
 import { RunView } from "./runs/view.js";
@@ -17,7 +17,7 @@ app.registerExtension({
   name: "seppo.runs",
   setup() {
     styled();
-    chartsStyled();
+    styled(CHARTS);
     store.listen();
     store.addEventListener("list", ({ detail }) => (detail.run ? show(detail) : showKnown()));
     store.addEventListener("step", ({ detail }) => show(detail));
