@@ -111,7 +111,9 @@ def test_captions_beyond_the_longest_are_cut_with_their_end_kept(clip, tmp_path)
     first, second = scores(
         tmp_path, "pickscore", folder, PICTURES[:1] * 2, [f"{shared}r", f"{shared}s"]
     )
-    assert first == second
+    assert first == pytest.approx(
+        second, rel=1e-5
+    )  # a batch of two rounds each a little differently
 
 
 def test_half_a_character_in_a_caption_is_scored(clip, tmp_path):
