@@ -1,0 +1,88 @@
+"""What the page's panel costs a step: `python benchmarks/panel_cost.py`.
+
+On every ComfyUI found: 5,000 steps of made-up reports go through the recorder as SePPO Train uses it, with four winners each and
+a picture every tenth step, into a run directory on the local disk; messages are put together but no page is open.
+"""
+
+from __future__ import annotations
+
+import argparse
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+STEPS, WINNERS, PREVIEW_EVERY, SIDE = 5000, 4, 10, 512
+
+
+def inside(path: Path) -> None:
+    """Measure on one host, in this process."""
+    sys.path.insert(0, str(ROOT / "tests" / "hosts"))
+    import inprocess
+    import thin
+    from PIL import Image
+
+    with tempfile.TemporaryDirectory() as scratch:
+        host = inprocess.start(path, inprocess.prepare_base(Path(scratch).resolve()))
+        report, data = host.core("report"), host.core("data")
+        latents = thin.thin_latent("sd15", batch=WINNERS)["samples"]
+        cond = thin.thin_conditioning("sd15")
+        dataset = data.in_memory([data.Example(one, cond, "a caption") for one in latents])
+        run = host.core("checkpoint").Run(host.output / "seppo" / "panel_cost")
+        picture = Image.effect_noise((SIDE, SIDE), 80)
+        examples = tuple(
+            report.ExampleReport(i, i / WINNERS, 1.0, -1e-3, 1e-3) for i in range(WINNERS)
+        )
+        plain, shown = [], []
+        with host.module("nodes.recorder").Recorder(run, dataset, "panel", STEPS) as recorder:
+            for step in range(1, STEPS + 1):
+                preview = None if step % PREVIEW_EVERY else picture
+                made = made_up(report, step, examples)
+                began = time.perf_counter()
+                recorder.step(made, preview)
+                (shown if preview else plain).append(time.perf_counter() - began)
+        version = ".".join(map(str, host.version))
+        size = sum(file.stat().st_size for file in recorder.album.folder.iterdir())
+        print(
+            f"ComfyUI {version}: {1000 * sum(plain) / len(plain):.2f} ms a step, "
+            f"{1000 * sum(shown) / len(shown):.1f} ms one with a picture of {SIDE} px; "
+            f"album of {STEPS} steps: {size / 2**20:.1f} MiB",
+            flush=True,
+        )
+
+
+def made_up(report, step: int, examples: tuple):
+    return report.StepReport(
+        step=step,
+        **{name: 0.1234 for name in report.NOT_APPLIED},
+        lr=1e-4,
+        reference_step=0,
+        seconds=1.0,
+        held_out_margin=None,
+        steps=STEPS,
+        examples=examples,
+        caption="a caption",
+    )
+
+
+def main() -> None:
+    """Run this file inside the test environment of each host."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--host", type=Path, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.host:
+        return inside(options.host)
+    sys.path.insert(0, str(ROOT / "scripts"))
+    from hosts import find_hosts, host_python
+
+    hosts = find_hosts()
+    if not hosts:
+        sys.exit("no ComfyUI found: put one at ~/comfy/ComfyUI or name it in COMFYUI_PATH")
+    for host in hosts:
+        subprocess.run([host_python(host).python, __file__, "--host", host.path], check=True)
+
+
+if __name__ == "__main__":
+    main()
