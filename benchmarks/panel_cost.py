@@ -6,51 +6,40 @@ a picture every tenth step, into a run directory on the local disk; messages are
 
 from __future__ import annotations
 
-import argparse
-import subprocess
-import sys
-import tempfile
 import time
-from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[1]
+from each_host import on_each_host, version_of
+
 STEPS, WINNERS, PREVIEW_EVERY, SIDE = 5000, 4, 10, 512
 
 
-def inside(path: Path) -> None:
-    """Measure on one host, in this process."""
-    sys.path.insert(0, str(ROOT / "tests" / "hosts"))
-    import inprocess
+def measure_all(host, rounds: int) -> None:
     import thin
     from PIL import Image
 
-    with tempfile.TemporaryDirectory() as scratch:
-        host = inprocess.start(path, inprocess.prepare_base(Path(scratch).resolve()))
-        report, data = host.core("report"), host.core("data")
-        latents = thin.thin_latent("sd15", batch=WINNERS)["samples"]
-        cond = thin.thin_conditioning("sd15")
-        dataset = data.in_memory([data.Example(one, cond, "a caption") for one in latents])
-        run = host.core("checkpoint").Run(host.output / "seppo" / "panel_cost")
-        picture = Image.effect_noise((SIDE, SIDE), 80)
-        examples = tuple(
-            report.ExampleReport(i, i / WINNERS, 1.0, -1e-3, 1e-3) for i in range(WINNERS)
-        )
-        plain, shown = [], []
-        with host.module("nodes.recorder").Recorder(run, dataset, "panel", STEPS) as recorder:
-            for step in range(1, STEPS + 1):
-                preview = None if step % PREVIEW_EVERY else picture
-                made = made_up(report, step, examples)
-                began = time.perf_counter()
-                recorder.step(made, preview)
-                (shown if preview else plain).append(time.perf_counter() - began)
-        version = ".".join(map(str, host.version))
-        size = sum(file.stat().st_size for file in recorder.album.folder.iterdir())
-        print(
-            f"ComfyUI {version}: {1000 * sum(plain) / len(plain):.2f} ms a step, "
-            f"{1000 * sum(shown) / len(shown):.1f} ms one with a picture of {SIDE} px; "
-            f"album of {STEPS} steps: {size / 2**20:.1f} MiB",
-            flush=True,
-        )
+    report, data = host.core("report"), host.core("data")
+    latents = thin.thin_latent("sd15", batch=WINNERS)["samples"]
+    cond = thin.thin_conditioning("sd15")
+    dataset = data.in_memory([data.Example(one, cond, "a caption") for one in latents])
+    run = host.core("checkpoint").Run(host.output / "seppo" / "panel_cost")
+    picture = Image.effect_noise((SIDE, SIDE), 80)
+    examples = tuple(report.ExampleReport(i, i / WINNERS, 1.0, -1e-3, 1e-3) for i in range(WINNERS))
+    plain, shown = [], []
+    with host.module("nodes.recorder").Recorder(run, dataset, "panel", STEPS) as recorder:
+        for step in range(1, STEPS + 1):
+            preview = None if step % PREVIEW_EVERY else picture
+            made = made_up(report, step, examples)
+            began = time.perf_counter()
+            recorder.step(made, preview)
+            (shown if preview else plain).append(time.perf_counter() - began)
+    version = version_of(host)
+    size = sum(file.stat().st_size for file in recorder.album.folder.iterdir())
+    print(
+        f"ComfyUI {version}: {1000 * sum(plain) / len(plain):.2f} ms a step, "
+        f"{1000 * sum(shown) / len(shown):.1f} ms one with a picture of {SIDE} px; "
+        f"album of {STEPS} steps: {size / 2**20:.1f} MiB",
+        flush=True,
+    )
 
 
 def made_up(report, step: int, examples: tuple):
@@ -67,22 +56,5 @@ def made_up(report, step: int, examples: tuple):
     )
 
 
-def main() -> None:
-    """Run this file inside the test environment of each host."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--host", type=Path, help=argparse.SUPPRESS)
-    options = parser.parse_args()
-    if options.host:
-        return inside(options.host)
-    sys.path.insert(0, str(ROOT / "scripts"))
-    from hosts import find_hosts, host_python
-
-    hosts = find_hosts()
-    if not hosts:
-        sys.exit("no ComfyUI found: put one at ~/comfy/ComfyUI or name it in COMFYUI_PATH")
-    for host in hosts:
-        subprocess.run([host_python(host).python, __file__, "--host", host.path], check=True)
-
-
 if __name__ == "__main__":
-    main()
+    on_each_host(__file__, __doc__, measure_all)

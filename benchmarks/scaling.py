@@ -7,22 +7,20 @@ beside the one to expect; of memory, what one more costs, for most of a process'
 
 from __future__ import annotations
 
-import argparse
 import gc
 import json
 import math
 import os
 import statistics
-import subprocess
 import sys
-import tempfile
 import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[1]
+from each_host import on_each_host, version_of
+
 MIB = 2**20
 STEPS, WARM = 3, 1
 
@@ -181,37 +179,15 @@ def show(curve: Curve, found: list[dict[str, float]]) -> None:
     sys.stdout.flush()
 
 
-def inside(path: Path) -> None:
-    """Measure on one host, in this process."""
-    sys.path.insert(0, str(ROOT / "tests" / "hosts"))
-    import inprocess
+def measure_all(host, rounds: int) -> None:
     import torch
 
-    with tempfile.TemporaryDirectory() as scratch:
-        host = inprocess.start(path, inprocess.prepare_base(Path(scratch).resolve()))
-        torch.set_num_threads(1)  # threads do not survive a fork
-        print(f"ComfyUI {'.'.join(map(str, host.version))}, thin SD1.5, float32")
-        for curve in CURVES:
-            points = [Point(**{curve.field: value}) for value in curve.values]
-            show(curve, [apart(partial(measure, host, point)) for point in points])
-
-
-def main() -> None:
-    """Run this file inside the test environment of the first host."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--host", type=Path, help=argparse.SUPPRESS)
-    options = parser.parse_args()
-    if options.host:
-        return inside(options.host)
-    sys.path.insert(0, str(ROOT / "scripts"))
-    from hosts import find_hosts, host_python
-
-    hosts = find_hosts()
-    if not hosts:
-        sys.exit("no ComfyUI found: put one at ~/comfy/ComfyUI or name it in COMFYUI_PATH")
-    command = [host_python(hosts[0]).python, __file__, "--host", hosts[0].path]
-    subprocess.run(list(map(str, command)), check=True)
+    torch.set_num_threads(1)  # threads do not survive a fork
+    print(f"ComfyUI {version_of(host)}, thin SD1.5, float32")
+    for curve in CURVES:
+        points = [Point(**{curve.field: value}) for value in curve.values]
+        show(curve, [apart(partial(measure, host, point)) for point in points])
 
 
 if __name__ == "__main__":
-    main()
+    on_each_host(__file__, __doc__, measure_all, only_first=True)

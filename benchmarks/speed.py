@@ -7,18 +7,14 @@ that went through the network, counted at its door: a forward is one, a forward 
 
 from __future__ import annotations
 
-import argparse
 import copy
 import statistics
-import subprocess
-import sys
-import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[1]
+from each_host import on_each_host, version_of
+
 KINDS = ("sd15", "sdxl")
 SIZE, RANK, WINNERS = 16, 16, 4
 SAMPLER_STEPS, REUSE = 12, 4
@@ -262,15 +258,9 @@ def timed(work: Callable[[], object], times: int = 3) -> float:
     return (time.perf_counter() - began) / times
 
 
-def inside(path: Path, rounds: int) -> None:
-    """Measure on one host, in this process."""
-    sys.path.insert(0, str(ROOT / "tests" / "hosts"))
-    import inprocess
-
-    with tempfile.TemporaryDirectory() as scratch:
-        host = inprocess.start(path, inprocess.prepare_base(Path(scratch).resolve()))
-        for kind in KINDS:
-            compare(host, kind, rounds)
+def measure_all(host, rounds: int) -> None:
+    for kind in KINDS:
+        compare(host, kind, rounds)
 
 
 def compare(host, kind: str, rounds: int) -> None:
@@ -288,7 +278,7 @@ def compare(host, kind: str, rounds: int) -> None:
         for name, measure in ways.items():
             found[name].append(measure())
     one, two, both = (statistics.median(column) for column in zip(*bare, strict=True))
-    version = ".".join(map(str, host.version))
+    version = version_of(host)
     print(f"ComfyUI {version}, thin {kind}, {SIZE}x{SIZE} latents, {rounds} rounds", flush=True)
     medians = {}
     for name, rows in found.items():
@@ -310,24 +300,5 @@ def compare(host, kind: str, rounds: int) -> None:
     print(f"  against plain DPO: {gained}", flush=True)
 
 
-def main() -> None:
-    """Run this file inside the test environment of each host."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--host", type=Path, help=argparse.SUPPRESS)
-    parser.add_argument("--rounds", type=int, default=ROUNDS)
-    options = parser.parse_args()
-    if options.host:
-        return inside(options.host, options.rounds)
-    sys.path.insert(0, str(ROOT / "scripts"))
-    from hosts import find_hosts, host_python
-
-    hosts = find_hosts()
-    if not hosts:
-        sys.exit("no ComfyUI found: put one at ~/comfy/ComfyUI or name it in COMFYUI_PATH")
-    for host in hosts:
-        command = [host_python(host).python, __file__, "--host", host.path]
-        subprocess.run([*map(str, command), "--rounds", str(options.rounds)], check=True)
-
-
 if __name__ == "__main__":
-    main()
+    on_each_host(__file__, __doc__, measure_all, ROUNDS)

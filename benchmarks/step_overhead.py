@@ -7,29 +7,12 @@ itself, with the addresses of all base weights before and after.
 
 from __future__ import annotations
 
-import argparse
-import subprocess
-import sys
-import tempfile
 import time
 from contextlib import contextmanager
-from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[1]
+from each_host import on_each_host, version_of
+
 STEPS, WARM_UP, SIZE = 8, 1, 32
-
-
-def main() -> None:
-    """Run this file inside the test environment of each host."""
-    sys.path.insert(0, str(ROOT / "scripts"))
-    from hosts import find_hosts, host_python
-
-    hosts = find_hosts()
-    if not hosts:
-        sys.exit("no ComfyUI found: put one at ~/comfy/ComfyUI or name it in COMFYUI_PATH")
-    for host in hosts:
-        command = [str(host_python(host).python), __file__, "--host", str(host.path)]
-        subprocess.run(command, check=True)
 
 
 class Clock:
@@ -71,17 +54,11 @@ class Clock:
             torch.Tensor.backward = backward
 
 
-def inside(path: Path) -> None:
-    """Measure on one host, in this process."""
-    sys.path.insert(0, str(ROOT / "tests" / "hosts"))
-    import inprocess
-
-    with tempfile.TemporaryDirectory() as scratch:
-        host = inprocess.start(path, inprocess.prepare_base(Path(scratch).resolve()))
-        version = ".".join(map(str, host.version))
-        for batch_size, reuse in ((1, 1), (1, 4), (2, 4)):
-            overhead(host, version, batch_size, reuse)
-        switch(host, version)
+def measure_all(host, rounds: int) -> None:
+    version = version_of(host)
+    for batch_size, reuse in ((1, 1), (1, 4), (2, 4)):
+        overhead(host, version, batch_size, reuse)
+    switch(host, version)
 
 
 def policy_and_data(host):
@@ -152,7 +129,4 @@ def switch(host, version: str) -> None:
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--host", type=Path, help=argparse.SUPPRESS)
-    arguments = parser.parse_args()
-    inside(arguments.host) if arguments.host else main()
+    on_each_host(__file__, __doc__, measure_all)

@@ -7,17 +7,13 @@ with the row `as it is` in one process; medians over the rounds. Compiling is no
 
 from __future__ import annotations
 
-import argparse
 import statistics
-import subprocess
-import sys
-import tempfile
 import time
 from collections.abc import Callable
 from contextlib import contextmanager
-from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[1]
+from each_host import on_each_host, version_of
+
 KINDS, SIZE, RANK, ROUNDS = ("sd15", "sdxl"), 32, 16, 7
 
 
@@ -96,27 +92,20 @@ def beside(rounds: int, plain: Callable[[], object], other: Callable[[], object]
     )
 
 
-def inside(path: Path, rounds: int) -> None:
-    """Measure on one host, in this process."""
-    sys.path.insert(0, str(ROOT / "tests" / "hosts"))
-    sys.path.insert(0, str(ROOT))
-    import inprocess
+def measure_all(host, rounds: int) -> None:
     import torch
 
-    with tempfile.TemporaryDirectory() as scratch:
-        host = inprocess.start(path, inprocess.prepare_base(Path(scratch).resolve()))
-        version = ".".join(map(str, host.version))
-        print(f"ComfyUI {version}, torch {torch.__version__}, {rounds} rounds", flush=True)
-        for kind in KINDS:
-            networks(host, kind, rounds)
-        optimizers(rounds)
+    version = version_of(host)
+    print(f"ComfyUI {version}, torch {torch.__version__}, {rounds} rounds", flush=True)
+    for kind in KINDS:
+        networks(host, kind, rounds)
+    optimizers(rounds)
 
 
 def networks(host, kind: str, rounds: int) -> None:
     import thin
     import torch
-
-    from benchmarks.speed import recorded_calls
+    from speed import recorded_calls
 
     core = host.core
     config, data = core("config"), core("data")
@@ -199,23 +188,5 @@ def optimizers(rounds: int) -> None:
     print(f"  AdamW fused, {device}: {result}", flush=True)
 
 
-def main() -> None:
-    """Run this file inside the test environment of the first host."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--host", type=Path, help=argparse.SUPPRESS)
-    parser.add_argument("--rounds", type=int, default=ROUNDS)
-    options = parser.parse_args()
-    if options.host:
-        return inside(options.host, options.rounds)
-    sys.path.insert(0, str(ROOT / "scripts"))
-    from hosts import find_hosts, host_python
-
-    hosts = find_hosts()
-    if not hosts:
-        sys.exit("no ComfyUI found: put one at ~/comfy/ComfyUI or name it in COMFYUI_PATH")
-    command = [host_python(hosts[0]).python, __file__, "--host", hosts[0].path]
-    subprocess.run([*map(str, command), "--rounds", str(options.rounds)], check=True)
-
-
 if __name__ == "__main__":
-    main()
+    on_each_host(__file__, __doc__, measure_all, ROUNDS, only_first=True)

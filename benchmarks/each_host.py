@@ -1,0 +1,53 @@
+"""Runs a benchmark inside the test environment of each ComfyUI found, in a process of its own."""
+
+from __future__ import annotations
+
+import argparse
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def on_each_host(
+    file: str,
+    about: str,
+    measure: Callable[[Any, int], None],
+    rounds: int = 0,
+    only_first: bool = False,
+) -> None:
+    """`measure(host, rounds)` gets a host started in its process; `rounds` is a default, 0 for none to choose."""
+    parser = argparse.ArgumentParser(description=about.splitlines()[0])
+    parser.add_argument("--host", type=Path, help=argparse.SUPPRESS)
+    if rounds:
+        parser.add_argument("--rounds", type=int, default=rounds)
+    options = parser.parse_args()
+    count = getattr(options, "rounds", 0)
+    if options.host:
+        return _inside(options.host, measure, count)
+    sys.path.insert(0, str(ROOT / "scripts"))
+    from hosts import find_hosts, host_python
+
+    hosts = find_hosts()
+    if not hosts:
+        sys.exit("no ComfyUI found: put one at ~/comfy/ComfyUI or name it in COMFYUI_PATH")
+    for host in hosts[:1] if only_first else hosts:
+        command = [host_python(host).python, file, "--host", host.path]
+        command += ["--rounds", count] if rounds else []
+        subprocess.run(list(map(str, command)), check=True)
+
+
+def _inside(path: Path, measure: Callable[[Any, int], None], rounds: int) -> None:
+    sys.path.insert(0, str(ROOT / "tests" / "hosts"))
+    import inprocess
+
+    with tempfile.TemporaryDirectory() as scratch:
+        measure(inprocess.start(path, inprocess.prepare_base(Path(scratch).resolve())), rounds)
+
+
+def version_of(host: Any) -> str:
+    return ".".join(map(str, host.version))
