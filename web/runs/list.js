@@ -1,0 +1,132 @@
+// The list of runs: settings, curves of several over each other, a run into the graph with one click.
+
+import { button, element, oncePerFrame, tell } from "../shared/dom.js";
+import { Chart } from "./charts.js";
+import { store } from "./store.js";
+import { RunView } from "./view.js";
+
+const COMPARED = ["loss", "winner_margin", "flip_rate", "implicit_accuracy", "held_out_margin", "grad_norm"];
+
+/** Fills `box` and follows the server until `dispose`. */
+export class RunList {
+  constructor(box) {
+    this.box = box;
+    this.chosen = new Set();
+    this.metric = element("select", { className: "seppo-select", ariaLabel: "curve to compare", data: { testid: "compare-metric" }, on: { change: () => this.#compare() } }, ...COMPARED.map((name) => element("option", { value: name }, name.replaceAll("_", " "))));
+    this.comparison = element("div", { className: "seppo-block" });
+    this.rows = element("div", { data: { testid: "run-list" } });
+    this.view = new RunView();
+    this.view.box.hidden = true;
+    box.classList.add("seppo", "seppo-list");
+    box.replaceChildren(element("div", { className: "seppo-row" }, button("Refresh", () => this.refresh()), this.metric), this.comparison, this.rows, this.view.box);
+    this.onList = () => this.refresh().catch(() => {});
+    this.compare = oncePerFrame(() => this.#compare());
+    store.addEventListener("list", this.onList);
+    this.refresh().catch((error) => tell("error", error.message));
+  }
+
+  dispose() {
+    store.removeEventListener("list", this.onList);
+    for (const name of this.chosen) store.run(name).removeEventListener("change", this.compare);
+    this.chart?.dispose();
+    this.view.dispose();
+  }
+
+  async refresh() {
+    const runs = await store.list();
+    const rows = runs.map((run) => this.#row(run));
+    this.rows.replaceChildren(...(rows.length ? rows : [element("p", { className: "seppo-dim" }, "No runs yet. SePPO Train makes one.")]));
+  }
+
+  #row(run) {
+    const tick = element("input", { type: "checkbox", checked: this.chosen.has(run.name), ariaLabel: `compare ${run.name}`, data: { testid: "run-tick" } });
+    tick.addEventListener("change", () => this.#choose(run.name, tick.checked));
+    const progress = run.training ? `training, step ${run.step} of ${run.steps}` : `${run.step} of ${run.steps} steps`;
+    return element(
+      "div",
+      { className: "seppo-run-row", data: { run: run.name } },
+      element("div", { className: "seppo-row" }, tick, element("strong", {}, run.name), element("span", { className: "seppo-dim" }, progress)),
+      element("div", { className: "seppo-dim" }, told(run)),
+      element("div", { className: "seppo-row" }, button("Show", () => this.#show(run.name), { data: { testid: "run-show" } }), button("Load into graph", () => loadIntoGraph(run.name), { data: { testid: "run-load" } }))
+    );
+  }
+
+  #show(name) {
+    this.view.box.hidden = false;
+    this.view.show(store.run(name));
+    this.view.box.scrollIntoView({ block: "nearest" });
+  }
+
+  async #choose(name, wanted) {
+    const run = store.run(name);
+    if (wanted) {
+      this.chosen.add(name);
+      run.addEventListener("change", this.compare);
+      if (!run.whole) await run.fill();
+    } else {
+      this.chosen.delete(name);
+      run.removeEventListener("change", this.compare);
+    }
+    this.#compare();
+  }
+
+  #compare() {
+    const runs = [...this.chosen].map((name) => store.run(name)).filter((run) => run.metrics.step.length);
+    const key = runs.map((run) => run.name).join("\n") + this.metric.value;
+    if (key !== this.compared) {
+      this.chart?.dispose();
+      this.chart = runs.length ? new Chart(this.metric.value.replaceAll("_", " "), runs.map((run) => run.name)) : null;
+      this.comparison.replaceChildren(...(this.chart ? [this.chart.box] : []));
+      this.compared = key;
+    }
+    this.chart?.set(aligned(runs, this.metric.value));
+  }
+}
+
+/** One column of steps for all runs, and each run's values at them. */
+function aligned(runs, metric) {
+  const steps = [...new Set(runs.flatMap((run) => run.metrics.step))].sort((a, b) => a - b);
+  const place = new Map(steps.map((step, i) => [step, i]));
+  const columns = runs.map((run) => {
+    const column = new Array(steps.length).fill(null);
+    run.metrics.step.forEach((step, i) => {
+      column[place.get(step)] = run.metrics[metric]?.[i] ?? null;
+    });
+    return column;
+  });
+  return [steps, ...columns];
+}
+
+function told({ settings, winners, base }) {
+  const { ["loss.objective"]: objective, ["loss.criterion"]: criterion, ["loss.paired"]: paired } = settings;
+  const method = objective === "winner_error" ? "fine-tuning" : paired ? "pairs" : `${settings["references.selection"]} + ${criterion}`;
+  return [
+    method,
+    `lr ${settings["optimizer.learning_rate"]}`,
+    `rank ${settings["lora.rank"]}`,
+    objective === "winner_error" ? null : `beta ${settings["loss.beta"]}`,
+    `batch ${settings.batch_size}`,
+    `${winners} winners`,
+    base,
+  ]
+    .filter(Boolean)
+    .join("  ·  ");
+}
+
+/** A Load Run node with this run: the selected one, else a new one in the middle of what is seen. */
+function loadIntoGraph(name) {
+  const { app, LiteGraph } = window;
+  const selected = Object.values(app.canvas.selected_nodes ?? {}).find((node) => node.comfyClass === "SePPOLoadRun");
+  const node = selected ?? LiteGraph.createNode("SePPOLoadRun");
+  if (!selected) {
+    const [x, y, width, height] = app.canvas.visible_area;
+    node.pos = [x + width / 2 - 100, y + height / 2 - 50];
+    app.graph.add(node);
+  }
+  const widget = node.widgets.find((one) => one.name === "run_name");
+  if (Array.isArray(widget.options?.values) && !widget.options.values.includes(name)) widget.options.values.push(name);
+  widget.value = name;
+  widget.callback?.(name);
+  app.graph.setDirtyCanvas(true, true);
+  tell("success", `${name} is in the graph: SePPO Load Run.`);
+}

@@ -1,0 +1,171 @@
+// One run as a panel: state, buttons, curves, samples with their verdict, the anchor's map, test prompts over time.
+
+import { address, api, post } from "../shared/api.js";
+import { button, element, oncePerFrame, tell } from "../shared/dom.js";
+import { Chart, drawMap } from "./charts.js";
+
+const CURVES = [
+  { title: "loss", columns: { loss: "loss" } },
+  { title: "winner margin", columns: { winner_margin: "winner margin" } },
+  { title: "sample margin", columns: { sample_margin_losing: "losing", sample_margin_winning: "learned" } },
+  { title: "flip rate", columns: { flip_rate: "flip rate" } },
+];
+const SAMPLES_SHOWN = 12;
+const PACE_STEPS = 20;
+
+/** A panel that shows `run` (or nothing yet) and follows it until `dispose`. */
+export class RunView {
+  constructor() {
+    this.charts = CURVES.map(({ title, columns }) => new Chart(title, Object.values(columns)));
+    this.head = element("div", { className: "seppo-run-head", data: { testid: "run-state" } }, "No run yet");
+    this.stop = button("Stop and keep", () => this.#stop(), { title: "End after this step and go on with what was learned", data: { testid: "run-stop" } });
+    this.cancel = button("Cancel", () => api.interrupt(null), { title: "Cancel the graph; the run can be continued", data: { testid: "run-cancel" } });
+    this.samples = element("div", { className: "seppo-strip", data: { testid: "run-samples" } });
+    this.map = element("canvas", { className: "seppo-map", data: { testid: "run-map" } });
+    this.mapBox = element("div", { className: "seppo-block" }, element("div", { className: "seppo-dim" }, "ahead of the reference: winner (down) by noise level (right: more)"), this.map);
+    this.tests = new TestStrip();
+    this.box = element(
+      "div",
+      { className: "seppo seppo-run" },
+      this.head,
+      element("div", { className: "seppo-row" }, this.stop, this.cancel),
+      this.samples,
+      this.tests.box,
+      element("div", { className: "seppo-charts" }, ...this.charts.map((chart) => chart.box)),
+      this.mapBox
+    );
+    this.redraw = oncePerFrame(() => this.#draw());
+    this.#draw();
+  }
+
+  show(run) {
+    if (this.run === run) return;
+    this.run?.removeEventListener("change", this.redraw);
+    this.run = run;
+    run.addEventListener("change", this.redraw);
+    if (!run.whole) run.fill().catch((error) => tell("warn", error.message));
+    this.redraw();
+  }
+
+  dispose() {
+    this.run?.removeEventListener("change", this.redraw);
+    for (const chart of this.charts) chart.dispose();
+  }
+
+  async #stop() {
+    await post(`/seppo/runs/${encodeURIComponent(this.run.name)}/stop`);
+    tell("info", `${this.run.name} ends after this step.`);
+  }
+
+  #draw() {
+    const { run } = this;
+    const training = run?.state === "training";
+    for (const pressed of [this.stop, this.cancel]) pressed.hidden = !training;
+    for (const part of [this.mapBox, this.samples]) part.hidden = !run;
+    this.tests.box.hidden = !run?.tests.length;
+    if (!run) return;
+    this.head.textContent = headline(run);
+    this.head.dataset.state = run.state;
+    this.head.dataset.step = run.last;
+    const { metrics } = run;
+    CURVES.forEach(({ columns }, i) => {
+      const empty = () => new Array(metrics.step.length).fill(null);
+      const values = Object.keys(columns).map((name) => metrics[name] ?? empty());
+      this.charts[i].box.hidden = !values.some((column) => column.some((value) => value !== null));
+      if (!this.charts[i].box.hidden) this.charts[i].set([metrics.step, ...values]);
+    });
+    this.#drawSamples(run);
+    this.#drawMap(run);
+    this.tests.show(run);
+  }
+
+  #drawSamples(run) {
+    const wanted = run.samples.slice(-SAMPLES_SHOWN).reverse();
+    const old = new Map([...this.samples.children].map((child) => [child.dataset.file, child]));
+    this.samples.replaceChildren(...wanted.map((line) => old.get(line.file) ?? sample(run, line)));
+  }
+
+  #drawMap(run) {
+    const winners = drawMap(this.map, run.cells, run.levels);
+    this.mapBox.hidden = !winners.length;
+    this.map.style.height = `${Math.min(160, Math.max(24, winners.length * 10))}px`;
+    this.map.title = winners.map((winner) => run.captions[winner] ?? `winner ${winner}`).join("\n");
+    this.map.dataset.winners = winners.length;
+  }
+}
+
+function headline(run) {
+  const parts = [run.name, run.state || "done", `step ${run.last} of ${run.steps}`];
+  const seconds = (run.metrics.seconds ?? []).slice(-PACE_STEPS);
+  if (seconds.length) {
+    const pace = seconds.reduce((sum, value) => sum + value, 0) / seconds.length;
+    parts.push(`${pace.toPrecision(2)} s a step`);
+    if (run.state === "training") parts.push(`${duration(pace * (run.steps - run.last))} left`);
+  }
+  if (run.memory && run.state === "training") {
+    const gib = (bytes) => (bytes / 2 ** 30).toFixed(1);
+    parts.push(`${gib(run.memory.used)} of ${gib(run.memory.total)} GiB`);
+  }
+  return parts.join("  ·  ");
+}
+
+function duration(seconds) {
+  if (seconds < 90) return `${Math.round(seconds)} s`;
+  return seconds < 5400 ? `${Math.round(seconds / 60)} min` : `${(seconds / 3600).toFixed(1)} h`;
+}
+
+export function pictureOf(run, line) {
+  return address(`/seppo/runs/${encodeURIComponent(run.name)}/pictures/${line.file}`);
+}
+
+const VERDICTS = [
+  [(role) => role > 0, "loses", "pushed away"],
+  [(role) => role < 0, "learned", "learned from"],
+  [() => true, "left", "left out"],
+];
+
+function sample(run, line) {
+  const [, kind, words] = VERDICTS.find(([holds]) => holds(line.role ?? 0));
+  const verdict = line.role === undefined ? "" : words;
+  return element(
+    "figure",
+    { className: "seppo-sample", title: `step ${line.step}: ${line.caption}`, data: { file: line.file, verdict: line.role === undefined ? "" : kind } },
+    element("img", { src: pictureOf(run, line), alt: line.caption }),
+    element("figcaption", {}, `${line.step} ${verdict}`)
+  );
+}
+
+/** Test prompts, one column each, with a slider over the steps at which they were drawn. */
+class TestStrip {
+  constructor() {
+    this.slider = element("input", { type: "range", min: 0, value: 0, ariaLabel: "step of the test pictures", data: { testid: "test-slider" }, on: { input: () => this.#draw() } });
+    this.label = element("span", { className: "seppo-dim" });
+    this.pictures = element("div", { className: "seppo-strip", data: { testid: "run-tests" } });
+    this.box = element("div", { className: "seppo-block" }, element("div", { className: "seppo-row" }, this.slider, this.label), this.pictures);
+    this.steps = [];
+  }
+
+  show(run) {
+    const steps = [...new Set(run.tests.map((line) => line.step))];
+    const atEnd = run !== this.run || Number(this.slider.value) >= this.steps.length - 1;
+    Object.assign(this, { run, steps });
+    this.slider.max = Math.max(0, steps.length - 1);
+    if (atEnd) this.slider.value = this.slider.max;
+    this.#draw();
+  }
+
+  #draw() {
+    const step = this.steps[Number(this.slider.value)];
+    if (step === undefined) return;
+    this.label.textContent = step === 0 ? "the base" : `step ${step}`;
+    const lines = this.run.tests.filter((line) => line.step === step);
+    const key = `${this.run.name} ${step} ${lines.length}`;
+    if (this.drawn === key) return;
+    this.drawn = key;
+    this.pictures.replaceChildren(
+      ...lines.map((line) =>
+        element("figure", { className: "seppo-sample", title: line.prompt, data: { file: line.file } }, element("img", { src: pictureOf(this.run, line), alt: line.prompt }), element("figcaption", {}, line.prompt))
+      )
+    );
+  }
+}
