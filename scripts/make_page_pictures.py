@@ -9,6 +9,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -21,6 +22,8 @@ from PIL import Image
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT / "tests" / folder) for folder in ("hosts", "page")]
 
+from graphs import FOLDER as WINNERS  # noqa: E402
+from graphs import draw_winners, node, training  # noqa: E402
 from inprocess import prepare_base  # noqa: E402
 from make_workflows import CHECKPOINT, FOLDER, WORKFLOWS  # noqa: E402
 from over_http import HttpHost  # noqa: E402
@@ -30,28 +33,42 @@ DOCS = ROOT / "web" / "docs"
 IMAGES = ROOT / "docs" / "images"
 LEFT, TOP, MARGIN = 420, 130, 10
 """Where a node stands in the window, clear of the host's own bars, and how much around it is shown."""
-SIDE, PICTURES, CELL = 480, 252, 76
-"""Pixels: a template's picture is a square, of which the upper part is for what the demo drew."""
+SIDE, ROW, CELL = 480, 84, 76
+"""Pixels: a template's picture is a square, of which the upper part is rows of what the demo drew."""
+TRAIN, TRAINED_STEPS, PANEL = "SePPOTrain", 60, [470, 1080]
+"""The node that is shown while it trains, from which step on, and its size with all of its panel."""
+AS_NEW = {"learning_rate": 0.0001, "rank": 16, "beta": 2000.0}
+"""What a new node has, where the tests' graph has something else."""
 BACKGROUND = "#202020"
 
 NO_BADGES = {
     f"Comfy.NodeBadge.Node{what}BadgeMode": "None" for what in ("Source", "Id", "LifeCycle")
 }
 
+WRITE_CHECKPOINT = """
+import sys
+sys.path.insert(0, sys.argv[1])
+import inprocess
+from pathlib import Path
+print(inprocess.start(Path(sys.argv[2]), Path(sys.argv[3])).thin_checkpoint())
+"""
+
 SHOW_NODE = """
-async ([kind, left, top]) => {
+async ([kind, left, top, properties, size]) => {
   const { app, LiteGraph } = window;
   app.graph.clear();
   const node = LiteGraph.createNode(kind);
+  node.id = window.shown = (window.shown ?? 1000) + 1; // the page gives an id's values to the next node that has it
+  Object.assign(node.properties, properties);
   node.pos = [0, 0];
   app.graph.add(node);
   const [width, height] = node.computeSize();
-  node.setSize([Math.max(width, 330), height]);
+  node.setSize(size ?? [Math.max(width, 330), height]);
   const box = app.canvasEl.getBoundingClientRect();
   app.canvas.ds.scale = 1;
   app.canvas.ds.offset = [left - box.left, top - box.top];
   app.canvas.setDirty(true, true);
-  await new Promise((done) => setTimeout(done, 400));
+  await new Promise((done) => setTimeout(done, size ? 4000 : 400)); // a panel waits for news of its run
   const [x, y, w, h] = node.getBounding();
   return { x: left + x, y: top + y, width: w, height: h };
 }
@@ -75,28 +92,46 @@ async ([graph, name, width, height]) => {
 
 
 @contextmanager
-def page() -> Iterator[Page]:
-    """A page of a host that has a file of the checkpoint's name, so that nothing is reported missing."""
+def page() -> Iterator[tuple[Page, str]]:
+    """A page, and the name of a small checkpoint to train.
+
+    The host has a file of the templates' checkpoint's name, so that nothing is reported missing.
+    """
     with tempfile.TemporaryDirectory() as folder, chromium() as browser:
         base = prepare_base(Path(folder).resolve())
-        checkpoint = base / "models" / "checkpoints" / CHECKPOINT
-        checkpoint.parent.mkdir(parents=True)
-        checkpoint.touch()
-        server = HttpHost.start(Path(os.environ["SEPPO_TEST_HOST"]).expanduser(), base)
+        draw_winners(base / "input" / WINNERS)
+        host = Path(os.environ["SEPPO_TEST_HOST"]).expanduser()
+        small = small_checkpoint(host, base)
+        (base / "models" / "checkpoints" / CHECKPOINT).touch()
+        server = HttpHost.start(host, base)
         try:
             server.post("/settings", NO_BADGES)
-            with page_of(browser, server, base) as shown:
-                yield shown.open()
+            with page_of(browser, server, base, "last") as shown:
+                shown.tab.set_viewport_size({"width": 1500, "height": 1500})
+                yield shown.open(), small
         finally:
             server.stop()
+
+
+def small_checkpoint(host: Path, base: Path) -> str:
+    """Written by a host of its own, for there can be one in a process."""
+    command = [sys.executable, "-c", WRITE_CHECKPOINT, ROOT / "tests" / "hosts", host, base]
+    done = subprocess.run(list(map(str, command)), capture_output=True, text=True, check=True)
+    return done.stdout.split()[-1]
 
 
 def shot(shown: Page, box: dict[str, float]) -> Image.Image:
     return Image.open(io.BytesIO(shown.tab.screenshot(clip=box))).convert("RGB")
 
 
-def picture_of_node(shown: Page, kind: str) -> Image.Image:
-    box = shown.ask(SHOW_NODE, [kind, LEFT, TOP])
+def picture_of_node(
+    shown: Page,
+    kind: str,
+    properties: dict[str, str] | None = None,
+    size: list[int] | None = None,
+) -> Image.Image:
+    """A new node alone, at its own size unless another one is given."""
+    box = shown.ask(SHOW_NODE, [kind, LEFT, TOP, properties or {}, size])
     return shot(
         shown,
         {
@@ -106,6 +141,42 @@ def picture_of_node(shown: Page, kind: str) -> Image.Image:
             "height": box["height"] + 2 * MARGIN,
         },
     )
+
+
+def picture_of_training(shown: Page, checkpoint: str) -> Image.Image:
+    """SePPO Train with its panel, while it trains a model so small that it draws nothing but noise.
+
+    The node that trains also has the host's own preview; a new one with its panel does not.
+    """
+    graph = training(checkpoint, "my_run", 200, **AS_NEW)
+    for unused in ("positive", "negative", "sample", "latents"):
+        del graph[unused]
+    graph["tests"] = node(
+        "SePPOTestPrompts",
+        clip=["base", 1],
+        latent=["size", 0],
+        prompts="a crimson disc\na green disc",
+        every=20,
+        seed=0,
+        sampling_steps=2,
+        guidance=1.0,
+        sampler="euler",
+        scheduler="normal",
+    )
+    graph["train"]["inputs"]["tests"] = ["tests", 0]
+    shown.load(graph)
+    shown.queue()
+    shown.wait_for(
+        "step => Number(document.querySelector('[data-testid=run-state]')?.dataset.step) >= step",
+        TRAINED_STEPS,
+    )
+    trains = "() => window.app.graph.nodes.find((node) => node.type === 'SePPOTrain').properties"
+    picture = picture_of_node(shown, TRAIN, shown.ask(trains), PANEL)
+    shown.by("run-cancel").click()
+    shown.wait_for(
+        "() => document.querySelector('[data-testid=run-state]').dataset.state === 'cancelled'"
+    )
+    return picture
 
 
 def demo_cells(row: int, columns: range) -> list[Image.Image]:
@@ -128,9 +199,14 @@ def before_and_after() -> Image.Image:
     )
 
 
+def compared() -> Image.Image:
+    """Each caption twice, as SePPO Compare lays it out: the base above, the aligned model below."""
+    return gallery([demo_cells(row, range(4, 10)) for row in (0, 1)])
+
+
 def gallery(rows: list[list[Image.Image]], parted: bool = False) -> Image.Image:
-    made = Image.new("RGB", (SIDE, PICTURES), BACKGROUND)
-    across, down = SIDE // len(rows[0]), PICTURES // len(rows)
+    made = Image.new("RGB", (SIDE, ROW * len(rows)), BACKGROUND)
+    across, down = SIDE // len(rows[0]), ROW
     for y, row in enumerate(rows):
         for x, cell in enumerate(row):
             shift = (4 if 2 * x >= len(row) else 0) if parted else 2
@@ -150,6 +226,7 @@ UPPER = {
     "align_and_compare": before_and_after,
     "anchor_preview": anchor,
     "continue_from_run": lambda: aligned(3),
+    "score_and_compare": compared,
 }
 """Workflow -> what stands above its graph."""
 
@@ -157,24 +234,27 @@ UPPER = {
 def picture_of_workflow(shown: Page, name: str) -> Image.Image:
     graph: dict[str, Any] = json.loads((FOLDER / f"{name}.json").read_text("utf-8"))
     lower = shot(shown, shown.ask(SHOW_GRAPH, [graph, name, 1360, 800]))
-    lower = lower.resize((SIDE, round(lower.height * SIDE / lower.width)), Image.LANCZOS)
     upper = UPPER[name]()
+    scale = min(SIDE / lower.width, (SIDE - upper.height) / lower.height)
+    lower = lower.resize((round(lower.width * scale), round(lower.height * scale)), Image.LANCZOS)
     made = Image.new("RGB", (SIDE, SIDE), BACKGROUND)
     free = SIDE - upper.height - lower.height
     made.paste(upper, (0, max(0, free // 3)))
-    made.paste(lower, (0, SIDE - lower.height - max(0, free // 3)))
+    made.paste(lower, ((SIDE - lower.width) // 2, SIDE - lower.height - max(0, free // 3)))
     return made
 
 
 def main() -> None:
-    with page() as shown:
+    with page() as (shown, checkpoint):
+        pictures = {TRAIN: picture_of_training(shown, checkpoint)}
         kinds = shown.ask(
             "() => Object.keys(LiteGraph.registered_node_types).filter((kind) => kind.startsWith('SePPO'))"
         )
         for kind in kinds:
             path = DOCS / kind / "node.webp"
             path.parent.mkdir(parents=True, exist_ok=True)
-            picture_of_node(shown, kind).save(path, quality=80, method=6)
+            picture = pictures.get(kind) or picture_of_node(shown, kind)
+            picture.save(path, quality=80, method=6)
             print(path, path.stat().st_size)
         for name in WORKFLOWS:
             path = FOLDER / f"{name}.jpg"
