@@ -7,7 +7,9 @@ import urllib.error
 import urllib.request
 
 import pytest
-from graphs import FOLDER, draw_winners, training
+import torch
+from graphs import FOLDER, draw_winners, node, training
+from safetensors.torch import load_file
 
 NAME = "routes"
 
@@ -81,3 +83,33 @@ def test_pages_of_other_sites_cannot_stop_a_run(http_host, trained):
     route = f"/seppo/runs/{NAME}/stop"
     assert status(http_host, route, Origin="http://example.com") == 403
     assert status(http_host, route, Origin=http_host.url) == 409  # not in training
+
+
+def test_drawing_test_prompts_changes_nothing_of_the_training(http_host, trained, checkpoint):
+    prompt = training(checkpoint, "routes_probed", steps=3)
+    prompt["tests"] = node(
+        "SePPOTestPrompts",
+        clip=["base", 1],
+        latent=["size", 0],
+        prompts="a crimson disc",
+        every=1,
+        seed=0,
+        sampling_steps=2,
+        guidance=1.0,
+        sampler="euler_ancestral",
+        scheduler="normal",
+    )
+    prompt["train"]["inputs"]["tests"] = ["tests", 0]
+    http_host.run_graph(prompt)
+    probed = trained.with_name("routes_probed")
+    assert [one["step"] for one in http_host.get("/seppo/runs/routes_probed")["tests"]] == [
+        0,
+        1,
+        2,
+        3,
+    ]
+    (before,), (after,) = (
+        sorted(run.glob("weights/*.safetensors"))[-1:] for run in (trained, probed)
+    )
+    a, b = load_file(before), load_file(after)
+    assert a.keys() == b.keys() and all(torch.equal(a[key], b[key]) for key in a)
