@@ -251,8 +251,8 @@ def test_a_job_trains_counts_and_judges(part, monkeypatch, mode, evaluations):
         torch.set_num_threads(threads)
         torch.set_flush_denormal(False)
     assert record.evaluations == evaluations
-    assert [point["strength"] for point in record.front] == [1.0, 1.4, 2.0, 2.8]
-    assert len({point["style"] for point in record.front}) == 4
+    assert [point["strength"] for point in record.front] == [1.0, 1.4, 2.0, 2.8, 4.0, 5.6]
+    assert len({point["style"] for point in record.front}) == 6
     assert record.steps_done == 2
     assert [point["step"] for point in record.curve] == [1]
     assert len(record.metrics["loss"]) == 2
