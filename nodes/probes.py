@@ -1,6 +1,6 @@
 """Prompts that are drawn now and then while a model trains, from the same noise each time."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -10,6 +10,7 @@ import torch
 from comfy_api.latest import io
 
 from ..seppo_core.config import ReferenceConfig
+from ..seppo_core.data.captions import encodable
 from ..seppo_core.denoisers.comfy import ComfyDenoiser
 from ..seppo_core.errors import ConfigError
 from ..seppo_core.randomness import normal
@@ -28,7 +29,9 @@ class TestPrompts:
     conds: Sequence[Any]
     """CONDITIONING of each prompt"""
     shape: tuple[int, ...]
-    """of one latent"""
+    """of one latent, as it came"""
+    ratios: Mapping[str, int]
+    """pixels to a latent's cell, by the names that the host has for them, where its empty latents tell"""
     every: int
     seed: int
     sampling: ReferenceConfig
@@ -40,7 +43,8 @@ class TestPrompts:
                 f"SePPO Test Prompts has guidance {self.sampling.guidance_scale:g}, which needs a negative "
                 "prompt: connect `negative` of SePPO Train, or set guidance to 1"
             )
-        empty = comfy.sample.fix_empty_latent_channels(model, torch.zeros(1, *self.shape))
+        fit = comfy.sample.fix_empty_latent_channels
+        empty = fit(model, torch.zeros(1, *self.shape), **host.known_only(fit, self.ratios))
         return replace(self, shape=tuple(empty.shape[1:]))
 
     def draw(self, policy: ComfyDenoiser, report: StepReport, recorder: Recorder) -> None:
@@ -73,7 +77,7 @@ class SePPOTestPrompts(io.ComfyNode):
             "the panel shows how the model changes.",
             search_aliases=["samples while training", "preview prompts", "validation"],
             inputs=[
-                io.Clip.Input("clip", tooltip="Encodes the prompts."),
+                io.Clip.Input("clip", tooltip="The text encoder, for the prompts."),
                 io.Latent.Input("latent", tooltip="The size to draw, from an Empty Latent node."),
                 io.String.Input(
                     "prompts",
@@ -94,10 +98,14 @@ class SePPOTestPrompts(io.ComfyNode):
                     min=0,
                     max=2**63 - 1 - MOST_PROMPTS,
                     control_after_generate=False,
-                    tooltip="The noise to draw from.",
+                    tooltip="The same seed draws from the same noise.",
                 ),
                 io.Int.Input(
-                    "sampling_steps", default=20, min=1, max=1000, tooltip="Steps of the sampler."
+                    "sampling_steps",
+                    default=20,
+                    min=1,
+                    max=1000,
+                    tooltip="Steps of the sampler for each drawing.",
                 ),
                 io.Float.Input(
                     "guidance",
@@ -111,16 +119,20 @@ class SePPOTestPrompts(io.ComfyNode):
                     "sampler",
                     options=list(comfy.samplers.KSampler.SAMPLERS),
                     default=default.sampler,
-                    tooltip="As in the KSampler.",
+                    tooltip="The sampler to draw with, as in the KSampler.",
                 ),
                 io.Combo.Input(
                     "scheduler",
                     options=list(comfy.samplers.KSampler.SCHEDULERS),
                     default=default.scheduler,
-                    tooltip="As in the KSampler.",
+                    tooltip="The spacing of the sampler's steps, as in the KSampler.",
                 ),
             ],
-            outputs=[sockets.Tests.Output(display_name="tests", tooltip="For SePPO Train.")],
+            outputs=[
+                sockets.Tests.Output(
+                    display_name="tests", tooltip="For the input of that name on SePPO Train."
+                )
+            ],
         )
 
     @classmethod
@@ -136,7 +148,7 @@ class SePPOTestPrompts(io.ComfyNode):
         sampler: str,
         scheduler: str,
     ) -> io.NodeOutput:
-        lines = [line.strip() for line in prompts.splitlines() if line.strip()]
+        lines = [encodable(line.strip()) for line in prompts.splitlines() if line.strip()]
         if not 1 <= len(lines) <= MOST_PROMPTS:
             raise ConfigError(
                 f"prompts: {len(lines)} lines with text; write 1 to {MOST_PROMPTS} prompts, one a line"
@@ -149,7 +161,10 @@ class SePPOTestPrompts(io.ComfyNode):
         )
         conds = [clip.encode_from_tokens_scheduled(clip.tokenize(line)) for line in lines]
         shape = tuple(latent["samples"].shape[1:])
-        return io.NodeOutput(TestPrompts(lines, conds, shape, every, seed, sampling))
+        ratios = {
+            name: value for name, value in latent.items() if name.startswith("downscale_ratio")
+        }
+        return io.NodeOutput(TestPrompts(lines, conds, shape, ratios, every, seed, sampling))
 
 
 NODES = [SePPOTestPrompts]

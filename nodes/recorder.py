@@ -1,9 +1,13 @@
 """From the loop to the page: keeps what is shown of a run in its album, and tells every open page as it comes."""
 
+import os
 import time
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import comfy.model_management
+import psutil
 from PIL import Image
 from server import PromptServer
 
@@ -18,6 +22,20 @@ SMALL = 256
 """Longest side in pixels of the pictures in an album."""
 
 
+_TRAINING: set[Path] = set()
+"""Run directories that this process trains."""
+
+
+def is_trained(run: Run) -> bool:
+    """Whether somebody trains this run now; the mark of a process that was killed does not count."""
+    owner = run.owner() or ""
+    if not owner.isdecimal():
+        return False
+    if int(owner) == os.getpid():
+        return run.directory.resolve() in _TRAINING
+    return psutil.pid_exists(int(owner))
+
+
 class Recorder:
     """Of one training in a run directory. `panel` is what the page calls the node's panel; empty without a page."""
 
@@ -28,13 +46,16 @@ class Recorder:
         self.waiting: dict[str, list[Any]] = _nothing()
         self.told = 0.0
         self.began = False
+        self.state = ""
         self.last_step = run.step()
 
     def __enter__(self) -> "Recorder":
+        _TRAINING.add(self.run.directory.resolve())
         return self
 
     def __exit__(self, kind: type | None, error: BaseException | None, trace: Any) -> None:
         """A run in which this training did no step keeps what is told of it, unless it simply had all of them."""
+        _TRAINING.discard(self.run.directory.resolve())
         if not self.began and error is not None:
             return
         interrupted = comfy.model_management.InterruptProcessingException
@@ -47,23 +68,27 @@ class Recorder:
 
     def _tell(self, state: str) -> None:
         """Keep and send how it stands with the run."""
-        known = self.album.about()
-        captions = known.get("captions", {}) | {str(k): v for k, v in self.captions.items()}
-        self.album.write_about({"panel": self.panel, "captions": captions, "state": state})
+        self.state = state
+        self._keep_about()
         self._send("seppo.run", {"state": state})
+
+    def _keep_about(self) -> None:
+        known = self.album.about()
+        captions = {str(winner): text for winner, text in self.captions.items()}
+        captions = known.get("captions", {}) | captions
+        about = {"panel": self.panel, "captions": captions, "state": self.state}
+        if about != known:
+            self.album.write_about(about)
 
     def step(self, report: StepReport, picture: Image.Image | None) -> None:
         """Keep what a step brought; pages are told now or with a later step."""
-        if not self.began:
+        if not self.began or report.step <= self.last_step:  # it begins, or went back after trouble
+            self.flush()
             self.began = True
             self._tell("training")
         self.last_step = report.step
         self.waiting["rows"].append(report.metrics())
-        if report.examples:
-            self.album.add_examples(report.step, report.examples)
-            rows = [[e.winner, e.level, e.role, e.winner_margin] for e in report.examples]
-            self.waiting["examples"].append([report.step, rows])
-            self._remember_captions(report)
+        self._map(report)
         if picture is not None:
             first = report.examples[0] if report.examples else None
             about = {"caption": report.caption, "reference_step": report.reference_step}
@@ -85,14 +110,24 @@ class Recorder:
             self._send("seppo.step", self.waiting | {"memory": memory()})
             self.waiting = _nothing()
 
-    def _remember_captions(self, report: StepReport) -> None:
-        new = {}
-        for example in report.examples:
-            if example.winner < MOST_WINNERS and example.winner not in self.captions:
-                new[example.winner] = self.dataset[example.winner].caption
+    def _map(self, report: StepReport) -> None:
+        """What the map of winners and levels shows of a step: the first winners, each counted once."""
+        places = [self.dataset.order[example.winner] for example in report.examples]
+        rows = [
+            replace(example, winner=place)
+            for example, place in zip(report.examples, places, strict=True)
+            if place < MOST_WINNERS
+        ]
+        if not rows:
+            return
+        self.album.add_examples(report.step, rows)
+        told = [[row.winner, row.level, row.winner_margin] for row in rows]
+        self.waiting["examples"].append([report.step, told])
+        new = {row.winner for row in rows} - self.captions.keys()
         if new:
-            self.captions |= new
-            self.waiting["captions"] += new.items()
+            self.captions |= {place: self.dataset.examples[place].caption for place in new}
+            self.waiting["captions"] += [[place, self.captions[place]] for place in new]
+            self._keep_about()
 
     def _send(self, event: str, data: dict[str, Any]) -> None:
         server = getattr(PromptServer, "instance", None)
@@ -128,8 +163,8 @@ def panel_of(workflow: Any, node_id: str) -> str:
     """
     if not isinstance(workflow, dict):
         return ""
-    graphs = [workflow, *(workflow.get("definitions") or {}).get("subgraphs", [])]
-    wanted = str(node_id).rpartition(":")[2]
+    path, _, wanted = str(node_id).rpartition(":")
+    graphs = (workflow.get("definitions") or {}).get("subgraphs", []) if path else [workflow]
     for graph in graphs:
         for node in graph.get("nodes", []):
             if str(node.get("id")) == wanted and node.get("type") == "SePPOTrain":

@@ -9,9 +9,10 @@ from aiohttp import web
 
 from ..seppo_core.album import LEVELS, Album
 from ..seppo_core.checkpoint import Run
-from ..seppo_core.errors import SePPOError
+from ..seppo_core.errors import CheckpointError, SePPOError
 from . import host
 from .answers import refusal, same_origin
+from .recorder import is_trained
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 RUNS_LISTED = 500
@@ -32,9 +33,9 @@ SHOWN = (
 
 def register(routes: web.RouteTableDef) -> None:
     routes.get("/seppo/runs")(runs)
-    routes.get("/seppo/runs/{name}")(one)
-    routes.get("/seppo/runs/{name}/pictures/{file}")(picture)
-    routes.post("/seppo/runs/{name}/stop")(stop)
+    routes.get("/seppo/runs/{name:[^/]+}")(one)
+    routes.get("/seppo/runs/{name:[^/]+}/pictures/{file}")(picture)
+    routes.post("/seppo/runs/{name:[^/]+}/stop")(stop)
 
 
 def of_a_run(handler: Callable[[web.Request, Run], Awaitable[web.StreamResponse]]) -> Handler:
@@ -43,14 +44,20 @@ def of_a_run(handler: Callable[[web.Request, Run], Awaitable[web.StreamResponse]
     @wraps(handler)
     async def found(request: web.Request) -> web.StreamResponse:
         try:
-            run = Run(host.run_directory(request.match_info["name"]))
+            run = await asyncio.to_thread(_existing, request.match_info["name"])
         except SePPOError as error:
             return refusal(404, str(error))
-        if not run.exists():
-            return refusal(404, f"there is no run {run.name!r}")
         return await handler(request, run)
 
     return found
+
+
+def _existing(name: str) -> Run:
+    """CheckpointError if there is no such run."""
+    run = Run(host.run_directory(name))
+    if not run.exists():
+        raise CheckpointError(f"there is no run {run.name!r}")
+    return run
 
 
 async def runs(request: web.Request) -> web.Response:
@@ -64,8 +71,8 @@ def _listed() -> list[dict[str, Any]]:
         try:
             run = Run(host.run_directory(name))
             found.append(_summary(run))
-        except SePPOError:
-            continue  # of another version, or damaged: Load Run says so
+        except (SePPOError, OSError, KeyError):
+            continue  # of another version, damaged or just deleted: Load Run says so
     return found
 
 
@@ -74,12 +81,15 @@ def _summary(run: Run) -> dict[str, Any]:
     config = about["config"]
     settings = {f"{part}.{key}": config.get(part, {}).get(key) for part, key in SHOWN}
     settings |= {key: config.get(key) for key in ("batch_size", "accumulation", "seed")}
+    training, state = is_trained(run), kept.get("state", "")
+    if state == "training" and not training:
+        state = "stopped"  # its process was killed
     return {
         "name": run.name,
         "step": run.step(),
         "steps": config["steps"],
-        "training": run.owner() is not None,
-        "state": kept.get("state", ""),
+        "training": training,
+        "state": state,
         "panel": kept.get("panel", ""),
         "base": about["base_name"],
         "winners": about.get("winners"),
@@ -103,8 +113,8 @@ def _whole(run: Run) -> dict[str, Any]:
     last = rows[-1]["step"] if rows else 0
     return _summary(run) | {
         "metrics": {name: [row.get(name) for row in rows] for name in names},
-        "samples": album.pictures("sample"),
-        "tests": album.pictures("test"),
+        "samples": album.pictures("sample", last),
+        "tests": album.pictures("test", last),
         "cells": album.cells(last),
         "last": last,
         "levels": LEVELS,
@@ -114,11 +124,11 @@ def _whole(run: Run) -> dict[str, Any]:
 
 @of_a_run
 async def picture(request: web.Request, run: Run) -> web.StreamResponse:
-    """A picture of the run's album; a picture of a step never changes."""
+    """A picture of the run's album; the browser asks each time whether it is still the same."""
     path = Album(run.directory).picture_path(request.match_info["file"])
     if path is None:
         return refusal(404, "there is no such picture")
-    return web.FileResponse(path, headers={"Cache-Control": "max-age=3600"})
+    return web.FileResponse(path, headers={"Cache-Control": "no-cache"})
 
 
 @of_a_run
@@ -126,7 +136,7 @@ async def stop(request: web.Request, run: Run) -> web.Response:
     """204 once the run is told; 403 for another site's page, 404 for no such run, 409 if it is not in training."""
     if not same_origin(request):
         return refusal(403, "asked by a page of another site")
-    if run.owner() is None:
+    if not is_trained(run):
         return refusal(409, f"run {run.name!r} is not in training")
     try:
         run.request_stop()

@@ -1,11 +1,11 @@
-"""What there is to look at of a run besides its metrics: pictures and per-winner lines, in `album/` of its directory.
+"""What there is to look at of a run besides its metrics: pictures and per-winner lines, in `.album/` of its directory.
 
 It is for looking only: no training reads it, and a run goes on where it cannot be written.
 """
 
 import json
 import logging
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,8 @@ from PIL import Image
 from .report import ExampleReport
 from .state import json_lines
 
-FOLDER = "album"
+FOLDER = ".album"
+"""Hidden, so that nothing takes its pictures for a user's."""
 LEVELS = 8
 """columns of the map of winners and noise levels"""
 MOST_WINNERS = 64
@@ -61,9 +62,10 @@ class Album:
         self._append(f"{kind}s.jsonl", line)
         return line
 
-    def pictures(self, kind: str) -> list[dict[str, Any]]:
-        """The lines of `kind`, in the order of steps; of one written twice the newer."""
-        found = {line["file"]: line for line in self._lines(f"{kind}s.jsonl") if "file" in line}
+    def pictures(self, kind: str, last_step: int) -> list[dict[str, Any]]:
+        """The lines of `kind` up to a step, in the order of steps; of one written twice the newer."""
+        lines = (line for line in self._lines(f"{kind}s.jsonl") if line["step"] <= last_step)
+        found = {line["file"]: line for line in lines if "file" in line}
         return sorted(found.values(), key=lambda line: (line["step"], line.get("number", 0)))
 
     def cells(self, last_step: int) -> dict[str, list[int]]:
@@ -109,20 +111,14 @@ class Album:
 
 
 def _count(rows: list[list[float]], found: dict[str, list[int]]) -> None:
-    for winner, level, _, margin, _ in rows:
-        if winner < MOST_WINNERS:
-            place = f"{winner},{min(int(level * LEVELS), LEVELS - 1)}"
-            cell = found.setdefault(place, [0, 0])
-            cell[0] += 1
-            cell[1] += margin < 0
+    for winner, level, margin in rows:
+        place = f"{int(winner)},{min(int(level * LEVELS), LEVELS - 1)}"
+        cell = found.setdefault(place, [0, 0])
+        cell[0] += 1
+        cell[1] += margin < 0
 
 
 def _row(example: ExampleReport) -> list[float]:
-    """In the order of ExampleReport's fields, with four significant digits."""
-    values: Iterable[float] = (
-        example.level,
-        example.role,
-        example.winner_margin,
-        example.sample_margin,
-    )
+    """Winner, level and winner margin, with four significant digits."""
+    values = (example.level, example.winner_margin)
     return [example.winner, *(float(f"{value:.4g}") for value in values)]

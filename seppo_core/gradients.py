@@ -122,6 +122,7 @@ class Gradients:
         noise = torch.stack([normal(shape, *key, "noise", i) for i in indices])
         shares = torch.cat([torch.rand(1, generator=generator(*key, "level", i)) for i in indices])
         levels = policy.levels(shares)
+        shares = shares.to(latents.device)  # before the forwards, for it waits for the device
         weight = self.scaling.factor / config.winners_per_step
 
         if window.samples is None:
@@ -130,7 +131,7 @@ class Gradients:
             (errors.sum() * weight).backward()
             error = errors.detach()
             unknown = torch.full_like(error, math.nan)
-            return torch.stack([error, *[unknown] * 4, error, unknown, shares.to(error)])
+            return torch.stack([error, *[unknown] * 4, error, unknown, shares])
 
         samples = window.samples[indices.start : indices.stop]
         batches = self._batches(conds, latents, samples, noise, levels)
@@ -161,7 +162,7 @@ class Gradients:
             terms.sample_margin,
             current.winner,
             reference.winner,
-            shares.to(reference.winner),
+            shares,
         )
         return torch.stack([row.detach() for row in rows])
 

@@ -45,7 +45,10 @@ app.registerExtension({
     addPanel(node);
   },
   afterConfigureGraph() {
-    for (const node of panels.keys()) remount(node);
+    for (const [node, view] of panels) {
+      if (isLive(node)) remount(node);
+      else drop(node, view);
+    }
     showKnown();
   },
 });
@@ -62,18 +65,40 @@ function addPanel(node) {
   widget.serialize = false;
   node.setSize([Math.max(node.size[0], WIDTH), node.computeSize()[1]]);
   panels.set(node, view);
-  const { onRemoved, onConfigure } = node;
+  const { onRemoved, onConfigure, onAdded } = node;
   node.onRemoved = function (...given) {
-    view.dispose();
-    panels.delete(node);
+    drop(node, view);
     return onRemoved?.apply(this, given);
   };
   node.onConfigure = function (...given) {
     const result = onConfigure?.apply(this, given);
-    const taken = [...panels.keys()].some((other) => other !== node && idOf(other) === idOf(node));
-    if (!idOf(node) || taken) node.properties[PROPERTY] = newId(); // a copy of another node is a panel of its own
+    ownId(node);
     return result;
   };
+  node.onAdded = function (...given) {
+    const result = onAdded?.apply(this, given);
+    panels.set(node, view); // cut and put back
+    ownId(node);
+    return result;
+  };
+}
+
+function drop(node, view) {
+  view.dispose();
+  panels.delete(node);
+}
+
+/** A copy of another node in the graph is a panel of its own; what is in no graph yet keeps its name. */
+function ownId(node) {
+  const taken = node.graph && [...panels.keys()].some((other) => other !== node && isLive(other) && idOf(other) === idOf(node));
+  if (!idOf(node) || taken) node.properties[PROPERTY] = newId();
+}
+
+/** Whether a node is in the graph that is open, or in one of its subgraphs; older ones are never told to go. */
+function isLive(node) {
+  const root = app.rootGraph ?? app.graph;
+  const graphs = [root, ...(root.subgraphs?.values() ?? [])];
+  return graphs.includes(node.graph) && node.graph.nodes.includes(node);
 }
 
 function idOf(node) {

@@ -3,7 +3,7 @@
 import pytest
 from PIL import Image
 
-from seppo_core.album import LEVELS, MOST_WINNERS, Album
+from seppo_core.album import FOLDER, LEVELS, Album
 from seppo_core.report import ExampleReport
 
 
@@ -14,7 +14,7 @@ def example(winner=0, level=0.0, role=1.0, margin=-1.0):
 def test_the_map_counts_how_often_the_policy_was_ahead(tmp_path):
     album = Album(tmp_path)
     album.add_examples(1, [example(0, 0.0), example(1, 0.99, margin=2.0)])
-    album.add_examples(2, [example(0, 0.01, margin=0.0), example(MOST_WINNERS, 0.5)])
+    album.add_examples(2, [example(0, 0.01, margin=0.0)])
     assert album.cells(2) == {"0,0": [2, 1], f"1,{LEVELS - 1}": [1, 0]}
     assert album.cells(1) == {"0,0": [1, 1], f"1,{LEVELS - 1}": [1, 0]}
 
@@ -32,8 +32,9 @@ def test_pictures_come_back_in_the_order_of_steps_and_replaced_ones_once(tmp_pat
     album.add_picture("test", 0, picture, number=1, prompt="b")
     album.add_picture("test", 2, picture, number=0, prompt="a again")
     album.add_picture("sample", 1, picture, caption="c")
-    lines = album.pictures("test")
+    lines = album.pictures("test", 2)
     assert [(line["step"], line["prompt"]) for line in lines] == [(0, "b"), (2, "a again")]
+    assert album.pictures("test", 1) == lines[:1]
     with Image.open(album.picture_path(lines[0]["file"])) as kept:
         assert kept.size == (4, 4)
 
@@ -54,11 +55,11 @@ def test_torn_and_foreign_lines_are_passed_over(tmp_path):
     (album.folder / "about.json").write_text("[1]")
     assert album.cells(9) == {"0,0": [1, 1]}
     assert album.about() == {}
-    assert Album(tmp_path / "nowhere").pictures("sample") == []
+    assert Album(tmp_path / "nowhere").pictures("sample", 9) == []
 
 
 def test_an_album_that_cannot_be_written_hinders_nothing(tmp_path, caplog):
-    (tmp_path / "album").write_text("a file where the folder should be")
+    (tmp_path / FOLDER).write_text("a file where the folder should be")
     album = Album(tmp_path)
     album.add_examples(1, [example()])
     album.add_picture("sample", 1, Image.new("RGB", (4, 4)))

@@ -113,3 +113,24 @@ def test_drawing_test_prompts_changes_nothing_of_the_training(http_host, trained
     )
     a, b = load_file(before), load_file(after)
     assert a.keys() == b.keys() and all(torch.equal(a[key], b[key]) for key in a)
+
+
+def test_a_run_whose_process_was_killed_is_not_in_training(http_host, trained):
+    about, owner = trained / ".album" / "about.json", trained / "run.owner"
+    before = about.read_text()
+    about.write_text(json.dumps(json.loads(before) | {"state": "training"}))
+    owner.write_text(str(2**22 + 1))  # no process has it: Linux ends at 2**22
+    try:
+        run = http_host.get(f"/seppo/runs/{NAME}")
+        assert (run["training"], run["state"]) == (False, "stopped")
+        assert status(http_host, f"/seppo/runs/{NAME}/stop", Origin=http_host.url) == 409
+        owner.write_text(str(http_host.process.pid))  # the server's own, which trains nothing
+        assert http_host.get(f"/seppo/runs/{NAME}")["training"] is False
+    finally:
+        about.write_text(before)
+        owner.unlink()
+
+
+def test_a_name_with_braces_is_a_name(http_host, trained, checkpoint):
+    http_host.run_graph(training(checkpoint, "fox {v2}", steps=1))
+    assert http_host.get("/seppo/runs/fox%20%7Bv2%7D")["step"] == 1

@@ -113,7 +113,7 @@ def metrics(count: int) -> list[dict]:
 
 
 def message(rows: list[dict], run: str, id: str) -> dict:
-    examples = [[row["step"], [[row["step"] % 4, row["step"] % 10 / 10, 1, -1]]] for row in rows]
+    examples = [[row["step"], [[row["step"] % 4, row["step"] % 10 / 10, -1]]] for row in rows]
     about = {"run": run, "panel": id, "steps": 5000, "memory": {"used": 1, "total": 2}}
     return about | {"rows": rows, "examples": examples, "samples": [], "tests": [], "captions": []}
 
@@ -144,6 +144,63 @@ def test_five_thousand_steps_in_a_thousand_messages_are_drawn_once_a_frame(open_
     assert points(page, "loss") == 5000
     assert draws <= 3, "the messages came within one frame"
     page.shot("run_panel_5000_steps")
+
+
+def test_a_panel_that_goes_to_another_run_shows_that_runs_samples(open_page):
+    page = open_page()
+    page.load({"train": node("SePPOTrain", run_name="first")})
+    page.look_at("SePPOTrain")
+    id = page.ask("() => window.app.graph.nodes[0].properties.seppo_panel")
+    for run, role in (("first", 1), ("second", -1)):
+        sample = {"step": 1, "file": "sample_00000001_000.webp", "caption": "a fox", "role": role}
+        told = message(metrics(1), run, id) | {"samples": [sample]}
+        page.ask(
+            "(detail) => window.comfyAPI.api.api.dispatchEvent(new CustomEvent('seppo.step', { detail }))",
+            told,
+        )
+        page.wait_for(
+            """(run) => document.querySelector('[data-testid=run-panel] [data-testid=run-samples] img')
+                ?.src.includes(`/seppo/runs/${run}/`)""",
+            run,
+        )
+    verdict = panel(page).locator("[data-testid=run-samples] figure").get_attribute("data-verdict")
+    assert verdict == "learned"
+
+
+def test_a_run_that_goes_back_is_read_anew(open_page):
+    """The state is told once more, as after trouble; what the page has beyond it is not kept."""
+    page = open_page()
+    page.load({"train": node("SePPOTrain", run_name="back")})
+    page.look_at("SePPOTrain")
+    id = page.ask("() => window.app.graph.nodes[0].properties.seppo_panel")
+    asked = []
+    record = {
+        "name": "back",
+        "step": 2,
+        "steps": 9,
+        "state": "training",
+        "metrics": {"step": [1, 2], "loss": [0.5, 0.4]},
+        **{"samples": [], "tests": [], "cells": {}, "captions": {}, "levels": 8, "last": 2},
+    }
+    page.tab.route(
+        "**/seppo/runs/back", lambda route: (asked.append(1), route.fulfill(json=record))
+    )
+    page.ask(
+        """([step, state]) => {
+            const { api } = window.comfyAPI.api;
+            api.dispatchEvent(new CustomEvent("seppo.step", { detail: step }));
+            api.dispatchEvent(new CustomEvent("seppo.run", { detail: state }));
+        }""",
+        [
+            message(metrics(5), "back", id),
+            {"run": "back", "panel": id, "steps": 9, "state": "training"},
+        ],
+    )
+    until_step(page, 2)
+    page.wait_for(
+        "() => document.querySelector('[data-testid=run-panel] [data-testid=chart-loss]')?.dataset.points === '2'"
+    )
+    assert asked
 
 
 def test_a_panel_lives_on_after_undo(open_page):

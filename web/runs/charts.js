@@ -17,21 +17,21 @@ export class Chart {
     this.title = title;
     this.plot = null;
     this.watch = new ResizeObserver(() => this.#fit());
-    this.watch.observe(this.box);
   }
 
   set(columns) {
     const data = thinned(columns);
     this.box.dataset.points = columns[0].length;
-    if (this.plot) this.plot.setData(data);
-    else this.plot = new uPlot(this.#options(), data, this.box);
+    if (this.plot) return this.plot.setData(data);
+    this.plot = new uPlot(this.#options(), data, this.box);
+    this.watch.observe(this.box);
   }
 
+  /** Let go of everything but the empty box; `set` draws anew. */
   dispose() {
     this.watch.disconnect();
     this.plot?.destroy();
     this.plot = null;
-    this.box.remove();
   }
 
   #options() {

@@ -49,6 +49,9 @@ export class Run extends EventTarget {
     const early = this.early ?? [];
     this.early = null;
     for (const message of early) this.add(message);
+    const { later } = this;
+    this.later = null;
+    if (later) this.setState(later);
   }
 
   take(found) {
@@ -82,6 +85,10 @@ export class Run extends EventTarget {
   }
 
   setState(message) {
+    if (this.filling) {
+      this.later = message; // what is on its way may be older
+      return;
+    }
     // Going back after trouble, or the same name trained anew: what was drawn no longer holds.
     const begins = message.state === "training";
     Object.assign(this.summary, { state: message.state, training: begins, steps: message.steps, panel: message.panel });
@@ -100,7 +107,7 @@ export class Run extends EventTarget {
 
   #count(step, examples, rows) {
     if (!rows.some((row) => row.step === step)) return; // counted already
-    for (const [winner, level, , margin] of examples) {
+    for (const [winner, level, margin] of examples) {
       const place = `${winner},${Math.min(Math.floor(level * this.levels), this.levels - 1)}`;
       const cell = (this.cells[place] ??= [0, 0]);
       cell[0] += 1;

@@ -41,14 +41,17 @@ export class RunView {
   show(run) {
     if (this.run === run) return;
     this.run?.removeEventListener("change", this.redraw);
+    this.samples.replaceChildren();
     this.run = run;
     run.addEventListener("change", this.redraw);
     if (!run.whole) run.fill().catch((error) => tell("warn", error.message));
     this.redraw();
   }
 
+  /** Follow no run any more; `show` follows one again. */
   dispose() {
     this.run?.removeEventListener("change", this.redraw);
+    this.run = null;
     for (const chart of this.charts) chart.dispose();
   }
 
@@ -81,8 +84,8 @@ export class RunView {
 
   #drawSamples(run) {
     const wanted = run.samples.slice(-SAMPLES_SHOWN).reverse();
-    const old = new Map([...this.samples.children].map((child) => [child.dataset.file, child]));
-    this.samples.replaceChildren(...wanted.map((line) => old.get(line.file) ?? sample(run, line)));
+    const old = new Map([...this.samples.children].map((child) => [child.line, child]));
+    this.samples.replaceChildren(...wanted.map((line) => old.get(line) ?? sample(run, line)));
   }
 
   #drawMap(run) {
@@ -129,7 +132,7 @@ function sample(run, line) {
   const verdict = line.role === undefined ? "" : words;
   return element(
     "figure",
-    { className: "seppo-sample", title: `step ${line.step}: ${line.caption}`, data: { file: line.file, verdict: line.role === undefined ? "" : kind } },
+    { className: "seppo-sample", line, title: `step ${line.step}: ${line.caption}`, data: { file: line.file, verdict: line.role === undefined ? "" : kind } },
     element("img", { src: pictureOf(run, line), alt: line.caption }),
     element("figcaption", {}, `${line.step} ${verdict}`)
   );
