@@ -114,6 +114,15 @@ def wait_for_count(page, text: str) -> None:
     )
 
 
+OPENED = """async () => {
+    for (let waited = 0; waited < 5000; waited += 100) {
+        if (document.querySelector("[data-testid=seppo-root]")) return true;
+        await new Promise((resolve) => setTimeout(resolve, 100));
+    }
+    return false;
+}"""
+
+
 def press_opener(page, vue: bool) -> None:
     """Click the node's button where it is drawn."""
     if vue:
@@ -128,8 +137,11 @@ def press_opener(page, vue: bool) -> None:
         const [x, y] = [node.pos[0] + node.size[0] / 2, node.pos[1] + widget.last_y + 10];
         return widget.last_y && [left + (x + offset[0]) * scale, top + (y + offset[1]) * scale];
     }"""
-    page.ask("() => window.app.canvas.setDirty(true, true)")
-    page.tab.mouse.click(*page.wait_for(place))
+    for _ in range(5):  # the host may still be moving its view to the graph
+        page.ask("() => window.app.canvas.setDirty(true, true)")
+        page.tab.mouse.click(*page.wait_for(place))
+        if page.ask(OPENED):
+            return
 
 
 WIDGET = """() => window.app.graph.nodes.find((one) => one.comfyClass === "SePPOPickWinners")
