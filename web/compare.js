@@ -1,7 +1,7 @@
 // SePPO Compare: each pair of pictures under a slider, the base to its left, the aligned model to its right.
 
 import { address } from "./shared/api.js";
-import { element, styled } from "./shared/dom.js";
+import { element, remount, styled } from "./shared/dom.js";
 
 const { app } = window.comfyAPI.app;
 const CLASS = "SePPOCompare";
@@ -30,11 +30,7 @@ app.registerExtension({
     };
   },
   afterConfigureGraph() {
-    for (const [node, view] of views) {
-      requestAnimationFrame(() => {
-        if (!view.box.isConnected) document.querySelector(`[data-node-id="${node.id}"] .seppo-pairs`)?.replaceWith(view.box);
-      });
-    }
+    for (const [node, view] of views) remount(node, view.box);
   },
 });
 

@@ -1,6 +1,6 @@
 // The run panel on SePPO Train, and the list of runs in a sidebar tab.
 
-import { element, styled } from "./shared/dom.js";
+import { element, remount, styled } from "./shared/dom.js";
 import { SHEET as CHARTS } from "./runs/charts.js";
 import { RunList } from "./runs/list.js";
 import { store } from "./runs/store.js";
@@ -46,7 +46,7 @@ app.registerExtension({
   },
   afterConfigureGraph() {
     for (const [node, view] of panels) {
-      if (isLive(node)) remount(node);
+      if (isLive(node)) remount(node, view.box);
       else drop(node, view);
     }
     showKnown();
@@ -127,13 +127,4 @@ async function showKnown() {
     const run = runs.find((one) => one.panel && one.panel === idOf(node));
     if (run) view.show(store.run(run.name));
   }
-}
-
-/** The new renderer does not mount a widget again after an undo: put the element where the old one was left. */
-function remount(node) {
-  requestAnimationFrame(() => {
-    const view = panels.get(node);
-    if (!view || view.box.isConnected) return;
-    document.querySelector(`[data-node-id="${node.id}"] .seppo-run`)?.replaceWith(view.box);
-  });
 }

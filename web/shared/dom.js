@@ -55,3 +55,11 @@ export function oncePerFrame(draw) {
     });
   };
 }
+
+/** The new renderer does not mount a node's widget again after an undo: put `box` where the one like it was left. */
+export function remount(node, box) {
+  requestAnimationFrame(() => {
+    if (box.isConnected) return;
+    document.querySelector(`[data-node-id="${node.id}"] .${box.classList.item(1)}`)?.replaceWith(box);
+  });
+}
