@@ -9,7 +9,7 @@ from seppo_core.config import from_dict
 
 STEPS = 60
 WINNERS_PER_STEP = 12
-LEARNING_RATES = (3e-4, 1e-3, 3e-3, 1e-2)
+LEARNING_RATES = (3e-4, 1e-3, 3e-3)
 BETA, OTHER_BETAS = 200.0, (50.0, 1000.0)
 FINER = (0.55, 1.8)
 """Factors of the best learning rate tried in the place of other betas, where a mode reads no beta."""

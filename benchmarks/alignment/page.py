@@ -185,7 +185,7 @@ This page is written by `python -m benchmarks.alignment --page` from benchmarks/
 
 **What is compared.** A small text-to-image model that has seen two styles of emoji, which no caption names. Winners are pictures in one
 of them. Every mode trains a LoRA on as many winners a step. Its settings are searched for on a third of the winners, by judges of their
-own: four learning rates, then two more trials around the best, which are other betas, or finer learning rates for a mode that
+own: three learning rates, then two more trials around the best, which are other betas, or finer learning rates for a mode that
 reads no beta. With the settings found it is judged on captions that are not among the winners, from noise that is the same for all.
 
 **Who judges.** *Style*: probability of the winners' style by a logistic regression on EfficientNet-lite0, fitted on real pictures of

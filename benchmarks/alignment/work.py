@@ -1,5 +1,6 @@
 """One job from beginning to end: train, count, draw, judge."""
 
+import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -20,7 +21,7 @@ from .front import STRONGER, WEAKER, is_base
 from .measure import Panel, rounded
 from .modes import MODES
 from .records import Job, Record
-from .world import DRAWS, LOOKS, Description, World
+from .world import DRAWS, EVALUATION, LOOKS, Description, World
 
 CURVE = (1 / 3, 2 / 3)
 """Parts of a run after which its pictures are judged in between."""
@@ -58,7 +59,7 @@ def panel_of(description: Description, split: str) -> Panel:
 def pictures_of(policy: DiffusersDenoiser, world: World, panel: Panel, draws: int) -> torch.Tensor:
     """Inside a session: `draws` pictures of each caption judged, from noise that no run changes."""
     names = list(panel.names) * draws
-    drawn = studio.draw_in_session(policy, world.texts, names, studio.EVALUATION)
+    drawn = studio.draw_in_session(policy, world.texts, names, EVALUATION)
     return drawn.nan_to_num(0.0)  # black, which is blank
 
 
@@ -72,6 +73,7 @@ def run(description: Description, job: Job, least_content: float) -> Record:
     world, panel = world_of(description), panel_of(description, job.split)
     began = time.perf_counter()
     policy = studio.load_policy(world.base)
+    policy.network.to(memory_format=torch.channels_last)  # a tenth faster on a CPU
     look = partial(scores_of, policy, world, panel, LOOKS[job.split])
     trained = Training() if is_base(job) else align(policy, world.dataset(job.split), job, look)
     with studio.ready(policy):
@@ -136,12 +138,18 @@ def crossing(
 ) -> list[dict[str, float]]:
     """What is seen with the LoRA stronger, as long as `content` is at least `least`; or weaker, until it is."""
     weights, seen = lora.state(), []
-    was_enough = content >= least
-    for strength in STRONGER if was_enough else WEAKER:
+
+    def look_at(strength: float) -> None:
         lora.load({k: v * strength if k.endswith(".up") else v for k, v in weights.items()})
         seen.append({"strength": strength} | look())
+
+    was_enough, before = content >= least, 1.0
+    for strength in STRONGER if was_enough else WEAKER:
+        look_at(strength)
         if (seen[-1]["content"] >= least) != was_enough:
+            look_at(round(math.sqrt(before * strength), 3))
             break
+        before = strength
     lora.load(weights)
     return seen
 
