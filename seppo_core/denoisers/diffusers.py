@@ -349,6 +349,8 @@ class DiffusersDenoiser:
     ) -> Tensor:
         solver = self._make_solver(sampling)
         solver.set_timesteps(sampling.sampling_steps, device=self.device)
+        if hasattr(solver, "set_begin_index"):  # else it is looked up by a timestep that may repeat
+            solver.set_begin_index(0)
         guided = sampling.guidance_scale != 1.0
         cond = self.prepare(conds, tuple(noise.shape[1:]))
         if guided:

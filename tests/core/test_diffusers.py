@@ -160,6 +160,19 @@ def test_samples_equal_those_of_the_librarys_pipeline(guidance_scale, sampler, s
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
 
 
+def test_noise_levels_that_round_to_one_timestep_are_drawn_all_the_same():
+    """Karras spacing repeats the first timestep where the schedule ends in very much noise."""
+    schedule = DDPMScheduler(beta_schedule="squaredcos_cap_v2", prediction_type="v_prediction")
+    policy = DiffusersDenoiser(unet(), schedule)
+    sampling = ReferenceConfig(sampler="dpmpp_2m", scheduler="karras", sampling_steps=6)
+    solver = policy._make_solver(sampling)
+    solver.set_timesteps(6)
+    assert len(set(solver.timesteps.tolist())) < 6
+    with policy.session(FP32):
+        found = policy.sample([text("epsilon", 0)], normal((1, 4, 8, 8), "start"), sampling, seed=0)
+    assert found.isfinite().all()
+
+
 def test_a_batch_of_two_captions_is_two_singles():
     for kind in KINDS:
         policy = make(kind)
