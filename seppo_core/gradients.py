@@ -139,13 +139,18 @@ class Gradients:
             reference = self._errors(batches)
         current = self._errors(batches)
         given = config.loss
+        if given.anchor == "winner":
+            anchor = self._anchor(step, window, indices, current.winner - reference.winner)
+        else:
+            anchor = (current.sample - reference.sample).detach()
         terms = seppo_loss(
             current,
             reference,
             beta=given.beta,
             criterion=given.criterion,
             loser_weight=given.loser_weight,
-            anchor=self._anchor(step, window, indices, current.winner - reference.winner),
+            anchor=anchor,
+            learned=given.losers == "negative",
             soft=given.soft,
             winner_weight=given.winner_weight,
             loser_cap=given.loser_cap,
@@ -174,7 +179,8 @@ class Gradients:
         if self.config.loss.winner_safe:
             prepared = policy.prepare(conds, shape)
             return [(part, noise, levels, prepared) for part in (latents, samples)]
-        prepared = policy.prepare([*conds, *conds], shape)
+        others = [policy.negative] * len(conds) if self.config.loss.losers == "negative" else conds
+        prepared = policy.prepare([*conds, *others], shape)
         both = (torch.cat(pair) for pair in ((latents, samples), (noise, noise), (levels, levels)))
         return [(*both, prepared)]
 
