@@ -17,7 +17,7 @@ from . import records, work
 from .front import least_content
 from .modes import MODES, SHORT
 from .records import Job, Record
-from .search import next_jobs
+from .search import is_tuned, next_jobs
 from .world import NAMES, SHIPPED, Description, World
 
 WORK = records.ROOT / ".benchmark"
@@ -63,6 +63,12 @@ def options_of(argv: list[str] | None) -> argparse.Namespace:
         default=NAMES,
         help="JSON with the lists winners and test, of names that the demo knows",
     )
+    parser.add_argument(
+        "--settings-of",
+        default="",
+        metavar="WORLD",
+        help="search for nothing, take what was found in that world, whose results must be there",
+    )
     parser.add_argument("--work", type=Path, default=WORK, help="for packages, features and bases")
     parser.add_argument("--results", type=Path, default=records.RESULTS)
     parser.add_argument("--workers", type=int, default=os.cpu_count())
@@ -82,18 +88,27 @@ def run_all(
     seeds: list[int],
     workers: int,
     seconds: float,
+    settings_of: str = "",
 ) -> list[Record]:
-    """Run what is missing in `path`, several at a time; every record that is there in the end."""
+    """Run what is missing in `path`, several at a time; every record that is there in the end.
+
+    `settings_of`: the world beside it whose search counts as this one's.
+    """
+    searched = []
+    if settings_of:
+        searched = records.search_in(path.with_name(f"{settings_of}.jsonl"))
+        modes = [mode for mode in modes if is_tuned(mode, searched)]
     until, commit = time.monotonic() + seconds, records.commit()
     running: dict[Future, Job] = {}
     trouble: BaseException | None = None
     with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn")) as pool:
         while True:
             done = records.read(path)
-            waiting = [j for j in next_jobs(done, modes, seeds) if j not in running.values()]
+            known = searched + done
+            waiting = [j for j in next_jobs(known, modes, seeds) if j not in running.values()]
             if trouble is None and time.monotonic() < until:
                 for job in waiting[: workers - len(running)]:
-                    least = least_content(done, job.split)
+                    least = least_content(known, job.split)
                     running[pool.submit(work.run, description, job, least)] = job
             if not running:
                 break
@@ -102,7 +117,7 @@ def run_all(
                 if error := future.exception():
                     trouble = trouble or error
                     continue
-                record = replace(future.result(), commit=commit)
+                record = replace(future.result(), commit=commit, settings_of=settings_of)
                 records.append(path, record)
                 say(told(record))
     if trouble is not None:
@@ -139,6 +154,9 @@ def main(argv: list[str] | None = None) -> None:
         more_styles=tuple(tuple(package.split("=", 1)) for package in options.package),
     )
     description.require()
+    if options.settings_of and not (options.results / f"{options.settings_of}.jsonl").is_file():
+        known = sorted(path.stem for path in options.results.glob("*.jsonl"))
+        raise SystemExit(f"--settings-of {options.settings_of}: no such results, only {known}")
     os.environ["OMP_NUM_THREADS"] = "1"
     World(description).prepare()
     modes = options.modes or list(MODES if options.long else SHORT)
@@ -146,7 +164,13 @@ def main(argv: list[str] | None = None) -> None:
     count = usual if options.seeds is None else options.seeds
     path = options.results / f"{description.name}.jsonl"
     done = run_all(
-        description, path, modes, list(range(count)), options.workers, 60 * options.minutes
+        description,
+        path,
+        modes,
+        list(range(count)),
+        options.workers,
+        60 * options.minutes,
+        options.settings_of,
     )
     say("\n" + page.table(done, modes))
 

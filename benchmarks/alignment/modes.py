@@ -33,6 +33,8 @@ class Mode:
     steps: int = STEPS
     rate_of: str = ""
     """the mode whose measured share of losing samples is this one's `loser_weight`"""
+    settings_of: str = ""
+    """the mode whose settings this one takes, without a search of its own"""
 
     @property
     def reads_beta(self) -> bool:
@@ -92,12 +94,18 @@ MODES: dict[str, Mode] = {
     "random + negative": _drawn("random", "none", losers="negative"),
     "random + sample indicator": _drawn("random", "indicator", anchor="sample"),
     "random + sample sign": _drawn("random", "sign", anchor="sample"),
+    "random + indicator, plainly drawn": Mode(
+        {"criterion": "indicator"},
+        {"reuse": 1, "sampling_steps": 50, "guidance_scale": 2.0},
+        settings_of="random + indicator",
+    ),
     "random + indicator, reuse 6": Mode(
         {"criterion": "indicator"}, {"reuse": 6, "sampling_steps": 6}, steps=STEPS * 4 // 3
     ),
 }
 """`latest + none` is SPIN-Diffusion's choice, `random + sign` the paper's. Modes with other than STEPS steps take as
-many as cost what the modes that draw samples cost in evaluations of the network."""
+many as cost what the modes that draw samples cost in evaluations of the network. `plainly drawn` is what reuse and few
+sampler steps save: DDIM 50 with guidance, new samples each step, otherwise as `random + indicator`."""
 
 BASELINES = ("sft", "dpo on pairs")
 """Modes that have a longer twin of equal cost."""

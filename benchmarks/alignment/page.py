@@ -5,10 +5,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from . import plots, records
-from .front import BASE, CONTENT_KEPT, AtContent, style_at_content
+from .front import BASE, CONTENT_KEPT, AtContent, find_base, style_at_content
 from .modes import BASELINES, MODES, STEPS
 from .records import Record
-from .search import chosen, is_tuned
+from .search import chosen, is_tuned, tuning_runs
 from .statistics import Mean, holm, mean, paired
 
 PAGE = records.ROOT / "docs" / "benchmarks.md"
@@ -122,10 +122,38 @@ def rates(done: Sequence[Record]) -> str:
     return f"Share of samples pushed away, ties included: {', '.join(found)}." if found else ""
 
 
+def tried(world: str, done: Sequence[Record], results: Path) -> str:
+    """Ideas that were taken out again, by the search's own measure, beside the best of what stayed."""
+    records_of = records.read(results / "tried" / f"{world}.jsonl")
+    if not records_of:
+        return ""
+    base = find_base(done, "tuning")
+    kept = [
+        r
+        for name in ("sft, equal evaluations", "random + indicator")
+        for r in tuning_runs(name, done)
+    ]
+    lines = [
+        "### Ideas that were taken out again",
+        "Runs of the search's kind, one seed, on its captions and by its judges; the code lies in the history.",
+        "| mode | runs | best style at 80 % content | learning rate | beta | code |",
+        "|---|---|---|---|---|---|",
+    ]
+    for name in dict.fromkeys(r.job.mode for r in [*records_of, *kept]):
+        runs = [r for r in [*records_of, *kept] if r.job.mode == name]
+        best = max(runs, key=lambda run: style_at_content(run, base).style)
+        given = best.job.settings
+        lines.append(
+            f"| {name} | {len(runs)} | {style_at_content(best, base).style:.3f} | {given.learning_rate:.2g} | "
+            f"{given.beta:g} | {best.commit} |"
+        )
+    return "\n\n".join(lines[:2]) + "\n\n" + "\n".join(lines[2:])
+
+
 def chosen_settings(done: Sequence[Record]) -> str:
     lines = ["| mode | learning rate | beta | weight of losers |", "|---|---|---|---|"]
     for name, mode in MODES.items():
-        if is_tuned(name, done):
+        if is_tuned(name, done) and not mode.settings_of:
             best = chosen(name, done)
             beta = f"{best.beta:g}" if mode.reads_beta else ""
             reads_weight = mode.loss.get("criterion") in ("constant", "random")
@@ -140,6 +168,8 @@ def section(path: Path) -> str:
     world, base = path.stem, final_runs(done, BASE).get(0)
     if base is None:
         return ""
+    frozen = next((r.settings_of for r in done if r.settings_of), "")
+    known = records.search_in(path.with_name(f"{frozen}.jsonl")) + done if frozen else done
     finals = {name: final_runs(done, name) for name in MODES}
     shown = {name: runs for name, runs in finals.items() if runs}
     pictures = plots.draw(world, base, shown, IMAGES)
@@ -152,6 +182,11 @@ def section(path: Path) -> str:
     parts = [
         f"## {world}",
         STRICT if "-strict" in world else SEEN,
+        *(
+            [f"Nothing was searched for here: the settings are those found in {frozen}."]
+            if frozen
+            else []
+        ),
         f"{len(done)} runs, of them {len(runs)} final ones with seeds {seeds}; machine: {runs[0].machine}; "
         f"code: {', '.join(commits)}.",
         *([f"Not run yet: {', '.join(missing)}."] if missing else []),
@@ -167,10 +202,11 @@ def section(path: Path) -> str:
         comparisons(done, "random + coin", same_cost),
         rates(done),
         *(f"![{title}](images/{name})" for title, name in pictures),
+        tried(world, done, path.parent),
         "### Settings that the search chose",
-        chosen_settings(done),
+        chosen_settings(known),
     ]
-    return "\n\n".join(parts)
+    return "\n\n".join(filter(None, parts))
 
 
 SEEN = (

@@ -43,6 +43,8 @@ class Record:
     evaluations: int = 0
     """forwards of one sample through the network; one with a backward counts three"""
     seconds: float = 0.0
+    settings_of: str = ""
+    """the world whose search found the settings; empty for its own"""
     commit: str = ""
     machine: str = ""
 
@@ -62,6 +64,11 @@ def read(path: Path) -> list[Record]:
         settings = Settings(**job.pop("settings"))
         found.append(Record(Job(**job, settings=settings), **values))
     return found
+
+
+def search_in(path: Path) -> list[Record]:
+    """What the search for settings ran."""
+    return [record for record in read(path) if record.job.split == "tuning"]
 
 
 def append(path: Path, record: Record) -> None:

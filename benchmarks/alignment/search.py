@@ -35,11 +35,15 @@ def _jobs_of(name: str, records: Sequence[Record], seeds: Sequence[int]) -> list
     if weight is None:
         return []
     first = [Settings(lr, loser_weight=weight) for lr in LEARNING_RATES]
-    for trials in (first, _second_trials(name, records, first)):
-        jobs = [Job("tuning", name, TUNING_SEED, mode.steps, settings) for settings in trials]
-        missing = [job for job in jobs if _find(records, job) is None]
-        if missing:
-            return missing
+    if mode.settings_of:
+        if not is_tuned(name, records):
+            return []
+    else:
+        for trials in (first, _second_trials(name, records, first)):
+            jobs = [Job("tuning", name, TUNING_SEED, mode.steps, settings) for settings in trials]
+            missing = [job for job in jobs if _find(records, job) is None]
+            if missing:
+                return missing
     settings = chosen(name, records)
     final = []
     for seed in seeds:
@@ -63,7 +67,9 @@ def _second_trials(
 
 
 def tuning_runs(name: str, records: Sequence[Record]) -> list[Record]:
-    return [r for r in records if r.job.split == "tuning" and r.job.mode == name]
+    """Of a mode, or of the one whose settings it takes."""
+    searched = MODES[name].settings_of or name
+    return [r for r in records if r.job.split == "tuning" and r.job.mode == searched]
 
 
 def is_tuned(name: str, records: Sequence[Record]) -> bool:

@@ -1,6 +1,7 @@
 """The alignment benchmark: its measures by hand, its search on made-up results, one job on the shipped model."""
 
 import importlib
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -90,7 +91,7 @@ def search_to_its_end(part, modes, seeds, score):
 
 
 def test_every_mode_has_the_same_number_of_trials_and_then_every_seed(part):
-    modes = list(part("modes").MODES)
+    modes = [name for name, mode in part("modes").MODES.items() if not mode.settings_of]
     found = search_to_its_end(part, modes, [0, 1, 2], lambda job: (job.settings.learning_rate, 0.5))
     for name in modes:
         jobs = [r.job for r in found if r.job.mode == name]
@@ -127,6 +128,46 @@ def test_the_coin_falls_as_often_as_the_indicator_pushed_away(part):
     assert [job.settings.loser_weight for job in coins] == [0.6, 0.6]  # flips 0.4, ties left out
     alone = search_to_its_end(part, ["random + coin"], [0], lambda job: (0.5, 0.5))
     assert {r.job.mode for r in alone} == {"base"}
+
+
+def test_a_mode_that_takes_anothers_settings_waits_for_its_search(part):
+    modes = part("modes").MODES
+    (name,) = [one for one in modes if modes[one].settings_of]
+    searched = modes[name].settings_of
+    found = search_to_its_end(part, [name, searched], [0, 1], lambda job: (job.settings.beta, 0.5))
+    jobs = [r.job for r in found if r.job.mode == name]
+    assert [(job.split, job.seed) for job in jobs] == [("final", 0), ("final", 1)]
+    assert {job.settings for job in jobs} == {part("search").chosen(searched, found)}
+    alone = search_to_its_end(part, [name], [0], lambda job: (0.5, 0.5))
+    assert {r.job.mode for r in alone} == {"base"}
+
+
+def test_another_worlds_search_is_taken_as_it_is(part, monkeypatch, tmp_path):
+    """Only what was searched for there is run, on the final split, and the page names that world."""
+    main, records = importlib.import_module("benchmarks.alignment.__main__"), part("records")
+    monkeypatch.setattr(part("page"), "IMAGES", tmp_path / "images")
+    there, here = tmp_path / "a-b.jsonl", tmp_path / "c-d.jsonl"
+    for record in search_to_its_end(
+        part, ["random + sign"], [0], lambda job: (job.settings.beta, 0.5)
+    ):
+        records.append(there, record)
+
+    class Here(ThreadPoolExecutor):
+        """Stands for the pool of processes."""
+
+        def submit(self, work, description, job, least):
+            assert least == pytest.approx(0.0 if job.mode == "base" else 0.4)
+            return super().submit(made_up, part, job, 0.3, 0.5)
+
+    monkeypatch.setattr(main, "ProcessPoolExecutor", lambda workers, context: Here(workers))
+    done = main.run_all(None, here, ["sft", "random + sign"], [0, 1], 2, 1e9, settings_of="a-b")
+    jobs = [r.job for r in done if r.job.mode != "base"]
+    assert sorted((j.mode, j.split, j.seed, j.settings.beta) for j in jobs) == [
+        ("random + sign", "final", seed, 1000.0) for seed in (0, 1)
+    ]
+    part("page").write(tmp_path, tmp_path / "page.md")
+    text = (tmp_path / "page.md").read_text("utf-8")
+    assert "the settings are those found in a-b" in text[text.index("## c-d") :]
 
 
 def test_records_survive_a_torn_last_line(part, tmp_path):
