@@ -1,8 +1,9 @@
-"""Runs a benchmark inside the test environment of each ComfyUI found, in a process of its own."""
+"""Runs a benchmark inside the test environment of each ComfyUI found, in a process of its own, on one thread by default."""
 
 from __future__ import annotations
 
 import argparse
+import os
 import subprocess
 import sys
 import tempfile
@@ -38,7 +39,8 @@ def on_each_host(
     for host in hosts[:1] if only_first else hosts:
         command = [host_python(host).python, file, "--host", host.path]
         command += ["--rounds", count] if rounds else []
-        subprocess.run(list(map(str, command)), check=True)
+        threads = {"OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1")}
+        subprocess.run(list(map(str, command)), check=True, env=os.environ | threads)
 
 
 def _inside(path: Path, measure: Callable[[Any, int], None], rounds: int) -> None:

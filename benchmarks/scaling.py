@@ -1,7 +1,7 @@
 """How time and memory of a step grow with batch, latents, rank, pool and winners: `python benchmarks/scaling.py`.
 
 Thin SD1.5 in float32 on the first ComfyUI found, Linux only (memory is the process's own peak, which only Linux lets
-reset). Each curve varies one thing. The slope of time is fitted to logarithms (1 is proportional, 0 is not at all) and stands
+reset). Each curve varies one thing. Time is the process's own, on one thread. The slope of time is fitted to logarithms (1 is proportional, 0 is not at all) and stands
 beside the one to expect; of memory, what one more costs, for most of a process's memory has nothing to do with the step.
 """
 
@@ -13,10 +13,12 @@ import math
 import os
 import statistics
 import sys
+import time
 import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import pairwise
 from pathlib import Path
 
 from each_host import on_each_host, version_of
@@ -116,9 +118,10 @@ def measure(host, point: Point) -> dict[str, float]:
     with torch.inference_mode(False):
         dataset = dataset_of(host, point)
         reports = core("trainer").train(policy, dataset, settings)
-        times = [report.seconds for report in reports]
+        marks = [time.process_time() for _ in reports]
     assert addresses == [p.data_ptr() for p in policy.network.parameters()], "base weights moved"
     weights = sum(v.numel() * v.element_size() for v in policy.lora.state().values())
+    times = [later - earlier for earlier, later in pairwise(marks)]
     return {
         "seconds": statistics.median(times[-STEPS:]),
         "MiB": (peak_bytes() - before) / MIB,

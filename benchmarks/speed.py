@@ -1,7 +1,7 @@
 """Our step beside the host's own trainer, a plain DPO loop and the bare network: `python benchmarks/speed.py`.
 
-Thin SD1.5 and thin SDXL, 16x16 latents, float32, batch 1, on every ComfyUI found. All ways take turns in one process, for
-the machine may be busy with other work; medians over the rounds. A step ends with the optimizer's. Evaluations are samples
+Thin SD1.5 and thin SDXL, 16x16 latents, float32, batch 1, one thread of a CPU, on every ComfyUI found. All ways take turns in
+one process, whose own processor time is counted, for the machine may be busy with other work; medians over the rounds. A step ends with the optimizer's. Evaluations are samples
 that went through the network, counted at its door: a forward is one, a forward with its backward three.
 """
 
@@ -42,10 +42,10 @@ class Meter:
             return forward(module, x, *args, **kwargs)
 
         stepped = register_optimizer_step_post_hook(
-            lambda *_: self.times.append(time.perf_counter())
+            lambda *_: self.times.append(time.process_time())
         )
         network.forward = counted
-        self.times.append(time.perf_counter())
+        self.times.append(time.process_time())
         try:
             yield
         finally:
@@ -252,10 +252,10 @@ def recorded_calls(policy, given, counts=(1, 2)) -> dict[int, tuple[tuple, dict]
 
 def timed(work: Callable[[], object], times: int = 3) -> float:
     work()
-    began = time.perf_counter()
+    began = time.process_time()
     for _ in range(times):
         work()
-    return (time.perf_counter() - began) / times
+    return (time.process_time() - began) / times
 
 
 def measure_all(host, rounds: int) -> None:
