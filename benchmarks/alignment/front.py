@@ -15,11 +15,11 @@ WEAKER, STRONGER = (0.5, 0.25), (2.0, 4.0, 8.0)
 
 @dataclass(frozen=True)
 class AtContent:
-    """Style where a share of the base's content is left."""
+    """The most style that leaves a share of the base's content."""
 
     style: float
-    is_crossed: bool
-    """whether content fell that far; if not, more style may be had for it than was looked at"""
+    is_most: bool
+    """whether content or style fell before the last strength looked at; if not, more style may be had"""
 
 
 def find_base(records: Sequence[Record], split: str) -> Record | None:
@@ -37,13 +37,18 @@ def least_content(records: Sequence[Record], split: str) -> float:
 
 
 def style_at_content(run: Record, base: Record, kept: float = CONTENT_KEPT) -> AtContent:
-    """At the LoRA strength where `kept` of the base's content is left, by linear interpolation."""
+    """The most style at any strength of the LoRA up to where `kept` of the base's content is left.
+
+    That strength lies between two that were looked at, by linear interpolation. Style may be highest before:
+    fine-tuning made too strong loses style and keeps content.
+    """
     nothing = {**base.front[0], "strength": 0.0}
     points = sorted([nothing, *run.front], key=lambda p: p["strength"])
-    wanted = kept * nothing["content"]
+    wanted, most = kept * nothing["content"], nothing["style"]
     for before, after in pairwise(points):
         if after["content"] < wanted:
             share = (before["content"] - wanted) / (before["content"] - after["content"])
             style = before["style"] + share * (after["style"] - before["style"])
-            return AtContent(style, is_crossed=True)
-    return AtContent(points[-1]["style"], is_crossed=False)
+            return AtContent(max(most, style), is_most=True)
+        most = max(most, after["style"])
+    return AtContent(most, is_most=most > points[-1]["style"])

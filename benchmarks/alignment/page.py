@@ -40,8 +40,8 @@ class Row:
         return mean([found.style for found in self.at.values()])
 
     @property
-    def is_crossed(self) -> bool:
-        return all(found.is_crossed for found in self.at.values())
+    def is_most(self) -> bool:
+        return all(found.is_most for found in self.at.values())
 
 
 def rows_of(done: Sequence[Record], modes: Sequence[str]) -> list[Row]:
@@ -73,7 +73,7 @@ def table(done: Sequence[Record], modes: Sequence[str]) -> str:
         note = "" if kept >= CONTENT_KEPT else " (too little to rank its style)"
         evaluations = next(iter(row.runs.values())).evaluations
         lines.append(
-            f"| {row.name} | {len(row.runs)} | {'' if row.is_crossed else 'at least '}{row.style_at} | "
+            f"| {row.name} | {len(row.runs)} | {'' if row.is_most else 'at least '}{row.style_at} | "
             f"{row.mean('style')} | {kept:.0%}{note} | {row.mean('frechet').value:.1f} | "
             f"{row.mean('diversity').value:.2f} | {row.mean('damage').value:.2f} | {evaluations} |"
         )
@@ -86,12 +86,12 @@ def comparisons(done: Sequence[Record], against: str, modes: Sequence[str]) -> s
     if against not in rows:
         return f"{against} was not run with {LEAST_SEEDS} seeds, so nothing is compared with it."
     other = rows.pop(against)
-    unknown = [row.name for row in [*rows.values(), other] if not row.is_crossed]
-    if not other.is_crossed:
-        return f"{against} kept more than {CONTENT_KEPT:.0%} at every strength: no comparison."
+    unknown = [row.name for row in [*rows.values(), other] if not row.is_most]
+    if not other.is_most:
+        return f"{against} had more style and content enough at every strength: no comparison."
     found = []
     for name, row in rows.items():
-        if row.is_crossed:
+        if row.is_most:
             styles, others = ({s: a.style for s, a in r.at.items()} for r in (row, other))
             found.append((name, paired(styles, others)))
     corrected = holm([difference.p for _, difference in found])
@@ -106,7 +106,7 @@ def comparisons(done: Sequence[Record], against: str, modes: Sequence[str]) -> s
         )
     if unknown:
         lines.append(
-            f"\nNot compared, for they kept more than that at every strength: {', '.join(unknown)}."
+            f"\nNot compared, for their style rose and content was enough at every strength: {', '.join(unknown)}."
         )
     return "\n".join(lines)
 
@@ -229,8 +229,9 @@ other things; a blank picture counts 0. *Content kept*: R@10 against real pictur
 share of the base's. *Fréchet*: distance of features to real pictures of the same captions in the winners' style. *Diversity*: distance of two
 pictures of one caption. *Damage*: distance to the nearest real picture in either style. The search sees EfficientNet-lite1 and other captions.
 
-**Style at 80 % content** is what to rank by: the LoRA is made stronger or weaker until 80 % of the base's content is left, and style is
-read off there, between two strengths by interpolation. So no mode wins by giving content away. "At least": content never fell that far.
+**Style at 80 % content** is what to rank by: the LoRA is made stronger or weaker until 80 % of the base's content is left (between two
+strengths by interpolation), and the most style up to there is taken. So no mode wins by giving content away. "At least": content never
+fell that far, and style still rose.
 The search chooses by the same, on its own captions.
 
 **Evaluations** are forwards of one sample through the network while training; a forward with its backward counts three.

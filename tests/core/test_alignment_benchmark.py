@@ -193,11 +193,14 @@ def test_style_at_equal_content_by_hand(part):
     def found(*points):
         front = [dict(zip(("strength", "style", "content"), p, strict=True)) for p in points]
         at = front_of.style_at_content(replace(base, front=front), base)
-        return at.style, at.is_crossed
+        return at.style, at.is_most
 
     # 80 % of 0.5 is 0.4, halfway between 0.45 and 0.35: style halfway between 0.6 and 0.8
     assert found((1.0, 0.6, 0.45), (1.4, 0.8, 0.35)) == (pytest.approx(0.7), True)
     assert found((1.0, 0.6, 0.49), (2.8, 0.7, 0.48)) == (0.7, False)
+    # style that falls before content does
+    assert found((1.0, 0.6, 0.49), (2.0, 0.7, 0.45), (4.0, 0.3, 0.1)) == (0.7, True)
+    assert found((1.0, 0.6, 0.49), (2.0, 0.7, 0.45), (4.0, 0.3, 0.42)) == (0.7, True)
     # from (0.2, 0.5) without LoRA to (0.4, 0.3): 0.4 is reached halfway
     assert found((1.0, 0.9, 0.1), (0.35, 0.4, 0.3)) == (pytest.approx(0.3), True)
 
