@@ -151,6 +151,11 @@ class SePPOCompare(io.ComfyNode):
                     display_name="summary",
                     tooltip="Win rate and mean difference for each scorer.",
                 ),
+                io.String.Output(
+                    display_name="captions",
+                    is_output_list=True,
+                    tooltip="The prompt of each picture of base_images and aligned_images, for SePPO Score.",
+                ),
             ],
         )
 
@@ -197,16 +202,16 @@ class SePPOCompare(io.ComfyNode):
         rows = [
             Pair(text, seed, *both) for (text, seed), *both in zip(drawn, base, after, strict=True)
         ]
+        captions = [text for text, _ in drawn]
         columns = {
-            choice.name: scored(choice, (base, after), [text for text, _ in drawn], BATCH)
-            for choice in ratings
+            choice.name: scored(choice, (base, after), captions, BATCH) for choice in ratings
         }
         summary = told_of(len(texts), seeds, columns)
         grid = host.image(pairs_grid(rows))
         shown = ui.PreviewImage(grid, cls=cls).as_dict()
         shown["text"] = (summary,)
         shown["seppo_pairs"] = listed(rows, saved(batches, cls), columns)
-        return io.NodeOutput(grid, *batches, summary, ui=shown)
+        return io.NodeOutput(grid, *batches, summary, captions, ui=shown)
 
 
 def require_known(sampling: dict[str, Any]) -> None:

@@ -129,8 +129,11 @@ def takes(one: Input, language: Language) -> str:
         return language.empty
     if isinstance(one.default, bool):
         return language.default.format(language.on if one.default else language.off)
-    shown = f"{one.default:g}" if isinstance(one.default, float) else one.default
-    return language.default.format(shown)
+    if isinstance(one.default, str):  # each line apart, for a table's row is one line
+        return language.default.format("`, `".join(one.default.splitlines()))
+    return language.default.format(
+        f"{one.default:g}" if isinstance(one.default, float) else one.default
+    )
 
 
 def words_of(path: Path) -> str:

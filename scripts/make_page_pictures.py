@@ -199,9 +199,9 @@ def before_and_after() -> Image.Image:
     )
 
 
-def compared() -> Image.Image:
+def compared(row: int, first: int) -> Image.Image:
     """Each caption twice, as SePPO Compare lays it out: the base above, the aligned model below."""
-    return gallery([demo_cells(row, range(4, 10)) for row in (0, 1)])
+    return gallery([demo_cells(one, range(first, first + 6)) for one in (row, row + 1)])
 
 
 def gallery(rows: list[list[Image.Image]], parted: bool = False) -> Image.Image:
@@ -226,7 +226,8 @@ UPPER = {
     "align_and_compare": before_and_after,
     "anchor_preview": anchor,
     "continue_from_run": lambda: aligned(3),
-    "score_and_compare": compared,
+    "score_and_compare": lambda: compared(0, 4),
+    "pick_align_compare": lambda: compared(2, 0),
 }
 """Workflow -> what stands above its graph."""
 

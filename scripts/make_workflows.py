@@ -26,6 +26,8 @@ MODEL_FILE = {
     "directory": "checkpoints",
 }
 """As the host's own templates name it."""
+PANEL = 640
+"""Pixels below the widgets of SePPO Train, for its panel."""
 
 # What the graphs are made of
 
@@ -34,19 +36,22 @@ def note(text: str, room: int = 230) -> Node:
     return Node("MarkdownNote", title="Read me", text=text, room=room)
 
 
-def winners(text: str, **source: Any) -> Group:
-    """The base model, and the folder of winners with their contact sheet."""
-    load = Node("SePPOLoadWinners", {"folder": "winners", **source}, room=280)
+def base_model() -> Node:
+    return Node("CheckpointLoaderSimple", {"ckpt_name": CHECKPOINT}, models=(MODEL_FILE,))
+
+
+def folder(**source: Any) -> Node:
+    """The folder of winners with their contact sheet."""
+    return Node("SePPOLoadWinners", {"folder": "winners", **source}, room=280)
+
+
+def winners(text: str, source: Node | None = None) -> Group:
+    """The base model, and the winners: what `source` gives, or a folder."""
     return Group(
         "1. Base model and winning images",
         (
-            {
-                "note": note(text),
-                "base": Node(
-                    "CheckpointLoaderSimple", {"ckpt_name": CHECKPOINT}, models=(MODEL_FILE,)
-                ),
-            },
-            {"winners": load},
+            {"note": note(text), "base": base_model()},
+            {"winners": source or folder()},
             {
                 "dataset": Node(
                     "SePPOEncodeWinners",
@@ -66,7 +71,8 @@ def training(title: str = "2. Train", **inputs: Any) -> Group:
     train = Node(
         "SePPOTrain",
         {"model": Link("base", "MODEL"), "dataset": Link("dataset", "dataset"), **inputs},
-        room=280,
+        width=460,
+        room=PANEL,
     )
     return Group(title, ({"train": train},))
 
@@ -162,7 +168,7 @@ def align_from_own_pictures() -> list[Group]:
         "read, and why. A text file of the same name always comes first.\n\n"
         "**SePPO Edit Captions** may add a trigger word, or leave captions away now and then."
     )
-    first = winners(text, location="output")
+    first = winners(text, folder(location="output"))
     report = Link("winners", "report")
     first.columns[1]["report"] = Node("PreviewAny", {"source": report}, title="Report", room=160)
     first.columns[2]["captions"] = Node(
@@ -170,6 +176,62 @@ def align_from_own_pictures() -> list[Group]:
     )
     first.columns[2]["dataset"].inputs["winners"] = Link("captions", "edited")
     return [first, training(), sampling(), keeping()]
+
+
+def pick_align_compare() -> list[Group]:
+    text = (
+        "## Mark what you like, and see what became of it\n\n"
+        "Press **Open the gallery**, mark the pictures you like and press Run: their prompts are read from the "
+        "pictures. The panel of **SePPO Train** shows what is learned and draws two prompts as it goes; "
+        "**Stop and keep** goes on with what was learned so far.\n\n"
+        "For numbers, put a scorer's weights into `models/seppo_scorers`, select the two grey nodes and press "
+        "Ctrl+M. Nothing is trained or drawn again."
+    )
+    clip = Link("base", "CLIP")
+    size = Node("EmptyLatentImage", {"width": 512, "height": 512}, title="Size of test pictures")
+    negative = Node("CLIPTextEncode", {"clip": clip, "text": ""}, title="Negative prompt")
+    tests = Node(
+        "SePPOTestPrompts",
+        {
+            "clip": clip,
+            "latent": Link("size", "LATENT"),
+            "prompts": "a red fox in a snowy forest\na lighthouse in a storm",
+            "guidance": 7.0,
+        },
+    )
+    train = training(
+        "2. Train and watch",
+        tests=Link("tests", "tests"),
+        negative=Link("negative", "CONDITIONING"),
+    )
+    compare = Node(
+        "SePPOCompare",
+        {
+            "model": Link("base", "MODEL"),
+            "aligned": Link("train", "model"),
+            "clip": clip,
+            "vae": Link("base", "VAE"),
+        },
+        width=620,
+        room=520,
+    )
+    score = Node(
+        "SePPOScore",
+        {
+            "images": Link("compare", "aligned_images"),
+            "images_b": Link("compare", "base_images"),
+            "prompts": Link("compare", "captions"),
+        },
+    )
+    report = Node("PreviewAny", {"source": Link("score", "report")}, title="Scores", room=200)
+    run = Link("train", "trained_run")
+    saved = Node("SePPOSaveAligned", {"run": run, "model": Link("base", "MODEL")})
+    return [
+        winners(text, Node("SePPOPickWinners", room=320)),
+        Group(train.title, ({"size": size, "negative": negative, "tests": tests}, *train.columns)),
+        Group("3. Keep and compare", ({"file": saved}, {"compare": compare})),
+        Group("4. Score (muted: Ctrl+M)", ({"score": score, "report": report},), muted=True),
+    ]
 
 
 def align_and_compare() -> list[Group]:
@@ -267,7 +329,6 @@ def score_and_compare() -> list[Group]:
         "For numbers, name a scorer in the last field of **SePPO Compare**, for example `pickscore`, and put "
         "its weights into `models/seppo_scorers`; if they are not there, the message says what to get."
     )
-    base = Node("CheckpointLoaderSimple", {"ckpt_name": CHECKPOINT}, models=(MODEL_FILE,))
     compare = Node(
         "SePPOCompare",
         {
@@ -283,7 +344,7 @@ def score_and_compare() -> list[Group]:
     return [
         Group(
             "1. Base model and run",
-            ({"note": note(text), "base": base}, {"run": Node("SePPOLoadRun")}),
+            ({"note": note(text), "base": base_model()}, {"run": Node("SePPOLoadRun")}),
         ),
         Group("2. The same prompts and seeds for both", ({"compare": compare}, {"told": summary})),
     ]
@@ -292,6 +353,7 @@ def score_and_compare() -> list[Group]:
 WORKFLOWS: dict[str, Callable[[], list[Group]]] = {
     "align_sd15_from_folder": align_sd15_from_folder,
     "align_from_own_pictures": align_from_own_pictures,
+    "pick_align_compare": pick_align_compare,
     "align_and_compare": align_and_compare,
     "anchor_preview": anchor_preview,
     "continue_from_run": continue_from_run,

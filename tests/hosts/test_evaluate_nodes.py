@@ -233,7 +233,7 @@ def test_pictures_are_those_of_the_hosts_own_sampler_for_both_models(host, loade
     import comfy.utils
 
     done = host.run_graph(graph(host, loaded, run=run))
-    grid, base, aligned, summary = done["9"]
+    grid, base, aligned, summary, _ = done["9"]
     lora = comfy.utils.load_torch_file(str(run.weights_path()), safe_load=True)
     patched, _ = comfy.sd.load_lora_for_models(loaded[0], None, lora, 1.0, 0)
     wanted = [("a fox", 5), ("a fox", 6), ("a red bird", 5), ("a red bird", 6)]
@@ -244,12 +244,13 @@ def test_pictures_are_those_of_the_hosts_own_sampler_for_both_models(host, loade
             assert torch.allclose(found[place], expected, atol=2e-3)
     assert (base - aligned).abs().mean() > 1e-3
     assert summary.splitlines()[0] == "base and aligned: 2 prompts x 2 seeds = 4 pairs"
+    assert done.lists["9"][4] == [prompt for prompt, _ in wanted]
     assert grid.shape[0] == 1 and grid.shape[3] == 3
 
 
 def test_page_finds_both_pictures_of_every_pair_with_prompt_seed_and_scores(host, loaded, run):
     done = host.run_graph(graph(host, loaded, run=run, scorers="pickscore\naesthetic"))
-    shown, (_, base, aligned, summary) = done.ui["9"], done["9"]
+    shown, (_, base, aligned, summary, _) = done.ui["9"], done["9"]
     assert len(shown["images"]) == 1 and list(shown["text"]) == [summary]
     pairs = shown["seppo_pairs"]
     assert [(pair["prompt"], pair["seed"]) for pair in pairs] == [

@@ -53,6 +53,7 @@ def prepared(base, checkpoint):
         change(prompt, "EmptyLatentImage", width=64, height=64)
         change(prompt, "KSampler", steps=2)
         change(prompt, "SePPOAnchorPreview", winners=2, levels=3, draws=1)
+        change(prompt, "SePPOTestPrompts", every=2, sampling_steps=2)
         change(prompt, "SePPOCompare", seeds=1, steps=2, width=64, height=64)
         for entry in prompt.values():
             if "run_name" in entry["inputs"]:
@@ -85,7 +86,7 @@ def titled(file: dict[str, Any], title: str) -> str:
 
 def test_folder_holds_the_graphs_that_the_generator_makes():
     assert {path.stem for path in (PACK / "workflows").iterdir()} == set(WORKFLOWS)
-    assert len(WORKFLOWS) == 6
+    assert len(WORKFLOWS) == 7
 
 
 @every_graph
@@ -202,6 +203,27 @@ def test_own_pictures_are_learned_from_with_the_prompts_they_hold(
         2,
         3,
     ]
+
+
+def test_marked_pictures_are_learned_from_compared_and_scored(
+    base, http_host, definitions, prepared, aligned
+):
+    (picture,) = files(base, aligned["SaveImage"])
+    address = picture.relative_to(base).as_posix()
+    http_host.post("/seppo/sets/favourites", {"add": [address]})
+    make_clip(base / "models" / "seppo_scorers" / "PickScore_v1")
+    file = workflow("pick_align_compare")
+    prompt = prepared(as_prompt(file, definitions, muted_too=True))
+    change(prompt, "SePPOTrain", run_name="workflow_picked")
+    shown = http_host.run_graph(prompt)
+    run = base / "output" / "seppo" / "workflow_picked"
+    assert [line["step"] for line in metrics(run)] == [1, 2, 3]
+    drawn = http_host.get("/seppo/runs/workflow_picked")["tests"]
+    assert [line["step"] for line in drawn] == [0, 0, 2, 2, 3, 3]
+    assert len(by_class(prompt, shown)["SePPOCompare"]["seppo_pairs"]) == 2
+    (report,) = shown[titled(file, "Scores")]["text"]
+    assert "of 2 pictures" in report and "images wins" in report
+    assert report.splitlines()[-1].endswith("a lighthouse in a storm")
 
 
 def test_comparing_draws_two_pictures_that_differ_and_trains_once(

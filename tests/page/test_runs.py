@@ -6,6 +6,7 @@ import itertools
 
 import pytest
 from graphs import FOLDER, LONG, draw_winners, node, training
+from running import panel, points, until_pictures, until_state, until_step
 
 NUMBER = itertools.count()
 
@@ -35,39 +36,6 @@ def graph(checkpoint: str, steps: int, **widgets) -> tuple[dict, str]:
     )
     prompt["train"]["inputs"]["tests"] = ["tests", 0]
     return prompt, name
-
-
-def panel(page):
-    return page.by("run-panel")
-
-
-def until_state(page, state: str) -> None:
-    page.wait_for(
-        "state => document.querySelector('[data-testid=run-panel] [data-testid=run-state]')"
-        "?.dataset.state === state",
-        state,
-    )
-
-
-def until_step(page, step: int) -> None:
-    page.wait_for(
-        "step => Number(document.querySelector('[data-testid=run-panel] [data-testid=run-state]')"
-        "?.dataset.step) >= step",
-        step,
-    )
-
-
-def until_pictures(page, testid: str, count: int) -> None:
-    """Wait for so many loaded pictures below an element of the panel."""
-    page.wait_for(
-        """([testid, count]) => [...document.querySelectorAll(`[data-testid=run-panel] [data-testid=${testid}] img`)]
-            .filter((image) => image.complete && image.naturalWidth > 0).length >= count""",
-        [testid, count],
-    )
-
-
-def points(page, chart: str) -> int:
-    return int(panel(page).locator(f"[data-testid='chart-{chart}']").get_attribute("data-points"))
 
 
 @pytest.mark.parametrize("light", [False, True], ids=["dark", "light"])
