@@ -53,7 +53,8 @@ class TestPrompts:
             with policy.lora.using(None):
                 self._draw(policy, 0, recorder)
         if report.step % self.every == 0 or report.step == report.steps:
-            self._draw(policy, report.step, recorder)
+            with policy.lora.evaluation():
+                self._draw(policy, report.step, recorder)
 
     @torch.no_grad()
     def _draw(self, policy: ComfyDenoiser, step: int, recorder: Recorder) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -155,6 +155,8 @@ class LoRA:
                 nn.Parameter(up.to(device)),
             )
         self._active: Slot | None = None
+        self.evaluation: Callable[[], AbstractContextManager[None]] = nullcontext
+        """inside it the policy's weights are those to draw with; while a trainer moves others, it sets this"""
 
     def parameters(self) -> list[nn.Parameter]:
         """The trainable weights, in a fixed order."""

@@ -136,6 +136,7 @@ def _steps(
             raise
         finally:
             trainer.lora.load(trainer.evaluated_weights())
+            trainer.lora.evaluation = nullcontext
 
 
 class Trainer:
@@ -158,6 +159,7 @@ class Trainer:
         self.windows = Windows(policy, self.lora, dataset, config, self.rank)
         self.gradients = Gradients(policy, self.lora, config, self.rank)
         self.optimizer: Optimizer = make_optimizer(self.parameters, config.optimizer)
+        self.lora.evaluation = lambda: evaluation_weights(self.optimizer, self.parameters)
         self.guard = Guard(config.guard)
         self.rollbacks = 0
         """how often the run went back; each time the learning rate was halved"""
@@ -312,7 +314,7 @@ class Trainer:
 
     def evaluated_weights(self) -> dict[str, Tensor]:
         """The policy's weights as they are to be used."""
-        with evaluation_weights(self.optimizer, self.parameters):
+        with self.lora.evaluation():
             return self.lora.state()
 
     def _preview(self, step: int) -> tuple[Tensor | None, str]:
@@ -323,7 +325,9 @@ class Trainer:
         if self.config.draws_samples:
             return window.samples[:1], window.caption
         example = self.dataset[0]
-        return self.windows.draw([example.cond], window.winners.shape[1:], 0), example.caption
+        with self.lora.evaluation():
+            drawn = self.windows.draw([example.cond], window.winners.shape[1:], 0)
+        return drawn, example.caption
 
     def save_what_is_there(self) -> None:
         """Save on the way out of a fault, which must not be hidden by another one."""

@@ -330,6 +330,30 @@ def test_other_optimizers_resume_to_the_bit(make_policy, dataset, tmp_path, name
     assert_same(whole, parts)
 
 
+def test_pictures_on_the_way_are_drawn_with_the_weights_to_be_saved(make_policy, dataset):
+    """A schedule-free method trains on others: `lora.evaluation` shows those to use, and gives back the trained ones."""
+    pytest.importorskip("pytorch_optimizer")
+    changes = {"optimizer": OptimizerConfig(name="adamw_schedule_free", learning_rate=0.01)}
+    config = replace(CONFIG, loss=LossConfig(objective="winner_error"), **changes)
+    policy, seen, to_use = make_policy(), [], []
+    draw = policy.sample
+    policy.sample = lambda *given: (seen.append(policy.lora.state()), draw(*given))[1]
+    steps = train(policy, dataset, config)  # a preview every second step, before its update
+    for report in steps:
+        if report.step % 2 == 1:
+            trained = policy.lora.state()
+            with policy.lora.evaluation():
+                to_use.append(policy.lora.state())
+            assert_same(trained, policy.lora.state())
+            if report.step > 1:  # the average of one step is that step
+                assert any(not torch.equal(trained[name], to_use[-1][name]) for name in trained)
+    assert len(seen) == len(to_use) == 3
+    for drawn_with, wanted in zip(seen, to_use, strict=True):
+        assert_same(drawn_with, wanted)
+    with policy.lora.evaluation():  # what is there now is to be used
+        assert_same(policy.lora.state(), weights_after(make_policy(), dataset, config)[0])
+
+
 def test_half_precision_scales_the_loss_and_backs_off_when_it_overflows(make_policy, dataset):
     plain, _ = weights_after(make_policy(), dataset, CONFIG)
     policy = make_policy()
