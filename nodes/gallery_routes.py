@@ -79,8 +79,7 @@ async def small(request: web.Request) -> web.StreamResponse:
     if request.headers.get("If-None-Match") == tag:
         return web.Response(status=304, headers=headers)
     async with DRAWING:
-        kept = await asyncio.to_thread(thumbnail, path, side, thumbnails_root())
-    data = await asyncio.to_thread(kept.read_bytes)
+        data = await asyncio.to_thread(thumbnail, path, side, thumbnails_root())
     return web.Response(body=data, content_type="image/webp", headers=headers)
 
 

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import logging
 import os
 import uuid
 from collections.abc import Iterator
@@ -16,6 +17,8 @@ from safetensors.torch import save
 from torch import Tensor
 
 from .errors import CheckpointError
+
+log = logging.getLogger(__name__)
 
 PART = ".part"
 """Ends the names of files that are being written; what a killed process left of them is of no use."""
@@ -54,6 +57,15 @@ def atomic(path: Path) -> Iterator[Path]:
         flush_folder(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def unless_refused(path: Path) -> Iterator[None]:
+    """For writing what can be made again: a full disk or a locked folder costs a warning, not what is at work."""
+    try:
+        yield
+    except OSError as error:
+        log.warning("%s could not be written: %s", path, error.strerror or error)
 
 
 def make_folder(path: Path) -> None:

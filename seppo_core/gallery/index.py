@@ -14,7 +14,7 @@ from ..data.generation import NoPromptError
 from ..data.pictures import PictureFile, open_image, reasons
 from ..data.prompts import read_generation
 from ..errors import DatasetError
-from ..files import atomic, make_folder
+from ..files import atomic, make_folder, unless_refused
 from .places import Listed, listing
 
 MAX_TEXT = 4_000
@@ -57,7 +57,10 @@ class Answer:
 
 
 class Index:
-    """Rows of a folder's pictures. `file` remembers them: a line of JSON each, later ones replace earlier ones."""
+    """Rows of a folder's pictures. `file` remembers them: a line of JSON each, later ones replace earlier ones.
+
+    What a full disk does not take is read from the pictures again next time.
+    """
 
     def __init__(self, root: Path, file: Path) -> None:
         self.root, self.file = root, file
@@ -104,9 +107,10 @@ class Index:
             fresh.append(about(self.root / listed.name, listed))
         self._take(fresh)
         if fresh:
-            make_folder(self.file.parent)
-            with self.file.open("a", encoding="utf-8") as file:
-                file.writelines(json.dumps(row) + "\n" for row in fresh)
+            with unless_refused(self.file):
+                make_folder(self.file.parent)
+                with self.file.open("a", encoding="utf-8") as file:
+                    file.writelines(json.dumps(row) + "\n" for row in fresh)
 
     def _take(self, rows: list[Row]) -> None:
         self.told += rows
@@ -121,7 +125,7 @@ class Index:
         rows = {row["name"]: row for row in map(_row, lines) if row and row["name"] in names}
         self._take([*rows.values()])
         if len(lines) > 2 * len(rows) + MAX_ROWS:
-            with atomic(self.file) as temporary:
+            with unless_refused(self.file), atomic(self.file) as temporary:
                 temporary.write_text("".join(json.dumps(row) + "\n" for row in rows.values()))
 
 

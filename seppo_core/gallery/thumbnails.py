@@ -1,13 +1,15 @@
 """Small copies of pictures to look at, made once and kept on disk."""
 
 import hashlib
+import io
 import os
+from contextlib import suppress
 from itertools import accumulate
 from pathlib import Path
 
 from ..data.pictures import PictureFile
 from ..errors import ConfigError
-from ..files import atomic
+from ..files import atomic, unless_refused
 
 SIDES = {256: 80, 1024: 92}
 """Longest sides in pixels, for a grid and to judge by -> quality of the WebP files."""
@@ -24,19 +26,22 @@ def thumbnail_name(path: Path, side: int) -> str:
     return hashlib.sha256(repr(key).encode("utf-8", "backslashreplace")).hexdigest()
 
 
-def thumbnail(path: Path, side: int, folder: Path) -> Path:
-    """The WebP file of a small copy in `folder`; it is made if it is not there.
+def thumbnail(path: Path, side: int, folder: Path) -> bytes:
+    """A small copy as WebP, kept in `folder`; it is made if it is not there.
 
     DatasetError gives the reason, with the file's name, why the picture cannot be shown.
     """
     name = thumbnail_name(path, side)
     kept = folder / name[:2] / f"{name}.webp"
-    if not kept.exists():
-        image = PictureFile(path, path.name).load()
-        image.thumbnail((side, side))
-        with atomic(kept) as temporary:
-            image.save(temporary, "WEBP", quality=SIDES[side])
-    return kept
+    with suppress(OSError):
+        return kept.read_bytes()
+    image = PictureFile(path, path.name).load()
+    image.thumbnail((side, side))
+    made = io.BytesIO()
+    image.save(made, "WEBP", quality=SIDES[side])
+    with unless_refused(kept), atomic(kept) as temporary:
+        temporary.write_bytes(made.getbuffer())
+    return made.getvalue()
 
 
 def tidy(folder: Path, limit: int = MAX_BYTES) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import threading
@@ -331,6 +332,17 @@ def test_the_index_is_remembered_and_reads_only_what_changed(roots, tmp_path):
     assert told(index)["new.png"]["prompt"] == "third"
 
 
+def test_a_disk_that_refuses_takes_away_no_prompt_but_the_memory_of_it(roots, tmp_path, caplog):
+    (tmp_path / "taken").write_text("a file where the folder should be")
+    draw(roots["output"] / "a.png", prompt="a red fox")
+    index = Index(roots["output"], tmp_path / "taken" / "index.jsonl")
+    assert told(index)["a.png"]["prompt"] == "a red fox"
+    assert "could not be written" in caplog.text
+    draw(roots["output"] / "b.png", prompt="a heron")
+    index.pictures()
+    assert told(index)["b.png"]["prompt"] == "a heron"
+
+
 def test_an_index_of_many_pictures_that_are_gone_is_written_anew(roots, tmp_path):
     file = tmp_path / "index.jsonl"
     row = {"name": "gone.png", "mtime_ns": 1, "size": 2, "prompt": "x"}
@@ -346,14 +358,24 @@ def test_an_index_of_many_pictures_that_are_gone_is_written_anew(roots, tmp_path
 def test_a_thumbnail_is_made_once_and_anew_when_the_picture_changes(tmp_path):
     path = draw(tmp_path / "a.png")
     small = thumbnail(path, 256, tmp_path / "cache")
-    with Image.open(small) as image:
+    with Image.open(io.BytesIO(small)) as image:
         assert (image.format, image.size) == ("WEBP", (256, 51))
-    made = small.stat().st_mtime_ns
-    assert thumbnail(path, 256, tmp_path / "cache").stat().st_mtime_ns == made
+    (kept,) = (tmp_path / "cache").glob("*/*.webp")
+    assert kept.read_bytes() == small
+    kept.write_bytes(b"kept")
+    assert thumbnail(path, 256, tmp_path / "cache") == b"kept"
     draw(path, age=5)
-    assert thumbnail(path, 256, tmp_path / "cache") != small
+    assert thumbnail(path, 256, tmp_path / "cache") == small
+    assert len(list((tmp_path / "cache").glob("*/*.webp"))) == 2
     with pytest.raises(ConfigError, match="256 or 1024, not 4"):
         thumbnail_name(path, 4)
+
+
+def test_a_thumbnail_is_shown_even_where_none_can_be_kept(tmp_path, caplog):
+    path, cache = draw(tmp_path / "a.png"), tmp_path / "cache"
+    cache.write_text("a file where the folder should be")
+    assert thumbnail(path, 256, cache) == thumbnail(path, 256, tmp_path / "other")
+    assert "could not be written" in caplog.text
 
 
 def test_a_broken_picture_has_no_thumbnail_but_a_reason(tmp_path):

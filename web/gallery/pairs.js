@@ -8,7 +8,9 @@ export function groupsOf(pictures, about) {
   const groups = new Map();
   for (const picture of [...pictures].reverse()) {
     const prompt = about.get(picture.address)?.prompt?.trim();
-    if (prompt) groups.set(prompt, [...(groups.get(prompt) ?? []), picture]);
+    if (!prompt) continue;
+    if (!groups.has(prompt)) groups.set(prompt, []);
+    groups.get(prompt).push(picture);
   }
   return [...groups.values()].filter((group) => group.length > 1);
 }
