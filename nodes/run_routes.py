@@ -94,6 +94,7 @@ def _summary(run: Run) -> dict[str, Any]:
         "base": about["base_name"],
         "winners": about.get("winners"),
         "created": about.get("created"),
+        "snapshots": [step for step in run.snapshot_steps() if step],
         "settings": settings,
     }
 

@@ -38,6 +38,7 @@ def test_a_run_is_listed_with_its_settings(http_host, trained):
     (run,) = [run for run in http_host.get("/seppo/runs") if run["name"] == NAME]
     assert (run["step"], run["steps"], run["training"], run["state"]) == (3, 3, False, "finished")
     assert run["settings"]["lora.rank"] == 4 and run["settings"]["loss.criterion"] == "sign"
+    assert run["snapshots"] == [2]
 
 
 def test_all_that_is_shown_of_a_run_comes_at_once(http_host, trained):

@@ -7,6 +7,7 @@ import itertools
 import pytest
 from graphs import FOLDER, LONG, draw_winners, node, training
 from running import panel, points, until_pictures, until_state, until_step
+from safetensors import safe_open
 
 NUMBER = itertools.count()
 
@@ -236,6 +237,28 @@ def test_the_list_compares_runs_and_puts_one_into_the_graph(open_page, checkpoin
     )
     assert loaded == names[0]
     page.shot("run_list")
+
+
+def test_a_snapshot_comes_into_the_graph_as_a_lora_to_save(open_page, base, checkpoint):
+    page = open_page()
+    prompt, name = graph(checkpoint, 3, seed=4)
+    page.host.run_graph(prompt)
+    page.ask("() => window.app.graph.clear()")
+    page.ask(
+        "() => window.app.extensionManager.command.execute('Workspace.ToggleSidebarTab.seppo-runs')"
+    )
+    row = page.tab.locator(f"[data-run='{name}']")
+    row.locator("[data-testid=run-snapshot][data-step='2']").click()
+    page.wait_for("() => window.app.graph.nodes.length === 2")
+    before = set((base / "output" / "loras").glob("*"))
+    page.queue()
+    for _ in range(300):
+        if new := set((base / "output" / "loras").glob("*.safetensors")) - before:
+            break
+        page.tab.wait_for_timeout(100)
+    (file,) = new
+    with safe_open(file, "pt") as saved:
+        assert (saved.metadata()["ss_output_name"], saved.metadata()["ss_steps"]) == (name, "2")
 
 
 def test_cancel_ends_the_graph_and_the_panel_says_so(open_page, checkpoint):

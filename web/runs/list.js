@@ -47,7 +47,8 @@ export class RunList {
       { className: "seppo-run-row", data: { run: run.name } },
       element("div", { className: "seppo-row" }, tick, element("strong", {}, run.name), element("span", { className: "seppo-dim" }, progress)),
       element("div", { className: "seppo-dim" }, told(run)),
-      element("div", { className: "seppo-row" }, button("Show", () => this.#show(run.name), { data: { testid: "run-show" } }), button("Load into graph", () => loadIntoGraph(run.name), { data: { testid: "run-load" } }))
+      element("div", { className: "seppo-row" }, button("Show", () => this.#show(run.name), { data: { testid: "run-show" } }), button("Load into graph", () => loadIntoGraph(run.name), { data: { testid: "run-load" } })),
+      run.snapshots.length ? element("div", { className: "seppo-row" }, element("span", { className: "seppo-dim" }, "snapshots"), ...run.snapshots.map((step) => snapshotButton(run.name, step))) : null
     );
   }
 
@@ -113,20 +114,43 @@ function told({ settings, winners, base }) {
     .join("  ·  ");
 }
 
+function snapshotButton(name, step) {
+  const title = "Into the graph: a SePPO Save Aligned that makes a LoRA of this step";
+  return button(`step ${step}`, () => loadSnapshot(name, step), { title, data: { testid: "run-snapshot", step } });
+}
+
 /** A Load Run node with this run: the selected one, else a new one in the middle of what is seen. */
 function loadIntoGraph(name) {
-  const { app, LiteGraph } = window;
-  const selected = Object.values(app.canvas.selected_nodes ?? {}).find((node) => node.comfyClass === "SePPOLoadRun");
-  const node = selected ?? LiteGraph.createNode("SePPOLoadRun");
-  if (!selected) {
-    const [x, y, width, height] = app.canvas.visible_area;
-    node.pos = [x + width / 2 - 100, y + height / 2 - 50];
-    app.graph.add(node);
-  }
+  const selected = Object.values(window.app.canvas.selected_nodes ?? {}).find((node) => node.comfyClass === "SePPOLoadRun");
+  const node = selected ?? added("SePPOLoadRun", -100);
   const widget = node.widgets.find((one) => one.name === "run_name");
   if (Array.isArray(widget.options?.values) && !widget.options.values.includes(name)) widget.options.values.push(name);
-  widget.value = name;
-  widget.callback?.(name);
-  app.graph.setDirtyCanvas(true, true);
+  choose(node, "run_name", name);
   tell("success", `${name} is in the graph: SePPO Load Run.`);
+  return node;
+}
+
+/** Load Run, and a Save Aligned linked to it that takes the weights of a snapshot. */
+function loadSnapshot(name, step) {
+  const run = loadIntoGraph(name);
+  const save = added("SePPOSaveAligned", 250);
+  choose(save, "snapshot", step);
+  run.connect(0, save, save.inputs.findIndex((input) => input.name === "run"));
+}
+
+/** A new node, `aside` pixels from the middle of what is seen. */
+function added(kind, aside) {
+  const { app, LiteGraph } = window;
+  const node = LiteGraph.createNode(kind);
+  const [x, y, width, height] = app.canvas.visible_area;
+  node.pos = [x + width / 2 + aside, y + height / 2 - 50];
+  app.graph.add(node);
+  return node;
+}
+
+function choose(node, name, value) {
+  const widget = node.widgets.find((one) => one.name === name);
+  widget.value = value;
+  widget.callback?.(value);
+  window.app.graph.setDirtyCanvas(true, true);
 }
