@@ -51,8 +51,6 @@ class LossConfig:
     """A losing sample is left alone once the policy's error on it is this share above the reference's; 0 never."""
     anchor: str = "winner"
     """Whose margin the criterion reads: the winner's, or `sample`, which loses where the policy explains it worse."""
-    losers: str = "pushed"
-    """`pushed` away, or learned under the `negative` conditioning, which guidance then leads away from."""
     winner_safe: bool = False
     """The samples' gradient is scaled down so that, to first order, it never raises the winners' loss."""
 
@@ -60,7 +58,6 @@ class LossConfig:
         _choice("loss.objective", self.objective, OBJECTIVES)
         _choice("loss.criterion", self.criterion, CRITERIA)
         _choice("loss.anchor", self.anchor, ("winner", "sample"))
-        _choice("loss.losers", self.losers, ("pushed", "negative"))
         _require(self.beta > 0, f"loss.beta must be positive, got {self.beta}")
         _require(
             0 <= self.loser_weight <= 1,

@@ -150,7 +150,6 @@ class Gradients:
             criterion=given.criterion,
             loser_weight=given.loser_weight,
             anchor=anchor,
-            learned=given.losers == "negative",
             soft=given.soft,
             winner_weight=given.winner_weight,
             loser_cap=given.loser_cap,
@@ -179,8 +178,7 @@ class Gradients:
         if self.config.loss.winner_safe:
             prepared = policy.prepare(conds, shape)
             return [(part, noise, levels, prepared) for part in (latents, samples)]
-        others = [policy.negative] * len(conds) if self.config.loss.losers == "negative" else conds
-        prepared = policy.prepare([*conds, *others], shape)
+        prepared = policy.prepare([*conds, *conds], shape)
         both = (torch.cat(pair) for pair in ((latents, samples), (noise, noise), (levels, levels)))
         return [(*both, prepared)]
 

@@ -106,7 +106,6 @@ def seppo_loss(
     soft: bool = False,
     winner_weight: float = 0.0,
     loser_cap: float = 0.0,
-    learned: bool = False,
 ) -> LossTerms:
     """-log sigmoid(-(beta / 2) (d_w - s d_r)) per example; gradients flow through `policy` only.
 
@@ -116,7 +115,7 @@ def seppo_loss(
     Not of the paper: `anchor` [B] stands in for -d_w in the criterion. `soft` weighs a role by
     |2 sigmoid(beta / 2 anchor) - 1|. `winner_weight` adds that share of beta / 2 d_w to the loss, so that
     the pull on the winner does not fade. `loser_cap` holds a losing sample's d_r at that share of the
-    reference's error, where its gradient ends. `learned` turns every role around.
+    reference's error, where its gradient ends.
     """
     winner_margin = policy.winner - reference.winner.detach()
     sample_margin = policy.sample - reference.sample.detach()
@@ -125,8 +124,6 @@ def seppo_loss(
     role = make_criterion(criterion)(anchor, loser_weight)
     if soft:
         role = role * torch.tanh(beta / 4 * anchor.abs())
-    if learned:
-        role = -role
     pushed = sample_margin
     if loser_cap:
         ceiling = torch.where(role > 0, loser_cap * reference.sample.detach(), torch.inf)

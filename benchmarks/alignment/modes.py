@@ -90,8 +90,6 @@ MODES: dict[str, Mode] = {
     "random + indicator, anchor of 4": _drawn(
         "random", "indicator", steps=STEPS * 2 // 3, anchor_draws=4
     ),
-    "initial + negative": _drawn("initial", "none", losers="negative"),
-    "random + negative": _drawn("random", "none", losers="negative"),
     "random + sample indicator": _drawn("random", "indicator", anchor="sample"),
     "random + sample sign": _drawn("random", "sign", anchor="sample"),
     "random + indicator, plainly drawn": Mode(

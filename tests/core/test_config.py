@@ -26,7 +26,6 @@ ON_TRIAL = {
     *("loss.soft", "loss.anchor_draws", "loss.winner_weight", "loss.loser_cap"),
     "loss.winner_safe",
     "loss.anchor",
-    "loss.losers",
 }
 """Set in a configuration file alone, until the benchmark says what they are worth."""
 
