@@ -1,6 +1,6 @@
 """docs/benchmarks.md and its pictures, from the results alone: no sentence with a number is written by hand."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,13 +9,15 @@ from .front import BASE, CONTENT_KEPT, AtContent, find_base, style_at_content
 from .modes import BASELINES, MODES, STEPS
 from .records import Record
 from .search import chosen, is_tuned, tuning_runs
-from .statistics import Mean, holm, mean, paired
+from .statistics import Difference, Mean, holm, mean, paired
 
 PAGE = records.ROOT / "docs" / "benchmarks.md"
 IMAGES = records.ROOT / "docs" / "images"
 SIGNIFICANT = 0.05
 LEAST_SEEDS = 5
 """for a comparison"""
+FINE_TUNING = "sft, equal evaluations"
+SAME_COST = [name for name in MODES if name not in BASELINES]
 
 
 def final_runs(done: Sequence[Record], mode: str) -> dict[int, Record]:
@@ -80,35 +82,89 @@ def table(done: Sequence[Record], modes: Sequence[str]) -> str:
     return "\n".join(lines)
 
 
+@dataclass(frozen=True)
+class Compared:
+    """A mode's style at 80 % content minus another's, paired by seed."""
+
+    mode: str
+    difference: Difference
+    p: float
+    """corrected for the number of modes compared"""
+
+    @property
+    def told(self) -> str:
+        return f"{self.difference.mean.signed}{' *' if self.p < SIGNIFICANT else ''}"
+
+    @property
+    def is_better(self) -> bool:
+        return self.p < SIGNIFICANT and self.difference.mean.value > 0
+
+
+def compared(rows: Sequence[Row], other: Row) -> list[Compared]:
+    """Each of the rows whose style is known minus `other`."""
+    known = [row for row in rows if row.is_most and row is not other]
+    found = [
+        paired(*({seed: at.style for seed, at in one.at.items()} for one in (row, other)))
+        for row in known
+    ]
+    corrected = holm([difference.p for difference in found])
+    return [Compared(row.name, *rest) for row, *rest in zip(known, found, corrected, strict=True)]
+
+
+def whole_rows(done: Sequence[Record], modes: Sequence[str]) -> dict[str, Row]:
+    """Of the modes that were run with seeds enough to compare."""
+    return {row.name: row for row in rows_of(done, modes) if len(row.runs) >= LEAST_SEEDS}
+
+
 def comparisons(done: Sequence[Record], against: str, modes: Sequence[str]) -> str:
     """Each mode minus `against` in style at 80 % content, paired by seed, corrected for the number of rows."""
-    rows = {row.name: row for row in rows_of(done, modes) if len(row.runs) >= LEAST_SEEDS}
+    rows = whole_rows(done, modes)
     if against not in rows:
         return f"{against} was not run with {LEAST_SEEDS} seeds, so nothing is compared with it."
-    other = rows.pop(against)
-    unknown = [row.name for row in [*rows.values(), other] if not row.is_most]
+    other = rows[against]
+    unknown = [row.name for row in rows.values() if not row.is_most]
     if not other.is_most:
         return f"{against} had more style and content enough at every strength: no comparison."
-    found = []
-    for name, row in rows.items():
-        if row.is_most:
-            styles, others = ({s: a.style for s, a in r.at.items()} for r in (row, other))
-            found.append((name, paired(styles, others)))
-    corrected = holm([difference.p for _, difference in found])
     lines = [
         f"| mode | style minus {against} | seeds | p | p, corrected |",
         "|---|---|---|---|---|",
     ]
-    for (name, difference), p in zip(found, corrected, strict=True):
+    for one in compared([*rows.values()], other):
         lines.append(
-            f"| {name} | {difference.mean.value:+.3f} ±{difference.mean.half_width:.3f} | "
-            f"{difference.seeds} | {difference.p:.3f} | {p:.3f}{' *' if p < SIGNIFICANT else ''} |"
+            f"| {one.mode} | {one.difference.mean.signed} | {one.difference.seeds} | {one.difference.p:.3f} | "
+            f"{one.p:.3f}{' *' if one.p < SIGNIFICANT else ''} |"
         )
     if unknown:
         lines.append(
             f"\nNot compared, for their style rose and content was enough at every strength: {', '.join(unknown)}."
         )
     return "\n".join(lines)
+
+
+def verdict(worlds: Mapping[str, Sequence[Record]]) -> str:
+    """Every mode against plain fine-tuning of equal cost, a column a world; empty for fewer than two worlds."""
+    columns: dict[str, dict[str, Compared]] = {}
+    for world, done in worlds.items():
+        rows = whole_rows(done, SAME_COST) if final_runs(done, BASE) else {}
+        if (other := rows.get(FINE_TUNING)) and other.is_most:
+            columns[world] = {one.mode: one for one in compared([*rows.values()], other)}
+    if len(columns) < 2:
+        return ""
+    names = [name for name in SAME_COST if any(name in column for column in columns.values())]
+    better = [
+        name for name in names if all(name in c and c[name].is_better for c in columns.values())
+    ]
+    lines = [
+        "## Is anything better than plain fine-tuning of equal cost?",
+        "Style at 80 % content minus its; * marks p < 0.05, corrected for the modes compared in that world.",
+        f"| mode | {' | '.join(columns)} |",
+        "|---" * (len(columns) + 1) + "|",
+    ]
+    for name in names:
+        cells = [c[name].told if name in c else "not run" for c in columns.values()]
+        lines.append(f"| {name} | {' | '.join(cells)} |")
+    found = f"Significantly better in each: {', '.join(better) or 'nothing so far'}."
+    return "\n\n".join(lines[:2]) + "\n\n" + "\n".join(lines[2:]) + "\n\n" + found
 
 
 def rates(done: Sequence[Record]) -> str:
@@ -128,11 +184,7 @@ def tried(world: str, done: Sequence[Record], results: Path) -> str:
     if not records_of:
         return ""
     base = find_base(done, "tuning")
-    kept = [
-        r
-        for name in ("sft, equal evaluations", "random + indicator")
-        for r in tuning_runs(name, done)
-    ]
+    kept = [r for name in (FINE_TUNING, "random + indicator") for r in tuning_runs(name, done)]
     lines = [
         "### Ideas that were taken out again",
         "Runs of the search's kind, one seed, on its captions and by its judges; the code lies in the history.",
@@ -174,7 +226,6 @@ def section(path: Path) -> str:
     shown = {name: runs for name, runs in finals.items() if runs}
     pictures = plots.draw(world, base, shown, IMAGES)
     same_steps = [name for name, mode in MODES.items() if mode.steps == STEPS]
-    same_cost = [name for name in MODES if name not in BASELINES]
     runs = [r for r in done if r.job.split == "final"]
     commits = sorted({r.commit for r in done if r.commit})
     seeds = sorted({r.job.seed for r in runs if r.job.mode != BASE})
@@ -193,13 +244,13 @@ def section(path: Path) -> str:
         "### Equal optimizer steps",
         table(done, same_steps),
         "### Equal evaluations of the network",
-        table(done, same_cost),
+        table(done, SAME_COST),
         "### Against plain fine-tuning of equal cost",
-        comparisons(done, "sft, equal evaluations", same_cost),
+        comparisons(done, FINE_TUNING, SAME_COST),
         "### Against the paper's criterion",
-        comparisons(done, "random + sign", same_cost),
+        comparisons(done, "random + sign", SAME_COST),
         "### Is it the comparison with the anchor, or any gate?",
-        comparisons(done, "random + coin", same_cost),
+        comparisons(done, "random + coin", SAME_COST),
         rates(done),
         *(f"![{title}](images/{name})" for title, name in pictures),
         tried(world, done, path.parent),
@@ -247,5 +298,6 @@ large models, and an effect absent here may be there.
 def write(results: Path, page: Path = PAGE) -> None:
     """The page, of every world that has results."""
     IMAGES.mkdir(parents=True, exist_ok=True)
-    sections = [section(path) for path in sorted(results.glob("*.jsonl"))]
-    page.write_text("\n".join([HEAD, *filter(None, sections)]).rstrip() + "\n", "utf-8")
+    paths = sorted(results.glob("*.jsonl"))
+    sections = [verdict({path.stem: records.read(path) for path in paths}), *map(section, paths)]
+    page.write_text("\n\n".join([HEAD.rstrip(), *filter(None, sections)]) + "\n", "utf-8")

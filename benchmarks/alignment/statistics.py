@@ -16,9 +16,14 @@ class Mean:
     """of the 95 % interval by Student's t; NaN for a single value"""
 
     def __str__(self) -> str:
-        return f"{self.value:.3f}" + (
-            "" if math.isnan(self.half_width) else f" ±{self.half_width:.3f}"
-        )
+        return self._told(f"{self.value:.3f}")
+
+    @property
+    def signed(self) -> str:
+        return self._told(f"{self.value:+.3f}")
+
+    def _told(self, value: str) -> str:
+        return value if math.isnan(self.half_width) else f"{value} ±{self.half_width:.3f}"
 
 
 def mean(values: Sequence[float]) -> Mean:

@@ -246,6 +246,30 @@ def test_the_page_compares_modes_of_equal_cost_over_five_seeds(part, tmp_path, m
     assert rows[1].endswith("1.000 |")
 
 
+def test_the_page_says_what_is_better_in_every_world(part, tmp_path, monkeypatch):
+    page, modes = part("page"), ["sft, equal evaluations", "random + sign", "random + none"]
+    monkeypatch.setattr(page, "IMAGES", tmp_path / "images")
+    for world, gains in (("a-b", (0.1, 0.1)), ("c-d", (0.1, -0.1))):
+
+        def score(job, gains=gains):
+            if job.mode == "base":
+                return 0.2, 0.5
+            gain = dict(zip(modes[1:], gains, strict=True)).get(job.mode, 0.0)
+            return 0.5 + gain + 0.001 * (job.seed * 7 % 5) * (1 + gain), 0.48
+
+        for record in search_to_its_end(part, modes, range(5), score):
+            part("records").append(tmp_path / f"{world}.jsonl", record)
+    page.write(tmp_path, tmp_path / "page.md")
+    text = (tmp_path / "page.md").read_text("utf-8")
+    text = text[text.index("## Is anything better") : text.index("## a-b")]
+    (row,) = [line for line in text.splitlines() if line.startswith("| random + none | +0.1")]
+    assert row.count(" *") == 2 and "| -0.1" in row
+    assert "Significantly better in each: random + sign.\n" in text
+    (tmp_path / "c-d.jsonl").unlink()
+    page.write(tmp_path, tmp_path / "page.md")
+    assert "Significantly better in each" not in (tmp_path / "page.md").read_text("utf-8")
+
+
 # One job
 
 
