@@ -54,9 +54,10 @@ def _picture(figure: Figure) -> Image.Image:
 
 @cache
 def _fonts() -> dict[str, FT2Font]:
-    """Those of FONTS that are here."""
-    installed = {entry.name: entry.fname for entry in fontManager.ttflist}
-    return {name: get_font(installed[name]) for name in FONTS if name in installed}
+    """Those of FONTS that are here, in the face that text is drawn in: condensed ones have the same name."""
+    installed = {entry.name for entry in fontManager.ttflist}
+    faces = {name: FontProperties(family=[name]) for name in FONTS if name in installed}
+    return {name: get_font(fontManager.findfont(face)) for name, face in faces.items()}
 
 
 @cache
