@@ -79,7 +79,11 @@ class LowRankPath:
         """The path's contribution; weights are cast to the input's dtype, as the host casts its own."""
         down, up = down.to(x.dtype), up.to(x.dtype)
         if len(self.down_shape) == 2:
-            return F.linear(F.linear(x, down) * scale, up)
+            # One matrix whatever grad mode says: torch folds x of another layout only for weights that require
+            # gradients, so policy and reference would round in different kernels and tie no more.
+            rows = x.reshape(-1, x.shape[-1])
+            added = F.linear(F.linear(rows, down) * scale, up)
+            return added.view(*x.shape[:-1], added.shape[-1])
         module = self.module
         convolve = CONVOLUTIONS[len(self.down_shape) - 2]
         hidden = convolve(x, down, None, module.stride, module.padding, module.dilation)

@@ -165,3 +165,17 @@ def test_weights_of_another_rank_are_refused_by_name():
     extra = lora.state() | {"gone.down": torch.zeros(1)}
     with pytest.raises(CheckpointError, match="first gone.down"):
         lora.load(extra)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_policy_and_reference_of_the_same_weights_agree_to_the_bit_in_any_layout(dtype):
+    """Parameters require gradients, a snapshot's weights do not; channels come last without being laid out so."""
+    net = nn.Sequential(nn.Linear(8, 8)).requires_grad_(False).to(dtype)
+    lora = LoRA(net, LoRAConfig(rank=2), 0, CPU)
+    randomised(lora)
+    x = normal((2, 8, 4, 4), "x").to(dtype).movedim(1, -1)
+    with lora.attached():
+        policy = net(x).detach()
+        with torch.no_grad(), lora.using(lora.slot(lora.state())):
+            reference = net(x)
+    assert torch.equal(policy, reference)
