@@ -272,7 +272,7 @@ def test_page_finds_both_pictures_of_every_pair_with_prompt_seed_and_scores(host
 
 
 def test_grid_shows_the_base_above_the_aligned_picture(host, loaded, run):
-    (grid, base, aligned, _) = host.run_graph(graph(host, loaded, run=run))["9"]
+    (grid, base, aligned, *_) = host.run_graph(graph(host, loaded, run=run))["9"]
 
     def at(image):
         """Upper left corner of the picture in the grid."""
@@ -292,7 +292,7 @@ def test_grid_shows_the_base_above_the_aligned_picture(host, loaded, run):
 
 
 def test_any_other_model_is_compared_without_a_run(host, loaded):
-    (_, base, aligned, _) = host.run_graph(graph(host, loaded, aligned=loaded[0]))["9"]
+    (_, base, aligned, *_) = host.run_graph(graph(host, loaded, aligned=loaded[0]))["9"]
     assert torch.equal(base, aligned)
 
 
