@@ -139,12 +139,14 @@ def test_template_browser_shows_the_packs_pictures(open_page):
     page = open_page()
     page.ask("() => window.app.extensionManager.command.execute('Comfy.BrowseTemplates')")
     page.tab.get_by_text(PACK_FOLDER, exact=False).first.click()
-    for name in WORKFLOWS:  # a picture is loaded once its card is seen
-        page.tab.get_by_text(name).first.scroll_into_view_if_needed()
     page.wait_for(
-        """count => [...document.querySelectorAll("img")].filter(
-            (image) => image.naturalWidth === 480 && image.naturalHeight === 480
-        ).length >= count""",
+        """count => {
+            for (const box of document.querySelectorAll("div"))  // a picture is loaded once its card is seen
+                if (/auto|scroll/.test(getComputedStyle(box).overflowY)) box.scrollTop += 40;
+            return [...document.querySelectorAll("img")].filter(
+                (image) => image.naturalWidth === 480 && image.naturalHeight === 480
+            ).length >= count;
+        }""",
         len(WORKFLOWS),
     )
     page.shot("templates")
