@@ -135,20 +135,25 @@ def test_every_template_has_a_picture_and_loads_with_all_its_nodes(open_page):
         assert found["unknown"] == [] and found["broken"] == []
 
 
+CARD_SHOWS_ITS_PICTURE = """name => {
+    const title = [...document.querySelectorAll("*")].find(
+        (one) => !one.children.length && one.textContent.trim() === name && one.checkVisibility()
+    );
+    if (!title) return false;
+    title.scrollIntoView({ block: "end" });  // a picture is there while its card is seen
+    let card = title;
+    while (card && !card.querySelector("img")) card = card.parentElement;
+    const images = [...(card?.querySelectorAll("img") ?? [])];
+    return images.length === 1 && images[0].naturalWidth === 480 && images[0].naturalHeight === 480;
+}"""
+
+
 def test_template_browser_shows_the_packs_pictures(open_page):
     page = open_page()
     page.ask("() => window.app.extensionManager.command.execute('Comfy.BrowseTemplates')")
     page.tab.get_by_text(PACK_FOLDER, exact=False).first.click()
-    page.wait_for(
-        """count => {
-            for (const box of document.querySelectorAll("div"))  // a picture is loaded once its card is seen
-                if (/auto|scroll/.test(getComputedStyle(box).overflowY)) box.scrollTop += 40;
-            return [...document.querySelectorAll("img")].filter(
-                (image) => image.naturalWidth === 480 && image.naturalHeight === 480
-            ).length >= count;
-        }""",
-        len(WORKFLOWS),
-    )
+    for name in WORKFLOWS:
+        page.wait_for(CARD_SHOWS_ITS_PICTURE, name)
     page.shot("templates")
 
 
