@@ -159,14 +159,28 @@ def small(picture: Image.Image) -> Image.Image:
 def panel_of(workflow: Any, node_id: str) -> str:
     """The name of node `node_id`'s panel in the page's workflow, which the page keeps in the node's properties.
 
-    Inside subgraphs an id is a path, "4:1"; its last part names the node in one of the definitions.
+    Inside subgraphs an id is a path, "4:1": node 1 in the definition that node 4 is of. Empty for whatever is no
+    workflow of a page: a client may send anything.
     """
-    if not isinstance(workflow, dict):
+    graph, (*path, wanted) = workflow, str(node_id).split(":")
+    definitions = _rows(_field(workflow, "definitions"), "subgraphs")
+    for step in path:
+        kind = _field(_with_id(_rows(graph, "nodes"), step), "type")
+        graph = _with_id(definitions, str(kind))
+    node = _with_id(_rows(graph, "nodes"), wanted)
+    if _field(node, "type") != "SePPOTrain":
         return ""
-    path, _, wanted = str(node_id).rpartition(":")
-    graphs = (workflow.get("definitions") or {}).get("subgraphs", []) if path else [workflow]
-    for graph in graphs:
-        for node in graph.get("nodes", []):
-            if str(node.get("id")) == wanted and node.get("type") == "SePPOTrain":
-                return str((node.get("properties") or {}).get("seppo_panel", ""))[:64]
-    return ""
+    return str(_field(_field(node, "properties"), "seppo_panel") or "")[:64]
+
+
+def _field(value: Any, name: str) -> Any:
+    return value.get(name) if isinstance(value, dict) else None
+
+
+def _rows(value: Any, name: str) -> list[Any]:
+    rows = _field(value, name)
+    return rows if isinstance(rows, list) else []
+
+
+def _with_id(rows: list[Any], wanted: str) -> Any:
+    return next((row for row in rows if str(_field(row, "id")) == wanted), None)

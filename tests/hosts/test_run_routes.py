@@ -135,3 +135,36 @@ def test_a_run_whose_process_was_killed_is_not_in_training(http_host, trained):
 def test_a_name_with_braces_is_a_name(http_host, trained, checkpoint):
     http_host.run_graph(training(checkpoint, "fox {v2}", steps=1))
     assert http_host.get("/seppo/runs/fox%20%7Bv2%7D")["step"] == 1
+
+
+def train_node(number: int, panel: str) -> dict:
+    return {"id": number, "type": "SePPOTrain", "properties": {"seppo_panel": panel}}
+
+
+def test_a_panel_is_found_in_the_graph_and_in_the_right_subgraph(host):
+    panel_of = host.module("nodes.recorder").panel_of
+    inner = {"id": "inner", "nodes": [train_node(1, "deep")]}
+    first = {"id": "first", "nodes": [train_node(1, "one")]}
+    second = {"id": "second", "nodes": [train_node(1, "two"), {"id": 2, "type": "inner"}]}
+    workflow = {
+        "nodes": [train_node(1, "top"), {"id": 4, "type": "first"}, {"id": "5", "type": "second"}],
+        "definitions": {"subgraphs": [inner, first, second]},
+    }
+    found = {
+        node: panel_of(workflow, node) for node in ("1", "4:1", "5:1", "5:2:1", "4", "4:9", "7:1")
+    }
+    assert found == {
+        **{"1": "top", "4:1": "one", "5:1": "two", "5:2:1": "deep"},
+        **{"4": "", "4:9": "", "7:1": ""},
+    }
+
+
+@pytest.mark.parametrize(
+    "workflow",
+    [None, [], {}, {"nodes": None}, {"nodes": [None, 3]}, {"definitions": []}]
+    + [{"nodes": [{"id": 4}], "definitions": {"subgraphs": [None]}}]
+    + [{"nodes": [{"id": 1, "type": "SePPOTrain", "properties": []}]}],
+)
+def test_what_is_no_workflow_has_no_panel(host, workflow):
+    panel_of = host.module("nodes.recorder").panel_of
+    assert [panel_of(workflow, node) for node in ("1", "4:1")] == ["", ""]

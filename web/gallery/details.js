@@ -36,6 +36,7 @@ export class Details {
     if (key !== this.shown) {
       this.shown = key;
       clearTimeout(this.timer);
+      this.image.replaceChildren(); // not another picture above this one's words
       this.timer = setTimeout(() => this.image.replaceChildren(pictureView(picture, 1024)), PATIENCE);
     }
     const rows = Object.entries(ROWS).map(([name, of]) => [name, of(picture, row)]);
