@@ -27,7 +27,7 @@ ROOT = Path(__file__).resolve().parent.parent
 TORCH_FAMILY = ("torch", "torchvision", "torchaudio")
 CPU_COMPANIONS = ("torchvision==0.28.0", "torchaudio==2.11.0")
 """Measured to import beside torch 2.13.0+cpu on ComfyUI 0.3.64 and 0.33.0 once `cut_cuda` ran."""
-TEST_PACKAGES = ("pytest", "diffusers", "playwright")
+TEST_PACKAGES = ("pytest", "diffusers", "playwright", "pytorch-optimizer")
 SETUP_VERSION = "1"
 """Raised when this file starts to build environments in another way."""
 

@@ -1,0 +1,68 @@
+"""SePPO Test Prompts inside a training whose optimizer trains on other weights than it saves."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from inprocess import GraphError
+from thin import thin_conditioning
+from training import graph, run_of
+
+STEPS, EVERY = 4, 2
+
+
+@pytest.fixture
+def tests_of(host, monkeypatch):
+    """A function that makes test prompts of which every drawing is followed: `watch(policy, step)`."""
+    kind = host.module("nodes.probes").TestPrompts
+
+    def made(watch):
+        def drawn(prompts, policy, step, recorder, original=kind._draw):
+            watch(policy, step)
+            return original(prompts, policy, step, recorder)
+
+        monkeypatch.setattr(kind, "_draw", drawn)
+        sampling = host.core("config").ReferenceConfig(sampler="euler", sampling_steps=1)
+        cond = thin_conditioning("sd15")
+        return kind(["a fox"], [cond], (4, 8, 8), {}, EVERY, 0, sampling)
+
+    return made
+
+
+def prompt(host, name, tests=None):
+    links = {} if tests is None else {"tests": host.constant(tests)}
+    return graph(
+        host,
+        "sd15",
+        name,
+        train={"steps": STEPS, "learning_rate": 0.01},
+        optimizer={"optimizer": "adamw_schedule_free"},
+        **links,
+    )
+
+
+def test_they_are_drawn_with_the_weights_that_are_saved_and_change_nothing(host, tests_of):
+    seen = {}
+    tests = tests_of(lambda policy, step: seen.update({step: policy.lora.state()}))
+    run = host.run_graph(prompt(host, "probed", tests), wanted=["train"])["train"][3]
+    assert list(seen) == [0, 2, 4]
+    saved = run.weights()
+    assert saved.keys() == seen[STEPS].keys()
+    assert all(torch.equal(saved[name], seen[STEPS][name]) for name in saved)
+    assert not all(torch.equal(saved[name], seen[EVERY][name]) for name in saved)
+    alone = host.run_graph(prompt(host, "unprobed"), wanted=["train"])["train"][3].weights()
+    assert all(torch.equal(saved[name], alone[name]) for name in saved)
+
+
+def test_a_run_whose_drawing_failed_goes_on_to_the_same_weights(host, tests_of):
+    def fails(policy, step):
+        if step == EVERY:
+            raise RuntimeError("no memory left to draw")
+
+    with pytest.raises(GraphError, match="no memory left to draw"):
+        host.run_graph(prompt(host, "broken", tests_of(fails)))
+    assert run_of(host, "broken").step() == EVERY, "what was trained is kept"
+    again = tests_of(lambda policy, step: None)
+    resumed = host.run_graph(prompt(host, "broken", again), wanted=["train"])["train"][3].weights()
+    whole = host.run_graph(prompt(host, "unbroken"), wanted=["train"])["train"][3].weights()
+    assert all(torch.equal(resumed[name], whole[name]) for name in whole)
