@@ -13,10 +13,10 @@ from PIL import Image
 IMAGES = Path(__file__).resolve().parent.parent / "docs" / "images"
 WIDTH = 1200
 SHOWN = {
-    "story_1_pick_canvas": "page_pick",
-    "story_3_after_reload_canvas": "page_train",
-    "story_4_compare_canvas": "page_compare",
-    "story_5_score_canvas": "page_score",
+    "story_1_pick_canvas_dark": "page_pick",
+    "story_3_after_reload_canvas_dark": "page_train",
+    "story_4_compare_canvas_dark": "page_compare",
+    "story_5_score_canvas_dark": "page_score",
 }
 """What the test calls a picture -> what it is called here."""
 

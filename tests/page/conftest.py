@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -47,6 +48,15 @@ def base(tmp_path_factory) -> Path:
     return prepare_base(tmp_path_factory.mktemp("host").resolve())
 
 
+@pytest.fixture
+def sets(base) -> Iterator[Path]:
+    """The folder of all sets; it is emptied after each test."""
+    folder = base / "output" / "seppo" / ".sets"
+    yield folder
+    for path in folder.glob("*.set.json"):
+        path.unlink()
+
+
 @pytest.fixture(scope="session")
 def checkpoint(base) -> str:
     """Name of a whole SD1.5 checkpoint for CheckpointLoaderSimple, written by a host of its own."""
@@ -75,6 +85,12 @@ def vue(request) -> bool:
     """Both of the host's renderers of nodes."""
     if request.param and version_at(Path(HOST_PATH)) < (0, 4):
         pytest.skip("the new renderer of this release takes no widgets of packs")
+    return request.param
+
+
+@pytest.fixture(params=[False, True], ids=["dark", "light"])
+def light(request) -> bool:
+    """Both themes, for tests that ask for them."""
     return request.param
 
 

@@ -30,6 +30,35 @@ def find_browser() -> str | None:
     return named or next(filter(None, map(shutil.which, BROWSERS)), None)
 
 
+LEAST_CONTRAST = 4.5
+"""Of text with what is behind it (WCAG 2.2, 1.4.3)."""
+CONTRASTS = """() => {
+    const numbers = (colour) => {
+        const paint = Object.assign(document.createElement("canvas"), { width: 1, height: 1 }).getContext("2d");
+        paint.fillStyle = colour;
+        paint.fillRect(0, 0, 1, 1);
+        return [...paint.getImageData(0, 0, 1, 1).data];
+    };
+    const over = ([r, g, b, a], below) => [r, g, b].map((c, i) => (c * a + below[i] * (255 - a)) / 255);
+    const behind = (one) => one
+        ? over(numbers(getComputedStyle(one).backgroundColor), behind(one.parentElement))
+        : numbers(LiteGraph.NODE_DEFAULT_BGCOLOR).slice(0, 3);
+    const luminance = (rgb) => rgb
+        .map((c) => (c / 255 <= 0.04045 ? c / 255 / 12.92 : ((c / 255 + 0.055) / 1.055) ** 2.4))
+        .reduce((sum, c, i) => sum + c * [0.2126, 0.7152, 0.0722][i], 0);
+    const found = [];
+    for (const one of document.querySelectorAll("[class*=seppo], [class*=seppo] *")) {
+        const said = [...one.childNodes].filter((node) => node.nodeType === 3).map((node) => node.data.trim()).join("");
+        if (!said || !one.checkVisibility() || one.disabled) continue;
+        const back = behind(one);
+        const [low, high] = [back, over(numbers(getComputedStyle(one).color), back)].map(luminance).sort((a, b) => a - b);
+        found.push([said, (high + 0.05) / (low + 0.05)]);
+    }
+    return found;
+}"""
+"""What the pack's elements say, each with its contrast."""
+
+
 @dataclass
 class Page:
     """One open page of a host."""
@@ -89,6 +118,15 @@ class Page:
 
     def queue(self) -> None:
         self.ask("() => window.app.queuePrompt(0, 1)")
+
+    def is_legible(self) -> bool:
+        """Whether everything that the pack's elements say stands out from what is behind it."""
+        said = self.ask(CONTRASTS)
+        faint = [
+            f"{text!r}: {contrast:.2f}" for text, contrast in said if contrast < LEAST_CONTRAST
+        ]
+        assert said and not faint, faint
+        return True
 
     def shot(self, name: str) -> Path:
         path = self.kept / f"{name}.png"

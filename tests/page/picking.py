@@ -93,9 +93,9 @@ def cell(page, number: int):
     return page.tab.locator(f"[data-testid='seppo-cell'][data-address='{address_of(number)}']")
 
 
-def marked_on_disk(page, sets: Path, name: str, expected: list[int]) -> None:
-    """Every mark is saved at once: wait for the file, not for a button."""
-    wanted = sorted(map(address_of, expected))
+def marked_on_disk(page, sets: Path, name: str, expected: list[int | str]) -> None:
+    """Every mark is saved at once: wait for the file, not for a button. Numbers of pictures, or addresses."""
+    wanted = sorted(address_of(one) if isinstance(one, int) else one for one in expected)
     for _ in range(100):
         if sorted(marks(sets, name)) == wanted:
             return

@@ -35,15 +35,6 @@ def pictures(base) -> Path:
     return base / "output"
 
 
-@pytest.fixture
-def sets(base):
-    folder = base / "output" / "seppo" / ".sets"
-    yield folder
-    for path in folder.glob("*.set.json"):
-        path.unlink()
-
-
-@pytest.mark.parametrize("light", [False, True], ids=["dark", "light"])
 def test_pictures_are_marked_by_click_range_and_keyboard(open_page, pictures, sets, light):
     page = opened(open_page(light=light))
     assert count(page) == "0 marked of 1,500"
@@ -62,8 +53,25 @@ def test_pictures_are_marked_by_click_range_and_keyboard(open_page, pictures, se
     page.tab.keyboard.press("Home")
     page.tab.keyboard.press("ArrowRight")
     page.wait_for("() => document.querySelector('.seppo-details img')?.naturalWidth > 0")
+    assert page.is_legible()
     page.shot(f"gallery_{'light' if light else 'dark'}")
     wait_for_count(page, "4 marked of 1,500")
+
+
+SHOWN_WITH_ITS_WORDS = """async (address) => {
+    document.querySelector(`[data-testid='seppo-cell'][data-address='${address}']`).click();
+    const words = () => document.querySelector("[data-testid=seppo-details] dl").textContent;
+    while (!words().includes(address)) await new Promise((tick) => setTimeout(tick));
+    return document.querySelector("[data-testid=seppo-details] img")?.alt ?? "none yet";
+}"""
+
+
+def test_no_picture_stands_above_the_words_of_another(open_page, pictures, sets):
+    page = opened(open_page())
+    cell(page, 1).click()
+    page.wait_for("() => document.querySelector('.seppo-details img')?.naturalWidth > 0")
+    assert page.ask(SHOWN_WITH_ITS_WORDS, address_of(2)) == "none yet"
+    page.wait_for("name => document.querySelector('.seppo-details img')?.alt === name", name_of(2))
 
 
 def test_only_what_is_seen_is_on_the_page(open_page, pictures, sets):
@@ -78,6 +86,19 @@ def test_only_what_is_seen_is_on_the_page(open_page, pictures, sets):
     )
     assert 20 < few < 120
     assert page.ask("() => document.querySelectorAll('dialog img').length") < 120
+
+
+def test_a_picture_that_is_seen_can_be_marked_however_late_its_set_comes(open_page, pictures, sets):
+    page = open_page()
+
+    def late(route):
+        page.tab.wait_for_timeout(1500)
+        route.continue_()
+
+    page.tab.route("**/seppo/sets/favourites", late, times=1)
+    page.ask("() => { window.app.extensionManager.command.execute('SePPO.PickWinners'); }")
+    cell(page, 0).click()
+    marked_on_disk(page, sets, "favourites", [0])
 
 
 def test_marks_outlive_the_page(open_page, pictures, sets):
@@ -191,6 +212,7 @@ def test_the_mark_of_a_picture_that_is_gone_can_be_taken_away(open_page, picture
     opened(page)
     page.tab.locator("[data-address='output/lost.png']").click()
     wait_for_count(page, "1 marked of 1,501")
+    marked_on_disk(page, sets, "favourites", ["output/lost.png"])
     lost.unlink()
     page.by("seppo-refresh").click()
     wait_for_count(page, "1 marked of 1,500")

@@ -47,17 +47,17 @@ def open_help(page: Page, kind: str) -> None:
 def in_language(server, open_page):
     """Open a page in a language; the next one is English again."""
 
-    def opened(language: str):
+    def opened(language: str, light: bool = False):
         server.post("/settings", {"Comfy.Locale": language})
-        return open_page()
+        return open_page(light=light)
 
     yield opened
     server.post("/settings", {"Comfy.Locale": "en"})
 
 
 @pytest.mark.parametrize("language", ["en", "zh"])
-def test_help_of_a_node_shows_its_table_and_picture(in_language, language):
-    page = in_language(language)
+def test_help_of_a_node_shows_its_table_and_picture(in_language, language, light):
+    page = in_language(language, light)
     open_help(page, "SePPOTrain")
     said = "Winners per batch." if language == "en" else "每批的优胜图像数。"
     page.wait_for(
@@ -69,7 +69,7 @@ def test_help_of_a_node_shows_its_table_and_picture(in_language, language):
             (image) => image.src.includes("/docs/SePPOTrain/") && image.complete)?.naturalWidth"""
     )
     assert width > 300
-    page.shot(f"help-{language}")
+    page.shot(f"help-{language}-{'light' if light else 'dark'}")
 
 
 def test_a_language_without_pages_of_its_own_gets_the_english_ones(in_language):

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import pytest
 from inprocess import PACK
 
 MODULES = sorted(path.relative_to(PACK / "web").as_posix() for path in (PACK / "web").rglob("*.js"))
 
 
-@pytest.mark.parametrize("light", [False, True], ids=["dark", "light"])
 def test_every_module_loads_without_an_error(open_page, light):
     page = open_page(light=light)
     missing = [module for module in MODULES if not any(module in url for url in page.loaded)]

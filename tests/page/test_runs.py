@@ -39,7 +39,6 @@ def graph(checkpoint: str, steps: int, **widgets) -> tuple[dict, str]:
     return prompt, name
 
 
-@pytest.mark.parametrize("light", [False, True], ids=["dark", "light"])
 def test_a_run_is_seen_as_it_goes_and_whole_after_a_reload(open_page, checkpoint, light):
     page = open_page(light=light)
     prompt, name = graph(checkpoint, LONG)
@@ -58,6 +57,7 @@ def test_a_run_is_seen_as_it_goes_and_whole_after_a_reload(open_page, checkpoint
     until_pictures(page, "run-samples", 2)
     until_pictures(page, "run-tests", 2)
     assert int(panel(page).locator("[data-testid=run-map]").get_attribute("data-winners")) >= 1
+    assert page.is_legible()
     page.shot(f"run_panel_{'light' if light else 'dark'}")
     panel(page).locator("[data-testid=run-stop]").click()
     until_state(page, "stopped")
@@ -210,6 +210,32 @@ def test_a_copy_of_the_node_has_a_panel_of_its_own(open_page):
         }"""
     )
     assert len(ids) == 2 and all(ids) and ids[0] != ids[1]
+
+
+INTO_A_SUBGRAPH = """() => {
+    const { app } = window;
+    const train = app.graph.nodes.find((node) => node.comfyClass === "SePPOTrain");
+    const { subgraph, node } = app.graph.convertToSubgraph(new Set([train]));
+    app.canvas.openSubgraph(subgraph, node);
+    app.canvas.ds.scale = 1;
+    app.canvas.centerOnNode(subgraph.nodes[0]);
+    app.graph.setDirtyCanvas(true, true);
+    return app.canvas.graph.nodes.map((one) => one.comfyClass);
+}"""
+
+
+def test_a_node_inside_a_subgraph_shows_its_run(open_page, checkpoint):
+    page = open_page()
+    prompt, name = graph(checkpoint, LONG, seed=5)
+    page.load(prompt)
+    assert page.ask(INTO_A_SUBGRAPH) == ["SePPOTrain"]
+    page.queue()
+    until_step(page, 2)
+    until_pictures(page, "run-samples", 1)
+    page.shot("run_panel_in_a_subgraph")
+    panel(page).locator("[data-testid=run-stop]").click()
+    until_state(page, "stopped")
+    assert page.host.get(f"/seppo/runs/{name}")["last"] >= 2
 
 
 def test_the_list_compares_runs_and_puts_one_into_the_graph(open_page, checkpoint):

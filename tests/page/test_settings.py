@@ -76,7 +76,9 @@ def test_a_loaded_graph_keeps_its_own_values(open_page, untouched):
     assert page.ask(TRAIN_VALUES)["learning_rate"] == 0.0001
 
 
-def test_the_settings_dialog_shows_the_section_in_both_languages(open_page, server, untouched):
+def test_the_settings_dialog_shows_the_section_in_both_languages(
+    open_page, server, untouched, light
+):
     chinese = json.loads((PACK / "locales" / "zh" / "settings.json").read_text("utf-8"))
     assert set(chinese) == {name.replace(".", "_") for name in DEFAULTS}
     for language, words in (
@@ -84,13 +86,13 @@ def test_the_settings_dialog_shows_the_section_in_both_languages(open_page, serv
         ("zh", ["新节点的默认值", *(said["name"] for said in chinese.values())]),
     ):
         server.post("/settings", {"Comfy.Locale": language})
-        page = open_page()
+        page = open_page(light=light)
         page.ask("() => window.app.extensionManager.command.execute('Comfy.ShowSettingsDialog')")
         page.tab.get_by_text("SePPO", exact=True).first.click()
         page.wait_for(
             "words => words.every((word) => document.body.innerText.includes(word))", words
         )
-        page.shot(f"settings-{language}")
+        page.shot(f"settings-{language}-{'light' if light else 'dark'}")
 
 
 def test_what_the_page_stores_is_what_the_server_reads(open_page, server, base, untouched):

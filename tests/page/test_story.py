@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -33,6 +35,10 @@ COMPARED = """() => {
     const images = [...document.querySelectorAll("[data-testid=pairs] img")];
     return images.length === 2 && images.every((image) => image.naturalWidth === 128);
 }"""
+LOOKED_AT = """(name) => {
+    const image = document.querySelector("[data-testid=seppo-details] img");
+    return image?.alt === name && image.naturalWidth > 0;
+}"""
 UNMUTE = """() => {
     for (const node of window.app.graph.nodes) node.mode = 0;
 }"""
@@ -43,8 +49,8 @@ SCORES = """() => {
 
 
 @pytest.fixture(scope="module")
-def pictures(base) -> list[str]:
-    """The demo's winners, as if ComfyUI had drawn them; their addresses."""
+def pictures(base) -> Iterator[list[str]]:
+    """The demo's winners, as if ComfyUI had drawn them, while this module runs; their addresses."""
     found = sorted((PACK / "demo" / "winners").glob("*.png"))[:OFFERED]
     folder = base / "output" / FOLDER
     folder.mkdir(parents=True)
@@ -52,7 +58,8 @@ def pictures(base) -> list[str]:
         picture = Image.open(path).convert("RGB").resize((256, 256), Image.Resampling.LANCZOS)
         prompt = path.with_suffix(".txt").read_text("utf-8").strip()
         picture.save(folder / path.name, pnginfo=told(prompt, number))
-    return [f"output/{FOLDER}/{path.name}" for path in found]
+    yield [f"output/{FOLDER}/{path.name}" for path in found]
+    shutil.rmtree(folder)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -84,12 +91,14 @@ def pick(page, sets: Path, addresses: list[str], vue: bool) -> None:
             break
         page.tab.wait_for_timeout(100)
     assert [sorted(one) for one in saved] == [sorted(addresses)]
+    page.tab.locator(f"[data-testid='seppo-cell'][data-address='{address}']").hover()
+    page.wait_for(LOOKED_AT, address.removeprefix("output/"))
 
 
-def test_from_the_template_to_the_scores(open_page, base, checkpoint, pictures, vue):
-    page, look = open_page(), "vue" if vue else "canvas"
+def test_from_the_template_to_the_scores(open_page, base, checkpoint, pictures, sets, vue, light):
+    page = open_page(light=light)
+    look = f"{'vue' if vue else 'canvas'}_{'light' if light else 'dark'}"
     name = f"story_{look}"
-    sets = base / "output" / "seppo" / ".sets"
     load_template(page)
     page.ask(SET, ["CheckpointLoaderSimple", {"ckpt_name": checkpoint}])
     for kind, values in SMALL.items():
@@ -97,6 +106,7 @@ def test_from_the_template_to_the_scores(open_page, base, checkpoint, pictures, 
     page.ask(SET, ["SePPOTrain", {"run_name": name}])
 
     pick(page, sets, pictures[-8::3], vue)
+    assert page.is_legible()
     page.shot(f"story_1_pick_{look}")
     page.by("seppo-close").click()
 
@@ -114,6 +124,7 @@ def test_from_the_template_to_the_scores(open_page, base, checkpoint, pictures, 
     until_step(page, 6)
     until_pictures(page, "run-tests", 2)
     assert points(page, "loss") >= 6
+    assert page.is_legible()
     page.shot(f"story_3_after_reload_{look}")
     panel(page).locator("[data-testid=run-stop]").click()
     until_state(page, "stopped")
@@ -123,6 +134,7 @@ def test_from_the_template_to_the_scores(open_page, base, checkpoint, pictures, 
     page.look_at("SePPOCompare")
     page.wait_for(COMPARED)
     page.by("pair-slider").fill("30")
+    assert page.is_legible()
     page.shot(f"story_4_compare_{look}")
 
     page.ask(UNMUTE)
@@ -133,5 +145,3 @@ def test_from_the_template_to_the_scores(open_page, base, checkpoint, pictures, 
     page.shot(f"story_5_score_{look}")
     assert page.host.get(f"/seppo/runs/{name}")["last"] == kept, "scoring trains no further"
     assert any((base / "output" / "loras").glob("SePPO_*.safetensors"))
-    for path in sets.glob("*.set.json"):
-        path.unlink()

@@ -94,8 +94,13 @@ export class Gallery {
 
   async begin() {
     this.set.value = this.name ?? "";
-    await this.store.listSets();
-    await this.store.take(this.name || this.store.sets[0] || FAVOURITES);
+    try {
+      await this.store.listSets();
+      await this.store.take(this.name || this.store.sets[0] || FAVOURITES);
+    } finally {
+      this.begun = true;
+      this.draw();
+    }
     this.set.value = this.store.name;
     if (this.name !== this.store.name) this.taken(this.store.name);
   }
@@ -162,7 +167,7 @@ export class Gallery {
   }
 
   drawNow() {
-    if (!this.store.open) return;
+    if (!this.store.open || !this.begun) return; // a mark made before its set is here would be lost
     const { pictures, about, marked, left } = this.store;
     this.filters.offer(pictures, about);
     const every = this.filters.only.checked ? [...pictures, ...this.store.missing()] : pictures;

@@ -77,7 +77,6 @@ export class Grid {
     if (!this.cells.has(picture.address)) this.cells.set(picture.address, this.newCell(picture));
     const cell = this.cells.get(picture.address);
     cell.id = `seppo-cell-${index}`;
-    cell.dataset.index = index;
     cell.style.left = `${GAP + (index % this.columns) * this.step}px`;
     cell.style.top = `${GAP + Math.floor(index / this.columns) * this.step}px`;
     cell.style.width = cell.style.height = `${this.step - GAP}px`;
@@ -104,15 +103,21 @@ export class Grid {
   }
 
   click(event) {
-    const cell = event.target.closest(".seppo-cell");
-    if (!cell) return;
-    this.go(Number(cell.dataset.index));
+    const index = this.under(event);
+    if (index < 0) return;
+    this.go(index);
     this.mark(event.shiftKey);
   }
 
   hover(event) {
-    const cell = event.target.closest(".seppo-cell");
-    if (cell) this.look(this.pictures[Number(cell.dataset.index)]);
+    const index = this.under(event);
+    if (index >= 0) this.look(this.pictures[index]);
+  }
+
+  /** Where the picture that is seen under the pointer is in the list, which may be newer than what is drawn; -1 if nowhere. */
+  under(event) {
+    const seen = event.target.closest(".seppo-cell")?.dataset.address;
+    return this.pictures.findIndex((picture) => picture.address === seen);
   }
 
   key(event) {
