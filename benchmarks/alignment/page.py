@@ -17,7 +17,8 @@ SIGNIFICANT = 0.05
 LEAST_SEEDS = 5
 """for a comparison"""
 FINE_TUNING = "sft, equal evaluations"
-SAME_COST = [name for name in MODES if name not in BASELINES]
+DEARER = [name for name, mode in MODES.items() if mode.settings_of]
+SAME_COST = [name for name in MODES if name not in BASELINES and name not in DEARER]
 
 
 def final_runs(done: Sequence[Record], mode: str) -> dict[int, Record]:
@@ -141,6 +142,24 @@ def comparisons(done: Sequence[Record], against: str, modes: Sequence[str]) -> s
     return "\n".join(lines)
 
 
+def savings(done: Sequence[Record]) -> str:
+    """What evaluations a mode saves beside the dearer one that has its settings, and what that does to its style."""
+    rows = whole_rows(done, list(MODES))
+    lines = []
+    for name in DEARER:
+        pair = [rows.get(MODES[name].settings_of), rows.get(name)]
+        if not all(row and row.is_most for row in pair):
+            continue
+        (cheap, dear), costs = pair, [next(iter(row.runs.values())).evaluations for row in pair]
+        found = paired(*({seed: at.style for seed, at in row.at.items()} for row in pair))
+        lines.append(
+            f"*{dear.name}* takes {costs[1]} evaluations, *{cheap.name}* {costs[0]}: {costs[1] / costs[0]:.1f} times fewer. Both "
+            f"have the settings found for the latter, whose style at 80 % content differs by {found.mean.signed} "
+            f"({found.seeds} seeds, p = {found.p:.3f})."
+        )
+    return "\n\n".join(lines) or "Not run yet with seeds enough."
+
+
 def verdict(worlds: Mapping[str, Sequence[Record]]) -> str:
     """Every mode against plain fine-tuning of equal cost, a column a world; empty for fewer than two worlds."""
     columns: dict[str, dict[str, Compared]] = {}
@@ -252,6 +271,8 @@ def section(path: Path) -> str:
         "### Is it the comparison with the anchor, or any gate?",
         comparisons(done, "random + coin", SAME_COST),
         rates(done),
+        "### What do new samples each step, 50 sampler steps and guidance bring?",
+        savings(done),
         *(f"![{title}](images/{name})" for title, name in pictures),
         tried(world, done, path.parent),
         "### Settings that the search chose",

@@ -246,6 +246,25 @@ def test_the_page_compares_modes_of_equal_cost_over_five_seeds(part, tmp_path, m
     assert rows[1].endswith("1.000 |")
 
 
+def test_the_page_says_what_cheap_samples_save_and_ranks_the_dear_ones_apart(
+    part, tmp_path, monkeypatch
+):
+    modes = ["random + indicator", "random + indicator, plainly drawn"]
+
+    def score(job):
+        if job.mode == "base":
+            return 0.2, 0.5
+        return 0.5 + 0.1 * (job.mode == modes[0]) + 0.001 * job.seed, 0.48
+
+    page = part("page")
+    text = page_of(part, tmp_path, monkeypatch, modes, range(5), score)
+    costs = "takes 10 evaluations, *random + indicator* 10: 1.0 times fewer."
+    assert f"*{modes[1]}* {costs}" in text
+    assert "differs by +0.150 ±0.000 (5 seeds, p = 0.000)" in text  # at 1.5 times the strength
+    assert page.DEARER == [modes[1]]
+    assert modes[1] not in text[text.index("### Equal evaluations") : text.index("### What do new")]
+
+
 def test_the_page_says_what_is_better_in_every_world(part, tmp_path, monkeypatch):
     page, modes = part("page"), ["sft, equal evaluations", "random + sign", "random + none"]
     monkeypatch.setattr(page, "IMAGES", tmp_path / "images")
