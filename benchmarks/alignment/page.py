@@ -223,6 +223,7 @@ def tried(world: str, done: Sequence[Record], results: Path) -> str:
 
 def chosen_settings(done: Sequence[Record]) -> str:
     lines = ["| mode | learning rate | beta | weight of losers |", "|---|---|---|---|"]
+    lowest = []
     for name, mode in MODES.items():
         if is_tuned(name, done) and not mode.settings_of:
             best = chosen(name, done)
@@ -230,6 +231,14 @@ def chosen_settings(done: Sequence[Record]) -> str:
             reads_weight = mode.loss.get("criterion") in ("constant", "random")
             weight = f"{best.loser_weight:g}" if reads_weight else ""
             lines.append(f"| {name} | {best.learning_rate:.2g} | {beta} | {weight} |")
+            if best.learning_rate == min(
+                r.job.settings.learning_rate for r in tuning_runs(name, done)
+            ):
+                lowest.append(name)
+    if lowest:
+        lines.append(
+            f"\nThe lowest learning rate tried, so a lower one may be better: {', '.join(lowest)}."
+        )
     return "\n".join(lines)
 
 

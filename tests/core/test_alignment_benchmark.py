@@ -262,6 +262,7 @@ def test_the_page_says_what_cheap_samples_save_and_ranks_the_dear_ones_apart(
     assert f"*{modes[1]}* {costs}" in text
     assert "differs by +0.150 ±0.000 (5 seeds, p = 0.000)" in text  # at 1.5 times the strength
     assert page.DEARER == [modes[1]]
+    assert text.endswith("so a lower one may be better: random + indicator.\n")
     assert modes[1] not in text[text.index("### Equal evaluations") : text.index("### What do new")]
 
 
