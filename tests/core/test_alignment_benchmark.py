@@ -368,7 +368,8 @@ class Weights:
         (2.0, [2.0, 4.0, 8.0, 16.0]),
         (0.3, [0.5, 0.707]),
         (0.2, [0.5, 0.25, 0.354]),
-        (0.1, [0.5, 0.25]),
+        (0.15, [0.5, 0.25, 0.125, 0.177]),
+        (0.05, [0.5, 0.25, 0.125, 0.0625]),
     ],
 )
 def test_strengths_are_tried_until_content_crosses_what_must_be_kept(part, content, looked_at):
