@@ -1,7 +1,9 @@
-"""Folders of drawn winners in a host, and the graph that encodes one."""
+"""Folders of drawn winners and of sets in a host, and the graph that encodes winners."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +16,15 @@ def draw(path: Path, caption: str | None = "a fox", seed: int = 0, size=(64, 64)
     Image.fromarray(values).save(path)
     if caption is not None:
         path.with_suffix(".txt").write_text(caption, "utf-8")
+
+
+@contextmanager
+def sets_of(base: Path) -> Iterator[Path]:
+    """The folder of all sets of marked pictures; emptied at the end."""
+    folder = base / "output" / "seppo" / ".sets"
+    yield folder
+    for path in folder.glob("*.set.json"):
+        path.unlink()
 
 
 def encoding(folder: str, checkpoint: str, caption: str = "", resolution: int = 64) -> dict:

@@ -12,7 +12,7 @@ from typing import Any
 from urllib.parse import quote, urlencode, urlsplit
 
 import pytest
-from folders import draw
+from folders import draw, sets_of
 from graphs import cached, node
 from hostile import attacks, tidied, watch
 from inprocess import GraphError
@@ -60,10 +60,8 @@ def pictures(base) -> Iterator[list[str]]:
 
 @pytest.fixture
 def sets(base) -> Iterator[Path]:
-    folder = base / "output" / "seppo" / ".sets"
-    yield folder
-    for path in folder.glob("*.set.json"):
-        path.unlink()
+    with sets_of(base) as folder:
+        yield folder
 
 
 def picking(name: str, **widgets: Any) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
+from folders import sets_of
 from inprocess import prepare_base, version_at
 from over_http import HttpHost
 from pages import SCREENSHOTS, chromium, find_browser, page_of
@@ -51,10 +52,8 @@ def base(tmp_path_factory) -> Path:
 @pytest.fixture
 def sets(base) -> Iterator[Path]:
     """The folder of all sets; it is emptied after each test."""
-    folder = base / "output" / "seppo" / ".sets"
-    yield folder
-    for path in folder.glob("*.set.json"):
-        path.unlink()
+    with sets_of(base) as folder:
+        yield folder
 
 
 @pytest.fixture(scope="session")
