@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from inprocess import PACK_FOLDER
 from over_http import HttpHost
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
@@ -79,6 +80,7 @@ class Page:
             "() => window.app?.extensionManager && window.app.graph && !window.app.loading"
         )
         self.wait_for("() => Boolean(LiteGraph.registered_node_types['SePPOTrain'])")
+        self.wait_for("() => !document.getElementById('splash-loader')")
         return self
 
     def reload(self) -> Page:
@@ -91,6 +93,12 @@ class Page:
         """The first true value of a JavaScript function."""
         found = self.tab.wait_for_function(condition, arg=argument, timeout=timeout)
         return found.json_value()
+
+    def drawn(self) -> None:
+        """Wait for a whole frame: before it, elements lie where they were, and the canvas knows of no new node."""
+        self.ask(
+            "() => new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)))"
+        )
 
     def by(self, testid: str) -> Any:
         """The elements of the pack with that data-testid."""
@@ -115,6 +123,20 @@ class Page:
             }""",
             node_class,
         )
+        self.drawn()
+
+    def browse_templates(self, name: str) -> Any:
+        """Open the pack's list in the host's template browser; the card of that template.
+
+        Once more where the browser had not settled: it chooses a list by itself while it opens.
+        """
+        self.ask("() => window.app.extensionManager.command.execute('Comfy.BrowseTemplates')")
+        card = self.tab.get_by_text(name).first
+        for _ in range(4):
+            self.tab.get_by_text(PACK_FOLDER, exact=False).first.click()
+            if appears(card):
+                break
+        return card
 
     def queue(self) -> None:
         self.ask("() => window.app.queuePrompt(0, 1)")
@@ -132,6 +154,17 @@ class Page:
         path = self.kept / f"{name}.png"
         self.tab.screenshot(path=path)
         return path
+
+
+def appears(element: Any, patience: float = 8000) -> bool:
+    """Whether an element can be seen within so many milliseconds."""
+    from playwright.sync_api import TimeoutError
+
+    try:
+        element.wait_for(timeout=patience)
+    except TimeoutError:
+        return False
+    return True
 
 
 @contextmanager

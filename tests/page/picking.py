@@ -139,6 +139,7 @@ def press_opener(page, vue: bool) -> None:
     }"""
     for _ in range(5):  # the host may still be moving its view to the graph
         page.ask("() => window.app.canvas.setDirty(true, true)")
+        page.drawn()
         page.tab.mouse.click(*page.wait_for(place))
         if page.ask(OPENED):
             return

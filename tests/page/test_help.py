@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import json
 import os
-from contextlib import suppress
 from pathlib import Path
 
 import pytest
 from inprocess import PACK, PACK_FOLDER, version_at
-from pages import Page
-from playwright.sync_api import TimeoutError
+from pages import Page, appears
 
 HOST_PATH = os.environ.get("SEPPO_TEST_HOST")
 WORKFLOWS = sorted(path.stem for path in (PACK / "workflows").glob("*.json"))
@@ -22,11 +20,14 @@ ADD = """kind => {
     node.pos = [300, 200];
     app.graph.add(node);
     app.canvas.setDirty(true, true);
+}"""
+TITLE = """() => {
+    const { app } = window;
     const box = app.canvasEl.getBoundingClientRect();
     const { scale, offset } = app.canvas.ds;
     return [box.left + (360 + offset[0]) * scale, box.top + (185 + offset[1]) * scale];
 }"""
-"""Where its title is in the window."""
+"""Where the added node's title is in the window."""
 
 
 def open_help(page: Page, kind: str) -> None:
@@ -36,9 +37,11 @@ def open_help(page: Page, kind: str) -> None:
     """
     button = page.tab.locator("[data-testid='info-button']")
     for _ in range(4):
-        page.tab.mouse.click(*page.ask(ADD, kind))
-        with suppress(TimeoutError):
-            button.click(timeout=8000)
+        page.ask(ADD, kind)
+        page.drawn()
+        page.tab.mouse.click(*page.ask(TITLE))
+        if appears(button):
+            button.click()
             return
     pytest.fail("no help button came up above the selected node")
 
@@ -150,8 +153,7 @@ CARD_SHOWS_ITS_PICTURE = """name => {
 
 def test_template_browser_shows_the_packs_pictures(open_page):
     page = open_page()
-    page.ask("() => window.app.extensionManager.command.execute('Comfy.BrowseTemplates')")
-    page.tab.get_by_text(PACK_FOLDER, exact=False).first.click()
+    page.browse_templates(WORKFLOWS[0])
     for name in WORKFLOWS:
         page.wait_for(CARD_SHOWS_ITS_PICTURE, name)
     page.shot("templates")

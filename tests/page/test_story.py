@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from graphs import LONG
-from inprocess import PACK, PACK_FOLDER
+from inprocess import PACK
 from picking import press_opener, told
 from PIL import Image
 from running import panel, points, until_pictures, until_state, until_step
@@ -69,9 +69,7 @@ def scorer(base):
 
 def load_template(page) -> None:
     """As a user does it: in the host's template browser, by a click on its card."""
-    page.ask("() => window.app.extensionManager.command.execute('Comfy.BrowseTemplates')")
-    page.tab.get_by_text(PACK_FOLDER, exact=False).first.click()
-    page.tab.get_by_text(TEMPLATE).first.click()
+    page.browse_templates(TEMPLATE).click()
     page.wait_for(
         "() => window.app.graph.nodes.some((node) => node.comfyClass === 'SePPOPickWinners')"
     )
