@@ -45,17 +45,20 @@ class Part:
 
 
 def counted(name: str, report: Path, status: int) -> Part:
-    """Read pytest's report; a process that broke before writing one counts as one failure."""
-    if status == NO_TESTS_COLLECTED:
-        return Part(name, failed=1, trouble="collected no test")
+    """Read pytest's report; a process that broke before writing one counts as one failure.
+
+    Where every file is skipped as a whole pytest says that it collected no test, which is well.
+    """
     if not report.is_file():
         return Part(name, failed=1, trouble=f"pytest ended with status {status} and no report")
     suite = ElementTree.parse(report).getroot().find("testsuite")
     ran, failures, errors, skipped = (
         int(suite.get(key)) for key in ("tests", "failures", "errors", "skipped")
     )
+    if status == NO_TESTS_COLLECTED and not skipped:
+        return Part(name, failed=1, trouble="collected no test")
     failed = failures + errors
-    broken = status and not failed
+    broken = status not in (0, NO_TESTS_COLLECTED) and not failed
     return Part(
         name,
         passed=ran - failed - skipped,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 from pathlib import Path
 
@@ -93,9 +94,14 @@ def test_errors_count_as_failures_in_the_sum(tmp_path):
     assert (part.passed, part.failed, part.skipped) == (4, 2, 3)
 
 
-def test_run_that_collects_nothing_fails(tmp_path):
-    part = run_tests.counted("host", tmp_path / "report.xml", 5)
+def test_run_that_collects_nothing_fails_but_one_that_skips_every_file_does_not(tmp_path):
+    report = tmp_path / "report.xml"
+    report.write_text(re.sub(r"\d", "0", JUNIT), "utf-8")
+    part = run_tests.counted("host", report, 5)
     assert (part.passed, part.failed, part.trouble) == (0, 1, "collected no test")
+    report.write_text(JUNIT.replace("9", "3").replace("1", "0"), "utf-8")
+    part = run_tests.counted("host", report, 5)
+    assert (part.passed, part.failed, part.skipped, part.trouble) == (0, 0, 3, "")
 
 
 def test_run_that_breaks_without_a_failed_test_fails(tmp_path):
@@ -112,3 +118,15 @@ def test_the_long_forms_are_those_of_the_files_that_have_one():
     assert "tests/core/test_loss.py" not in run_tests.tests_in("tests/core", long=True)
     long = run_tests.tests_in("tests/reliability", long=True)
     assert {"tests/reliability/test_kills.py", "tests/reliability/test_disk.py"} <= set(long)
+
+
+@pytest.mark.parametrize("folder", ["tests/hosts", "tests/page"])
+def test_without_a_host_its_tests_skip_and_say_so(folder, monkeypatch, capsys):
+    """In an environment that need not have the browser's driver either."""
+    monkeypatch.delenv("SEPPO_TEST_HOST", raising=False)
+    here = venvs.Venv(Path(sys.prefix))
+    part = run_tests.pytest("nowhere", here, [folder], ["-q", "-p", "no:cacheprovider"])
+    said = capsys.readouterr().out
+    assert (part.passed, part.failed, part.trouble) == (0, 0, ""), said
+    assert part.skipped > 5
+    assert "needs a ComfyUI: put one at ~/comfy/ComfyUI or name it in COMFYUI_PATH" in said
