@@ -57,13 +57,54 @@ class Mode:
 
 
 def _drawn(
-    selection: str, criterion: str, steps: int = STEPS, rate_of: str = "", **loss: Any
+    selection: str,
+    criterion: str,
+    steps: int = STEPS,
+    rate_of: str = "",
+    settings_of: str = "",
+    **loss: Any,
 ) -> Mode:
-    return Mode({"criterion": criterion, **loss}, {"selection": selection}, steps, rate_of)
+    return Mode(
+        {"criterion": criterion, **loss}, {"selection": selection}, steps, rate_of, settings_of
+    )
 
 
 SFT = {"objective": "winner_error"}
 PAIRS = {"criterion": "none", "paired": True}
+
+IDEAS: dict[str, Mode] = {
+    "random + sample indicator": _drawn(
+        "random", "indicator", settings_of="random + indicator", anchor="sample"
+    ),
+    "random + sample sign": _drawn("random", "sign", settings_of="random + sign", anchor="sample"),
+    "random + none, winner safe": _drawn(
+        "random", "none", settings_of="random + none", winner_safe=True
+    ),
+    "initial + none, winner safe": _drawn(
+        "initial", "none", settings_of="initial + none", winner_safe=True
+    ),
+    "random + none, winner kept": _drawn(
+        "random", "none", settings_of="random + none", winner_weight=0.5
+    ),
+    "random + none, loser capped": _drawn(
+        "random", "none", settings_of="random + none", loser_cap=0.1
+    ),
+    "random + constant, a fifth": _drawn(
+        "random", "constant", settings_of="random + constant", loser_weight=0.2
+    ),
+    "random + sign, soft": _drawn("random", "sign", settings_of="random + sign", soft=True),
+    "random + indicator, anchor of 4": _drawn(
+        "random", "indicator", STEPS * 2 // 3, settings_of="random + indicator", anchor_draws=4
+    ),
+    "random + indicator, reuse 6": Mode(
+        {"criterion": "indicator"},
+        {"reuse": 6, "sampling_steps": 6},
+        steps=STEPS * 4 // 3,
+        settings_of="random + indicator",
+    ),
+    "initial + indicator": _drawn("initial", "indicator", settings_of="random + indicator"),
+}
+"""Each changes one thing of a mode and takes the settings found for that one."""
 
 MODES: dict[str, Mode] = {
     "sft": Mode(SFT),
@@ -80,26 +121,12 @@ MODES: dict[str, Mode] = {
     "random + coin": _drawn("random", "random", rate_of="random + indicator"),
     "sft, equal evaluations": Mode(SFT, steps=4 * STEPS),
     "dpo on pairs, equal evaluations": Mode(PAIRS, {"selection": "initial"}, steps=STEPS * 3 // 2),
-    # Ideas
-    "initial + indicator": _drawn("initial", "indicator"),
-    "random + none, winner safe": _drawn("random", "none", winner_safe=True),
-    "initial + none, winner safe": _drawn("initial", "none", winner_safe=True),
-    "random + none, winner kept": _drawn("random", "none", winner_weight=0.5),
-    "random + none, loser capped": _drawn("random", "none", loser_cap=0.1),
-    "random + sign, soft": _drawn("random", "sign", soft=True),
-    "random + indicator, anchor of 4": _drawn(
-        "random", "indicator", steps=STEPS * 2 // 3, anchor_draws=4
-    ),
-    "random + sample indicator": _drawn("random", "indicator", anchor="sample"),
-    "random + sample sign": _drawn("random", "sign", anchor="sample"),
     "random + indicator, plainly drawn": Mode(
         {"criterion": "indicator"},
         {"reuse": 1, "sampling_steps": 50, "guidance_scale": 2.0},
         settings_of="random + indicator",
     ),
-    "random + indicator, reuse 6": Mode(
-        {"criterion": "indicator"}, {"reuse": 6, "sampling_steps": 6}, steps=STEPS * 4 // 3
-    ),
+    **IDEAS,
 }
 """`latest + none` is SPIN-Diffusion's choice, `random + sign` the paper's. Modes with other than STEPS steps take as
 many as cost what the modes that draw samples cost in evaluations of the network. `plainly drawn` is what reuse and few
@@ -107,4 +134,6 @@ sampler steps save: DDIM 50 with guidance, new samples each step, otherwise as `
 
 BASELINES = ("sft", "dpo on pairs")
 """Modes that have a longer twin of equal cost."""
+DEARER = ("random + indicator, plainly drawn",)
+"""Modes that cost more evaluations than the others of as many steps."""
 SHORT = ("sft", "dpo on pairs", "random + sign", "random + indicator")

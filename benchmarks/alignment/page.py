@@ -6,7 +6,7 @@ from pathlib import Path
 
 from . import plots, records
 from .front import BASE, CONTENT_KEPT, AtContent, find_base, style_at_content
-from .modes import BASELINES, MODES, STEPS
+from .modes import BASELINES, DEARER, IDEAS, MODES, STEPS
 from .records import Record
 from .search import chosen, is_tuned, tuning_runs
 from .statistics import Difference, Mean, holm, mean, paired
@@ -17,7 +17,6 @@ SIGNIFICANT = 0.05
 LEAST_SEEDS = 5
 """for a comparison"""
 FINE_TUNING = "sft, equal evaluations"
-DEARER = [name for name, mode in MODES.items() if mode.settings_of]
 SAME_COST = [name for name in MODES if name not in BASELINES and name not in DEARER]
 
 
@@ -160,6 +159,30 @@ def savings(done: Sequence[Record]) -> str:
     return "\n\n".join(lines) or "Not run yet with seeds enough."
 
 
+def ideas(done: Sequence[Record]) -> str:
+    """Each idea minus the mode that it changes, with that one's settings."""
+    rows = whole_rows(done, SAME_COST)
+    pairs = [
+        (rows[name], rows[MODES[name].settings_of])
+        for name in IDEAS
+        if name in rows and MODES[name].settings_of in rows
+    ]
+    found = [
+        paired(*({seed: at.style for seed, at in row.at.items()} for row in pair)) for pair in pairs
+    ]
+    corrected = holm([difference.p for difference in found])
+    lines = [
+        "| idea | changes | style minus its | seeds | p | p, corrected |",
+        "|---|---|---|---|---|---|",
+    ]
+    for (idea, changed), difference, p in zip(pairs, found, corrected, strict=True):
+        lines.append(
+            f"| {idea.name} | {changed.name} | {difference.mean.signed} | {difference.seeds} | "
+            f"{difference.p:.3f} | {p:.3f}{' *' if p < SIGNIFICANT else ''} |"
+        )
+    return "\n".join(lines) if pairs else "Not run yet with seeds enough."
+
+
 def verdict(worlds: Mapping[str, Sequence[Record]]) -> str:
     """Every mode against plain fine-tuning of equal cost, a column a world; empty for fewer than two worlds."""
     columns: dict[str, dict[str, Compared]] = {}
@@ -282,6 +305,8 @@ def section(path: Path) -> str:
         rates(done),
         "### What do new samples each step, 50 sampler steps and guidance bring?",
         savings(done),
+        "### Ideas, each beside the mode that it changes",
+        ideas(done),
         *(f"![{title}](images/{name})" for title, name in pictures),
         tried(world, done, path.parent),
         "### Settings that the search chose",
@@ -303,7 +328,7 @@ This page is written by `python -m benchmarks.alignment --page` from benchmarks/
 **What is compared.** A small text-to-image model that has seen two styles of emoji, which no caption names. Winners are pictures in one
 of them. Every mode trains a LoRA on as many winners a step. Its settings are searched for on a third of the winners, by judges of their
 own: three learning rates, then two more trials around the best, which are other betas, or finer learning rates for a mode that
-reads no beta. With the settings found it is judged on captions that are not among the winners, from noise that is the same for all.
+reads no beta. An idea that changes one thing of a mode takes that one's settings. With the settings found it is judged on captions that are not among the winners, from noise that is the same for all.
 
 **Who judges.** *Style*: probability of the winners' style by a logistic regression on EfficientNet-lite0, fitted on real pictures of
 other things; a blank picture counts 0. *Content kept*: R@10 against real pictures of all test captions in two further styles, as a

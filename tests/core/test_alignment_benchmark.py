@@ -131,9 +131,9 @@ def test_the_coin_falls_as_often_as_the_indicator_pushed_away(part):
 
 
 def test_a_mode_that_takes_anothers_settings_waits_for_its_search(part):
-    modes = part("modes").MODES
-    (name,) = [one for one in modes if modes[one].settings_of]
-    searched = modes[name].settings_of
+    modes = part("modes")
+    name = next(iter(modes.IDEAS))
+    searched = modes.MODES[name].settings_of
     found = search_to_its_end(part, [name, searched], [0, 1], lambda job: (job.settings.beta, 0.5))
     jobs = [r.job for r in found if r.job.mode == name]
     assert [(job.split, job.seed) for job in jobs] == [("final", 0), ("final", 1)]
@@ -261,7 +261,7 @@ def test_the_page_says_what_cheap_samples_save_and_ranks_the_dear_ones_apart(
     costs = "takes 10 evaluations, *random + indicator* 10: 1.0 times fewer."
     assert f"*{modes[1]}* {costs}" in text
     assert "differs by +0.150 ±0.000 (5 seeds, p = 0.000)" in text  # at 1.5 times the strength
-    assert page.DEARER == [modes[1]]
+    assert page.DEARER == (modes[1],)
     assert text.endswith("so a lower one may be better: random + indicator.\n")
     assert modes[1] not in text[text.index("### Equal evaluations") : text.index("### What do new")]
 
