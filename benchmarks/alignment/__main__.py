@@ -1,7 +1,8 @@
 """The alignment benchmark. Short: four modes, two seeds, no claims. `--long`: every mode, five seeds; goes on where it was.
 
-`make benchmark-alignment`, or `python -m benchmarks.alignment --long`. Results are appended to
-benchmarks/results/alignment/<world>.jsonl; `--page` writes docs/benchmarks.md from all of them.
+`make benchmark-alignment`, or `python -m benchmarks.alignment --long`. The long form's results are appended to
+benchmarks/results/alignment/<world>.jsonl, from all of which `--page` writes docs/benchmarks.md. The short form takes the
+settings that were searched for there, and keeps its results in the folder of work.
 """
 
 import argparse
@@ -9,6 +10,7 @@ import multiprocessing
 import os
 import sys
 import time
+from collections.abc import Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from dataclasses import replace
 from pathlib import Path
@@ -70,7 +72,9 @@ def options_of(argv: list[str] | None) -> argparse.Namespace:
         help="search for nothing, take what was found in that world, whose results must be there",
     )
     parser.add_argument("--work", type=Path, default=WORK, help="for packages, features and bases")
-    parser.add_argument("--results", type=Path, default=records.RESULTS)
+    parser.add_argument(
+        "--results", type=Path, help=f"{records.RESULTS}; of the short form short/ in --work"
+    )
     parser.add_argument("--workers", type=int, default=os.cpu_count())
     parser.add_argument(
         "--minutes", type=float, default=float("inf"), help="begin no job after so long"
@@ -89,14 +93,13 @@ def run_all(
     workers: int,
     seconds: float,
     settings_of: str = "",
+    searched: Sequence[Record] = (),
 ) -> list[Record]:
     """Run what is missing in `path`, several at a time; every record that is there in the end.
 
-    `settings_of`: the world beside it whose search counts as this one's.
+    `searched`: what the search ran in the world `settings_of`, which counts as this one's.
     """
-    searched = []
-    if settings_of:
-        searched = records.search_in(path.with_name(f"{settings_of}.jsonl"))
+    if searched:
         modes = [mode for mode in modes if is_tuned(mode, searched)]
     until, commit = time.monotonic() + seconds, records.commit()
     running: dict[Future, Job] = {}
@@ -104,7 +107,7 @@ def run_all(
     with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn")) as pool:
         while True:
             done = records.read(path)
-            known = searched + done
+            known = [*searched, *done]
             waiting = [j for j in next_jobs(known, modes, seeds) if j not in running.values()]
             if trouble is None and time.monotonic() < until:
                 for job in waiting[: workers - len(running)]:
@@ -125,6 +128,15 @@ def run_all(
     return done
 
 
+def require_same_base(path: Path, world: World) -> None:
+    """SystemExit where the results that are there were made with another base: they could not be compared."""
+    if others := {record.base for record in records.read(path)} - {"", world.base_digest}:
+        raise SystemExit(
+            f"{path}: its runs are of another base, whose weights have sha256 {min(others)}..., while those in {world.base} "
+            f"have {world.base_digest}...; put that base back, or move these results away"
+        )
+
+
 def told(record: Record) -> str:
     job, scores = record.job, record.scores
     return (
@@ -138,8 +150,9 @@ def main(argv: list[str] | None = None) -> None:
     options = options_of(argv)
     from . import page
 
+    kept = options.results or records.RESULTS
     if options.page:
-        page.write(options.results)
+        page.write(kept)
         return
     for package in options.package:
         if "=" not in package:
@@ -154,15 +167,20 @@ def main(argv: list[str] | None = None) -> None:
         more_styles=tuple(tuple(package.split("=", 1)) for package in options.package),
     )
     description.require()
-    if options.settings_of and not (options.results / f"{options.settings_of}.jsonl").is_file():
-        known = sorted(path.stem for path in options.results.glob("*.jsonl"))
+    if options.settings_of and not (kept / f"{options.settings_of}.jsonl").is_file():
+        known = sorted(path.stem for path in kept.glob("*.jsonl"))
         raise SystemExit(f"--settings-of {options.settings_of}: no such results, only {known}")
+    settings_of = options.settings_of or ("" if options.long else description.name)
+    searched = records.search_in(kept / f"{settings_of}.jsonl") if settings_of else []
     os.environ["OMP_NUM_THREADS"] = "1"
-    World(description).prepare()
+    world = World(description)
+    world.prepare()
     modes = options.modes or list(MODES if options.long else SHORT)
     usual = LONG_SEEDS if options.long else SHORT_SEEDS
     count = usual if options.seeds is None else options.seeds
-    path = options.results / f"{description.name}.jsonl"
+    folder = kept if options.long else options.results or options.work / "short"
+    path = folder / f"{description.name}.jsonl"
+    require_same_base(path, world)
     done = run_all(
         description,
         path,
@@ -170,7 +188,8 @@ def main(argv: list[str] | None = None) -> None:
         list(range(count)),
         options.workers,
         60 * options.minutes,
-        options.settings_of,
+        settings_of if searched else "",
+        searched,
     )
     say("\n" + page.table(done, modes))
 

@@ -1,4 +1,4 @@
-"""Style at equal content: what the search chooses by, and what modes are ranked by."""
+"""Style at equal content, which the search chooses by and modes are ranked by; and content at equal style."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,6 +18,8 @@ class AtContent:
     """The most style that leaves a share of the base's content."""
 
     style: float
+    strength: float
+    """of the LoRA there"""
     is_most: bool
     """whether content or style fell before the last strength looked at; if not, more style may be had"""
 
@@ -36,19 +38,43 @@ def least_content(records: Sequence[Record], split: str) -> float:
     return CONTENT_KEPT * base.front[0]["content"] if base else 0.0
 
 
-def style_at_content(run: Record, base: Record, kept: float = CONTENT_KEPT) -> AtContent:
-    """The most style at any strength of the LoRA up to where `kept` of the base's content is left.
+def points_of(run: Record, base: Record) -> list[dict[str, float]]:
+    """What was seen at each strength of the LoRA, from none on."""
+    nothing = {**base.front[0], "strength": 0.0}
+    return sorted([nothing, *run.front], key=lambda point: point["strength"])
 
-    That strength lies between two that were looked at, by linear interpolation. Style may be highest before:
+
+def between(before: dict, after: dict, key: str, wanted: float) -> dict[str, float]:
+    """Where `key` is `wanted` between two points, by linear interpolation."""
+    share = (before[key] - wanted) / (before[key] - after[key])
+    return {
+        name: before[name] + share * (after[name] - before[name])
+        for name in ("style", "content", "strength")
+    }
+
+
+def style_at_content(run: Record, base: Record) -> AtContent:
+    """The most style at any strength of the LoRA up to where enough of the base's content is left.
+
+    That strength lies between two that were looked at. Style may be highest before:
     fine-tuning made too strong loses style and keeps content.
     """
-    nothing = {**base.front[0], "strength": 0.0}
-    points = sorted([nothing, *run.front], key=lambda p: p["strength"])
-    wanted, most = kept * nothing["content"], nothing["style"]
+    points = points_of(run, base)
+    wanted, most = CONTENT_KEPT * points[0]["content"], points[0]
     for before, after in pairwise(points):
-        if after["content"] < wanted:
-            share = (before["content"] - wanted) / (before["content"] - after["content"])
-            style = before["style"] + share * (after["style"] - before["style"])
-            return AtContent(max(most, style), is_most=True)
-        most = max(most, after["style"])
-    return AtContent(most, is_most=most > points[-1]["style"])
+        crosses = after["content"] < wanted
+        last = between(before, after, "content", wanted) if crosses else after
+        most = max(most, last, key=lambda point: point["style"])
+        if crosses:
+            return AtContent(most["style"], most["strength"], is_most=True)
+    return AtContent(most["style"], most["strength"], is_most=most["style"] > points[-1]["style"])
+
+
+def content_at_style(run: Record, base: Record, wanted: float) -> float | None:
+    """The most content at any strength of the LoRA that makes at least so much style; None if none does."""
+    points = points_of(run, base)
+    found = [point["content"] for point in points if point["style"] >= wanted]
+    for before, after in pairwise(points):
+        if min(before["style"], after["style"]) < wanted <= max(before["style"], after["style"]):
+            found.append(between(before, after, "style", wanted)["content"])
+    return max(found, default=None)

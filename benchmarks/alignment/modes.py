@@ -13,6 +13,8 @@ LEARNING_RATES = (3e-4, 1e-3, 3e-3)
 BETA, OTHER_BETAS = 200.0, (50.0, 1000.0)
 FINER = (0.55, 1.8)
 """Factors of the best learning rate tried in the place of other betas, where a mode reads no beta."""
+FURTHER, MOST_FURTHER = 0.3, 2
+"""Where the best learning rate is the lowest tried, this part of it is tried, too (the highest: over this part of it), so often."""
 
 
 @dataclass(frozen=True)
@@ -39,10 +41,6 @@ class Mode:
     @property
     def reads_beta(self) -> bool:
         return self.loss.get("objective") != "winner_error"
-
-    @property
-    def needs_pairs(self) -> bool:
-        return bool(self.loss.get("paired"))
 
     def config(self, settings: Settings, seed: int, steps: int = 0) -> SePPOConfig:
         """The whole configuration of a run."""
@@ -96,10 +94,10 @@ IDEAS: dict[str, Mode] = {
     "random + indicator, anchor of 4": _drawn(
         "random", "indicator", STEPS * 2 // 3, settings_of="random + indicator", anchor_draws=4
     ),
-    "random + indicator, reuse 6": Mode(
+    "random + indicator, reuse 4": Mode(
         {"criterion": "indicator"},
-        {"reuse": 6, "sampling_steps": 6},
-        steps=STEPS * 4 // 3,
+        {"reuse": 4, "sampling_steps": 12},
+        steps=STEPS + 4,  # a little under what the others cost
         settings_of="random + indicator",
     ),
     "initial + indicator": _drawn("initial", "indicator", settings_of="random + indicator"),

@@ -8,19 +8,22 @@ import matplotlib
 matplotlib.use("Agg")
 from matplotlib import pyplot  # noqa: E402
 
-from .front import CONTENT_KEPT  # noqa: E402
+from .front import CONTENT_KEPT, points_of  # noqa: E402
+from .modes import IDEAS, MODES  # noqa: E402
 from .records import Record  # noqa: E402
 
 Runs = Mapping[str, Mapping[int, Record]]
 WINDOW = 6
 """Steps over which a curve is averaged: its batches differ more than its steps."""
+MARGIN = 1e-3
+"""The winner margin below which its axis is linear."""
 
 
 def draw(world: str, base: Record, modes: Runs, folder: Path) -> list[tuple[str, str]]:
-    """Title and file name of each picture."""
-    made = []
+    """Title and file name of each picture. Ideas are in the tables alone, for more lines could not be told apart."""
+    made, modes = [], {name: runs for name, runs in modes.items() if name not in IDEAS}
     for title, name, paint in (
-        ("Style against content as the LoRA gets stronger, a line a seed", "front", _front),
+        ("Style against content as the LoRA gets stronger, means over the seeds", "front", _front),
         ("Style and content over the steps, first seed", "curves", _curves),
         ("Share of samples that are not pushed away, and winner margin", "flips", _flips),
     ):
@@ -32,19 +35,23 @@ def draw(world: str, base: Record, modes: Runs, folder: Path) -> list[tuple[str,
     return made
 
 
-def _colours(modes: Runs) -> dict[str, tuple]:
+def _colours() -> dict[str, tuple]:
+    """The same for a mode in every picture of every world."""
     palette = pyplot.get_cmap("tab20")
-    return {name: palette(i % 20) for i, name in enumerate(modes)}
+    return {name: palette(i % 20) for i, name in enumerate(n for n in MODES if n not in IDEAS)}
 
 
 def _front(base: Record, modes: Runs):
     figure, axes = pyplot.subplots(figsize=(9, 6), layout="constrained")
-    start, colours = base.front[0], _colours(modes)
+    start, colours = base.front[0], _colours()
     for name, runs in modes.items():
-        for label, run in zip([name, *[None] * (len(runs) - 1)], runs.values(), strict=True):
-            points = [start, *sorted(run.front, key=lambda p: p["strength"])]
-            across, up = ([p[key] for p in points] for key in ("content", "style"))
-            axes.plot(across, up, marker=".", linewidth=0.8, label=label, color=colours[name])
+        seen = [{p["strength"]: p for p in points_of(run, base)} for run in runs.values()]
+        shared = sorted(set.intersection(*map(set, seen)))
+        across, up = (
+            [sum(points[strength][key] for points in seen) / len(seen) for strength in shared]
+            for key in ("content", "style")
+        )
+        axes.plot(across, up, marker=".", linewidth=1.2, label=name, color=colours[name])
     axes.axvline(
         CONTENT_KEPT * start["content"], color="grey", linestyle=":", label="80 % of content"
     )
@@ -57,7 +64,7 @@ def _front(base: Record, modes: Runs):
 
 def _curves(base: Record, modes: Runs):
     figure, both = pyplot.subplots(1, 2, figsize=(11, 5), layout="constrained")
-    colours = _colours(modes)
+    colours = _colours()
     for axes, key in zip(both, ("style", "content"), strict=True):
         for name, runs in modes.items():
             run = runs.get(0)
@@ -74,13 +81,14 @@ def _curves(base: Record, modes: Runs):
 
 def _flips(base: Record, modes: Runs):
     figure, both = pyplot.subplots(1, 2, figsize=(11, 5), layout="constrained")
-    colours = _colours(modes)
+    colours = _colours()
     for axes, key in zip(both, ("flip_rate", "winner_margin"), strict=True):
         for name, runs in modes.items():
             series = [run.metrics[key] for run in runs.values()]
             if any(value is None for values in series for value in values):
                 continue  # fine-tuning has no reference
-            means = [sum(column) / len(column) for column in zip(*series, strict=True)]
+            steps = zip(*series, strict=False)  # as far as the shortest, should one have diverged
+            means = [sum(column) / len(column) for column in steps]
             smooth = [
                 sum(means[i : i + WINDOW]) / WINDOW
                 for i in range(0, len(means) - WINDOW + 1, WINDOW)
@@ -88,6 +96,7 @@ def _flips(base: Record, modes: Runs):
             places = [(i + 0.5) * WINDOW for i in range(len(smooth))]
             axes.plot(places, smooth, label=name, color=colours[name])
         axes.set(xlabel="optimizer step", ylabel=key.replace("_", " "))
+    both[1].set_yscale("symlog", linthresh=MARGIN)  # DPO's is far below all others'
     _legend(both[0])
     return figure
 

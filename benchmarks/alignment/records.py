@@ -47,6 +47,8 @@ class Record:
     """the world whose search found the settings; empty for its own"""
     commit: str = ""
     machine: str = ""
+    base: str = ""
+    """the first digits of the sha256 of the base's weights"""
 
     def line(self) -> str:
         return json.dumps(asdict(self)) + "\n"

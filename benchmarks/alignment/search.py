@@ -4,7 +4,16 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 from .front import BASE, find_base, style_at_content
-from .modes import FINER, LEARNING_RATES, MODES, OTHER_BETAS, Settings
+from .modes import (
+    FINER,
+    FURTHER,
+    LEARNING_RATES,
+    MODES,
+    MOST_FURTHER,
+    OTHER_BETAS,
+    Mode,
+    Settings,
+)
 from .records import Job, Record
 
 TUNING_SEED = 1000
@@ -15,35 +24,22 @@ def base_job(split: str) -> Job:
     return Job(split, BASE, 0, 0, NO_SETTINGS)
 
 
-def next_jobs(
-    records: Sequence[Record], modes: Iterable[str], seeds: Sequence[int], pairs: bool = True
-) -> list[Job]:
+def next_jobs(records: Sequence[Record], modes: Iterable[str], seeds: Sequence[int]) -> list[Job]:
     """All jobs that can run now and have not. Empty when everything is done."""
     done = {record.job for record in records}
     bases = [base_job(split) for split in ("tuning", "final")]
     wanted = [job for job in bases if job not in done]
     if not wanted:
         for name in modes:
-            if pairs or not MODES[name].needs_pairs:
-                wanted += [job for job in _jobs_of(name, records, seeds) if job not in done]
+            wanted += [job for job in _jobs_of(name, records, seeds) if job not in done]
     return wanted
 
 
 def _jobs_of(name: str, records: Sequence[Record], seeds: Sequence[int]) -> list[Job]:
     mode = MODES[name]
-    weight = _rate(mode.rate_of, records, "tuning", TUNING_SEED) if mode.rate_of else 0.5
-    if weight is None:
-        return []
-    first = [Settings(lr, loser_weight=weight) for lr in LEARNING_RATES]
-    if mode.settings_of:
-        if not is_tuned(name, records):
-            return []
-    else:
-        for trials in (first, _second_trials(name, records, first)):
-            jobs = [Job("tuning", name, TUNING_SEED, mode.steps, settings) for settings in trials]
-            missing = [job for job in jobs if _find(records, job) is None]
-            if missing:
-                return missing
+    if not is_tuned(name, records):
+        trials = [] if mode.settings_of else next_trials(name, records)
+        return [Job("tuning", name, TUNING_SEED, mode.steps, settings) for settings in trials]
     settings = chosen(name, records)
     final = []
     for seed in seeds:
@@ -53,17 +49,37 @@ def _jobs_of(name: str, records: Sequence[Record], seeds: Sequence[int]) -> list
     return final
 
 
-def _second_trials(
-    name: str, records: Sequence[Record], first: Sequence[Settings]
-) -> list[Settings]:
-    """Around the best of the first: other betas, or finer learning rates where a mode reads no beta."""
-    tried = [r for r in tuning_runs(name, records) if r.job.settings in first]
-    if len(tried) < len(first):
+def next_trials(name: str, records: Sequence[Record]) -> list[Settings]:
+    """What the search of a mode has to try next: three learning rates, then around the best, then beyond an edge."""
+    tried = {run.job.settings: run for run in tuning_runs(name, records)}
+    mode = MODES[name]
+    weight = _weight(mode, list(tried), records)
+    if weight is None:
         return []
-    best = _best(tried, records).job.settings
-    if MODES[name].reads_beta:
-        return [replace(best, beta=beta) for beta in OTHER_BETAS]
-    return [replace(best, learning_rate=best.learning_rate * factor) for factor in FINER]
+    first = [Settings(lr, loser_weight=weight) for lr in LEARNING_RATES]
+    if missing := [settings for settings in first if settings not in tried]:
+        return missing
+    best = _best([tried[settings] for settings in first], records).job.settings
+    second = [replace(best, learning_rate=best.learning_rate * factor) for factor in FINER]
+    if mode.reads_beta:
+        second = [replace(best, beta=beta) for beta in OTHER_BETAS]
+    if missing := [settings for settings in second if settings not in tried]:
+        return missing
+    best = _best([*tried.values()], records).job.settings
+    rates = [settings.learning_rate for settings in tried]
+    beyond = {min(rates): FURTHER, max(rates): 1 / FURTHER}.get(best.learning_rate)
+    if beyond is None or len(tried) >= len(first) + len(second) + MOST_FURTHER:
+        return []
+    return [replace(best, learning_rate=float(f"{best.learning_rate * beyond:.2g}"))]
+
+
+def _weight(mode: Mode, tried: Sequence[Settings], records: Sequence[Record]) -> float | None:
+    """`loser_weight` of a search: the share measured when it began, where a mode takes another's."""
+    if not mode.rate_of:
+        return 0.5
+    if tried:
+        return tried[0].loser_weight
+    return _rate(mode.rate_of, records, "tuning", TUNING_SEED)
 
 
 def tuning_runs(name: str, records: Sequence[Record]) -> list[Record]:
@@ -73,8 +89,9 @@ def tuning_runs(name: str, records: Sequence[Record]) -> list[Record]:
 
 
 def is_tuned(name: str, records: Sequence[Record]) -> bool:
-    """Whether the search of a mode is at its end."""
-    return len(tuning_runs(name, records)) >= len(LEARNING_RATES) + len(OTHER_BETAS)
+    """Whether the search of a mode, or of the one whose settings it takes, is at its end."""
+    searched = MODES[name].settings_of or name
+    return bool(tuning_runs(name, records)) and not next_trials(searched, records)
 
 
 def chosen(name: str, records: Sequence[Record]) -> Settings:

@@ -16,14 +16,18 @@ class Mean:
     """of the 95 % interval by Student's t; NaN for a single value"""
 
     def __str__(self) -> str:
-        return self._told(f"{self.value:.3f}")
+        return self.told(3)
 
     @property
     def signed(self) -> str:
-        return self._told(f"{self.value:+.3f}")
+        return self.told(3, "+")
 
-    def _told(self, value: str) -> str:
-        return value if math.isnan(self.half_width) else f"{value} ±{self.half_width:.3f}"
+    def told(self, digits: int, sign: str = "") -> str:
+        value = f"{self.value:{sign}.{digits}f}"
+        return value if math.isnan(self.half_width) else f"{value} ±{self.half_width:.{digits}f}"
+
+    def scaled(self, factor: float) -> "Mean":
+        return Mean(self.value * factor, self.half_width * factor)
 
 
 def mean(values: Sequence[float]) -> Mean:

@@ -93,6 +93,7 @@ def run(description: Description, job: Job, least_content: float) -> Record:
         trained.evaluations,
         round(time.perf_counter() - began, 1),
         machine=records.machine(),
+        base=world.base_digest,
     )
 
 

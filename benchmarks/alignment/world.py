@@ -46,7 +46,6 @@ class Description:
     names: Path = NAMES
     more_styles: tuple[tuple[str, str], ...] = ()
     """(style, npm package) besides emoji.PACKAGES"""
-    pretraining_steps: int = 4000
 
     @property
     def packages(self) -> dict[str, str]:
@@ -54,11 +53,18 @@ class Description:
 
     @property
     def name(self) -> str:
-        """Of its results and its base; what is not as shipped has its part in it."""
+        """Of its results; what is not as shipped has its part in it."""
+        return self._named({"base": self.base, "winners": self.winners})
+
+    @property
+    def base_name(self) -> str:
+        """Of the base that is trained for it, whatever the winners."""
+        return self._named({})
+
+    def _named(self, given: dict[str, Path | None]) -> str:
         plain = f"{self.base_style}-{self.winner_style}" + ("-strict" if self.strict else "")
-        given = {"base": self.base, "winners": self.winners}
-        own = [what + _digest(path) for what, path in given.items() if path]
-        own += [_digest(self.names)] if _digest(self.names) != _digest(NAMES) else []
+        own = [what + digest(path) for what, path in given.items() if path]
+        own += [digest(self.names)] if digest(self.names) != digest(NAMES) else []
         own += [f"{style}={package}" for style, package in self.more_styles]
         if not own:
             return plain
@@ -99,7 +105,7 @@ class Description:
         return studio.Names(**json.loads(self.names.read_text("utf-8")))
 
 
-def _digest(path: Path) -> str:
+def digest(path: Path) -> str:
     """Of a file, or of all files in a folder."""
     files = [path] if path.is_file() else sorted(p for p in path.rglob("*") if p.is_file())
     found = hashlib.sha256()
@@ -130,18 +136,26 @@ class World:
             return wanted.base
         if styles == SHIPPED and not wanted.strict:
             return studio.MODEL
-        folder = wanted.work / "bases" / wanted.name
+        folder = wanted.work / "bases" / wanted.base_name
         if not (folder / "config.json").is_file():
             pretrain.build(
                 wanted.work / "emoji",
-                wanted.work / "bases" / f"{wanted.name}.pt",
+                wanted.work / "bases" / f"{wanted.base_name}.pt",
                 folder,
                 vars(self.names),
                 styles,
-                pretrain.Plan(steps=wanted.pretraining_steps),
+                pretrain.Plan(),
                 withhold_test=wanted.strict,
             )
         return folder
+
+    @cached_property
+    def base_digest(self) -> str:
+        """The first digits of the sha256 of its weights, by which results name it."""
+        found = hashlib.sha256()
+        for file in sorted(self.base.glob("diffusion_pytorch_model*")):
+            found.update(file.read_bytes())
+        return found.hexdigest()[:10]
 
     def held_out(self) -> list[str]:
         """The third of the winners' names that the tuning judges."""

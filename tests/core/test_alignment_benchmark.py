@@ -1,6 +1,7 @@
 """The alignment benchmark: its measures by hand, its search on made-up results, one job on the shipped model."""
 
 import importlib
+import math
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -77,7 +78,9 @@ def made_up(part, job, style, content, flips=0.4):
     metrics = {name: [flips] * 12 for name in part("work").METRICS}
     metrics["flip_rate"] += [1.0] * 3  # ties, as in the first step
     metrics["winner_margin"] += [0.0] * 3
-    return part("records").Record(job, end, front, [], metrics, 15, 10, 1.0, "abc", "a machine")
+    return part("records").Record(
+        job, end, front, [], metrics, job.steps, 10, 1.0, "abc", "a machine"
+    )
 
 
 def search_to_its_end(part, modes, seeds, score):
@@ -90,18 +93,62 @@ def search_to_its_end(part, modes, seeds, score):
     return found
 
 
-def test_every_mode_has_the_same_number_of_trials_and_then_every_seed(part):
+def test_every_mode_is_searched_for_by_the_same_rule_and_then_run_with_every_seed(part):
+    """Best at the highest learning rate: two more beyond it."""
     modes = [name for name, mode in part("modes").MODES.items() if not mode.settings_of]
     found = search_to_its_end(part, modes, [0, 1, 2], lambda job: (job.settings.learning_rate, 0.5))
     for name in modes:
         jobs = [r.job for r in found if r.job.mode == name]
         tuning = [j for j in jobs if j.split == "tuning"]
-        assert len(set(tuning)) == len(tuning) == 5
+        assert len(set(tuning)) == len(tuning) == 7
         finals = [j for j in jobs if j.split == "final"]
         assert [j.seed for j in finals] == [0, 1, 2]
         assert not {j.seed for j in tuning} & {j.seed for j in finals}
-        best = 3e-3 if part("modes").MODES[name].reads_beta else 3e-3 * 1.8
+        best = 0.033 if part("modes").MODES[name].reads_beta else 0.06
         assert [j.settings.learning_rate for j in finals] == pytest.approx([best] * 3)
+
+
+@pytest.mark.parametrize(
+    ("best", "rates"),
+    [
+        (1e-3, {3e-4, 1e-3, 3e-3}),
+        (3e-4, {3e-4, 1e-3, 3e-3, 9e-5}),
+        (9e-5, {3e-4, 1e-3, 3e-3, 9e-5, 2.7e-5}),
+        (1e-9, {3e-4, 1e-3, 3e-3, 9e-5, 2.7e-5}),
+    ],
+)
+def test_the_search_goes_on_where_the_best_rate_is_at_an_edge(part, best, rates):
+    def score(job):
+        if job.mode == "base":
+            return 0.01, 0.5
+        return 1 / (1 + abs(math.log(job.settings.learning_rate / best))), 0.5
+
+    found = search_to_its_end(part, ["random + sign"], [], score)
+    tried = {r.job.settings.learning_rate for r in found if r.job.mode == "random + sign"}
+    assert tried == rates
+    assert part("search").is_tuned("random + sign", found)
+    assert not part("search").is_tuned("random + sign", found[:-1])
+
+
+def test_runs_of_settings_found_earlier_are_not_mixed_in(part):
+    modes, records = part("modes"), part("records")
+    runs = [
+        made_up(
+            part, records.Job("final", "sft", seed, 60, modes.Settings(rate, 200, weight)), 0.5, 0.5
+        )
+        for seed, rate, weight in [
+            (0, 1e-3, 0.5),
+            (1, 1e-3, 0.5),
+            (2, 1e-3, 0.5),
+            (0, 1e-4, 0.4),
+            (1, 1e-4, 0.6),
+        ]
+    ]
+    found = part("tables").final_runs(runs, "sft")
+    assert {seed: run.job.settings.learning_rate for seed, run in found.items()} == {
+        0: 1e-4,
+        1: 1e-4,
+    }
 
 
 def test_the_search_takes_most_style_at_equal_content(part):
@@ -160,7 +207,9 @@ def test_another_worlds_search_is_taken_as_it_is(part, monkeypatch, tmp_path):
             return super().submit(made_up, part, job, 0.3, 0.5)
 
     monkeypatch.setattr(main, "ProcessPoolExecutor", lambda workers, context: Here(workers))
-    done = main.run_all(None, here, ["sft", "random + sign"], [0, 1], 2, 1e9, settings_of="a-b")
+    searched = records.search_in(there)
+    modes = ["sft", "random + sign"]
+    done = main.run_all(None, here, modes, [0, 1], 2, 1e9, "a-b", searched)
     jobs = [r.job for r in done if r.job.mode != "base"]
     assert sorted((j.mode, j.split, j.seed, j.settings.beta) for j in jobs) == [
         ("random + sign", "final", seed, 1000.0) for seed in (0, 1)
@@ -168,6 +217,21 @@ def test_another_worlds_search_is_taken_as_it_is(part, monkeypatch, tmp_path):
     part("page").write(tmp_path, tmp_path / "page.md")
     text = (tmp_path / "page.md").read_text("utf-8")
     assert "the settings are those found in a-b" in text[text.index("## c-d") :]
+
+
+def test_results_of_another_base_are_not_gone_on_with(part, tmp_path):
+    main, records = importlib.import_module("benchmarks.alignment.__main__"), part("records")
+    path, world = tmp_path / "a-b.jsonl", SimpleNamespace(base=Path("here"), base_digest="abc")
+    record = made_up(part, part("search").base_job("final"), 0.2, 0.5)
+    records.append(path, record)  # of before bases were written down
+    records.append(path, replace(record, base="abc"))
+    main.require_same_base(path, world)
+    records.append(path, replace(record, base="def"))
+    with pytest.raises(
+        SystemExit,
+        match=r"sha256 def\.\.\., while those in here have abc\.\.\.; put that base back",
+    ):
+        main.require_same_base(path, world)
 
 
 def test_records_survive_a_torn_last_line(part, tmp_path):
@@ -195,6 +259,10 @@ def test_style_at_equal_content_by_hand(part):
         at = front_of.style_at_content(replace(base, front=front), base)
         return at.style, at.is_most
 
+    def strength(*points):
+        front = [dict(zip(("strength", "style", "content"), p, strict=True)) for p in points]
+        return front_of.style_at_content(replace(base, front=front), base).strength
+
     # 80 % of 0.5 is 0.4, halfway between 0.45 and 0.35: style halfway between 0.6 and 0.8
     assert found((1.0, 0.6, 0.45), (1.4, 0.8, 0.35)) == (pytest.approx(0.7), True)
     assert found((1.0, 0.6, 0.49), (2.8, 0.7, 0.48)) == (0.7, False)
@@ -203,6 +271,28 @@ def test_style_at_equal_content_by_hand(part):
     assert found((1.0, 0.6, 0.49), (2.0, 0.7, 0.45), (4.0, 0.3, 0.42)) == (0.7, True)
     # from (0.2, 0.5) without LoRA to (0.4, 0.3): 0.4 is reached halfway
     assert found((1.0, 0.9, 0.1), (0.35, 0.4, 0.3)) == (pytest.approx(0.3), True)
+    assert strength((1.0, 0.6, 0.45), (1.4, 0.8, 0.35)) == pytest.approx(1.2)
+    assert strength((1.0, 0.6, 0.49), (2.0, 0.7, 0.45), (4.0, 0.3, 0.1)) == 2.0
+
+
+def test_content_at_equal_style_by_hand(part):
+    front_of, base_job = part("front"), part("search").base_job("final")
+    base = made_up(part, base_job, 0.2, 0.5)
+
+    def found(*points, wanted=0.5):
+        front = [dict(zip(("strength", "style", "content"), p, strict=True)) for p in points]
+        return front_of.content_at_style(replace(base, front=front), base, wanted)
+
+    # from (0.4, 0.46) to (0.6, 0.4): style 0.5 is halfway
+    assert found((1.0, 0.4, 0.46), (2.0, 0.6, 0.40)) == pytest.approx(0.43)
+    # from the base's (0.2, 0.5) to (0.8, 0.44): half of the way
+    assert found((1.0, 0.8, 0.44)) == pytest.approx(0.47)
+    # more content with still more style
+    assert found((1.0, 0.6, 0.40), (2.0, 0.7, 0.49)) == 0.49
+    # style made and lost again, with more content on the way down: from (0.8, 0.3) to (0.2, 0.48)
+    assert found((1.0, 0.8, 0.3), (2.0, 0.2, 0.48)) == pytest.approx(0.4)
+    assert found((1.0, 0.4, 0.46), (2.0, 0.45, 0.40)) is None
+    assert found((1.0, 0.4, 0.46), wanted=0.2) == 0.5
 
 
 def page_of(part, tmp_path, monkeypatch, modes, seeds, score):
@@ -222,11 +312,24 @@ def test_the_page_says_who_gave_content_away(part, tmp_path, monkeypatch):
 
     modes = ["sft", "dpo on pairs", "random + sign", "sft, equal evaluations"]
     text = page_of(part, tmp_path, monkeypatch, modes, [0, 1], score)
-    rows = [line for line in text.splitlines() if line.startswith("| dpo on pairs |")]
-    assert "40% (too little to rank its style)" in rows[0]
+    rows = [line for line in text.splitlines() if line.startswith("| dpo on pairs | 2 |")]
+    assert "40 ±0 % (too little to rank its style)" in rows[0]
     assert "Not run yet: initial + none" in text
     assert "was not run with 5 seeds, so nothing is compared with it" in text
     assert len(list((tmp_path / "images").glob("alignment_a-b_*.png"))) == 3
+
+
+def test_the_page_says_which_runs_did_not_end(part, tmp_path, monkeypatch):
+    """And draws their curves as far as they go."""
+    monkeypatch.setattr(part("page"), "IMAGES", tmp_path)
+    found = search_to_its_end(part, ["random + sign"], [0, 1], lambda job: (0.5, 0.48))
+    short = {name: values[:5] for name, values in found[-1].metrics.items()}
+    found[-1] = replace(found[-1], metrics=short, steps_done=5)
+    for record in found:
+        part("records").append(tmp_path / "a-b.jsonl", record)
+    part("page").write(tmp_path, tmp_path / "page.md")
+    text = (tmp_path / "page.md").read_text("utf-8")
+    assert text.count("(not every run was finite to its end)") == 2  # both tables
 
 
 def test_the_page_compares_modes_of_equal_cost_over_five_seeds(part, tmp_path, monkeypatch):
@@ -239,11 +342,14 @@ def test_the_page_compares_modes_of_equal_cost_over_five_seeds(part, tmp_path, m
     modes = ["sft", "random + sign", "random + none", "sft, equal evaluations"]
     text = page_of(part, tmp_path, monkeypatch, modes, range(5), score)
     after = text[text.index("### Against plain fine-tuning") :]
-    after = after[: after.index("### Against the paper")]
-    rows = [line for line in after.splitlines() if line.startswith("| r")]
-    assert [row.split(" | ")[0] for row in rows] == ["| random + sign", "| random + none"]
-    assert rows[0].endswith("0.000 * |")
-    assert rows[1].endswith("1.000 |")
+    steps, cost = after[: after.index("### Against the paper")].split(
+        "### Against plain fine-tuning of equal cost"
+    )
+    for told in (steps, cost):
+        rows = [line for line in told.splitlines() if line.startswith("| r")]
+        assert [row.split(" | ")[0] for row in rows] == ["| random + sign", "| random + none"]
+        assert " * | <0.001 | <0.001 |" in rows[0]
+        assert rows[1].split(" | ")[2:4] == ["1.000", "1.000"]
 
 
 def test_the_page_says_what_cheap_samples_save_and_ranks_the_dear_ones_apart(
@@ -260,9 +366,9 @@ def test_the_page_says_what_cheap_samples_save_and_ranks_the_dear_ones_apart(
     text = page_of(part, tmp_path, monkeypatch, modes, range(5), score)
     costs = "takes 10 evaluations, *random + indicator* 10: 1.0 times fewer."
     assert f"*{modes[1]}* {costs}" in text
-    assert "differs by +0.150 ±0.000 (5 seeds, p = 0.000)" in text  # at 1.5 times the strength
+    told = "cheap minus dear: +0.150 ±0.000 (5 seeds, p < 0.001)"
+    assert told in text  # at 1.5 times the strength
     assert page.DEARER == (modes[1],)
-    assert text.endswith("so a lower one may be better: random + indicator.\n")
     assert modes[1] not in text[text.index("### Equal evaluations") : text.index("### What do new")]
 
 
@@ -283,11 +389,13 @@ def test_the_page_says_what_is_better_in_every_world(part, tmp_path, monkeypatch
     text = (tmp_path / "page.md").read_text("utf-8")
     text = text[text.index("## Is anything better") : text.index("## a-b")]
     (row,) = [line for line in text.splitlines() if line.startswith("| random + none | +0.1")]
-    assert row.count(" *") == 2 and "| -0.1" in row
-    assert "Significantly better in each: random + sign.\n" in text
+    # style and content, where less is needed of a stronger mode
+    assert [cell.endswith("*") for cell in row.strip("| ").split(" | ")[1:]] == [True] * 4
+    assert "| -0.1" in row
+    assert "in each world: nothing so far.\n" in text  # sign is the paper's own
     (tmp_path / "c-d.jsonl").unlink()
     page.write(tmp_path, tmp_path / "page.md")
-    assert "Significantly better in each" not in (tmp_path / "page.md").read_text("utf-8")
+    assert "Significantly better than both" not in (tmp_path / "page.md").read_text("utf-8")
 
 
 # One job
@@ -326,7 +434,9 @@ def test_a_job_trains_counts_and_judges(part, monkeypatch, mode, evaluations):
     paired = importlib.import_module("seppo_core.data").in_memory(
         [replace(example, losing=example.latents.flip(1)) for example in whole.examples]
     )
-    world = SimpleNamespace(base=studio.MODEL, texts=studio.Texts(), dataset=lambda split: paired)
+    world = SimpleNamespace(
+        base=studio.MODEL, base_digest="abc", texts=studio.Texts(), dataset=lambda split: paired
+    )
     monkeypatch.setattr(work, "world_of", lambda description: world)
     monkeypatch.setattr(work, "panel_of", lambda description, split: panel)
     threads = torch.get_num_threads()
@@ -343,6 +453,7 @@ def test_a_job_trains_counts_and_judges(part, monkeypatch, mode, evaluations):
     assert [point["step"] for point in record.curve] == [1]
     assert len(record.metrics["loss"]) == 2
     assert record.scores["content"] == 1.0
+    assert record.base == "abc"
 
 
 class Weights:
@@ -396,6 +507,8 @@ def test_a_world_of_other_pictures_has_results_of_its_own(part, tmp_path):
     }
     assert len(names) == 5
     assert "twemoji-openmoji" in names
+    own = world.Description("twemoji", "openmoji", tmp_path, winners=paths[0])
+    assert own.base_name == "twemoji-openmoji"  # one base for whatever winners
 
 
 @pytest.mark.parametrize(

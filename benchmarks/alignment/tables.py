@@ -1,0 +1,232 @@
+"""Rows, comparisons and their tables in Markdown: every number of docs/benchmarks.md."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from .front import BASE, CONTENT_KEPT, AtContent, content_at_style, style_at_content
+from .modes import BASELINES, DEARER, IDEAS, MODES
+from .records import Job, Record
+from .statistics import Difference, Mean, holm, mean, paired
+
+SIGNIFICANT = 0.05
+LEAST_SEEDS = 5
+"""for a comparison"""
+FINE_TUNING, PAPER, NO_CRITERION, COIN = (
+    "sft, equal evaluations",
+    "random + sign",
+    "random + none",
+    "random + coin",
+)
+SAME_COST = [name for name in MODES if name not in BASELINES and name not in DEARER]
+
+
+def final_runs(done: Sequence[Record], mode: str) -> dict[int, Record]:
+    """seed -> record; of the settings used last, should a search have gone on after runs with others."""
+    runs = [r for r in done if r.job.split == "final" and r.job.mode == mode]
+    return {r.job.seed: r for r in runs if _same_settings(r.job, runs[-1].job)}
+
+
+def _same_settings(a: Job, b: Job) -> bool:
+    """But for the weight of losers, which is measured for each seed where a mode takes another's."""
+    return replace(a.settings, loser_weight=b.settings.loser_weight) == b.settings
+
+
+def common_style(done: Sequence[Record]) -> float:
+    """Where contents are compared: halfway from the base's style to what fine-tuning has at 80 % content."""
+    base, runs = final_runs(done, BASE)[0], final_runs(done, FINE_TUNING)
+    start = base.front[0]["style"]
+    if not runs:
+        return start
+    return (start + mean([style_at_content(r, base).style for r in runs.values()]).value) / 2
+
+
+@dataclass(frozen=True)
+class Row:
+    """What a mode came to, over its seeds."""
+
+    name: str
+    runs: dict[int, Record]
+    at: dict[int, AtContent]
+    contents: dict[int, float | None]
+    """at the common style"""
+
+    def mean(self, score: str) -> Mean:
+        return mean([run.scores[score] for run in self.runs.values()])
+
+    @property
+    def style_at(self) -> Mean:
+        return mean([found.style for found in self.at.values()])
+
+    @property
+    def strengths(self) -> str:
+        found = sorted(at.strength for at in self.at.values())
+        ends = dict.fromkeys(f"{strength:.2g}" for strength in (found[0], found[-1]))
+        return " to ".join(ends)
+
+    @property
+    def is_whole(self) -> bool:
+        return len(self.runs) >= LEAST_SEEDS
+
+    @property
+    def is_most(self) -> bool:
+        return all(found.is_most for found in self.at.values())
+
+    @property
+    def styles(self) -> dict[int, float] | None:
+        """At 80 % of the base's content; None where more may be had."""
+        return {seed: at.style for seed, at in self.at.items()} if self.is_most else None
+
+    @property
+    def known_contents(self) -> dict[int, float] | None:
+        """None where a run never makes the common style."""
+        return None if None in self.contents.values() else dict(self.contents)
+
+
+def rows_of(done: Sequence[Record], modes: Sequence[str]) -> list[Row]:
+    """Those that were run, most style at 80 % of content first."""
+    base, style = final_runs(done, BASE)[0], common_style(done)
+    rows = []
+    for name in modes:
+        if runs := final_runs(done, name):
+            at = {seed: style_at_content(run, base) for seed, run in runs.items()}
+            contents = {seed: content_at_style(run, base, style) for seed, run in runs.items()}
+            rows.append(Row(name, runs, at, contents))
+    return sorted(rows, key=lambda row: -row.style_at.value)
+
+
+def table(done: Sequence[Record], modes: Sequence[str]) -> str:
+    """One row a mode, in the order to rank by."""
+    if not final_runs(done, BASE):
+        return "nothing was measured yet"
+    start = final_runs(done, BASE)[0].scores
+    names = "mode, seeds, style at 80 % content, at strength, style, content kept, Fréchet, diversity, damage, evaluations"
+    lines = [
+        f"| {' | '.join(names.split(', '))} |",
+        "|---" * len(names.split(", ")) + "|",
+        f"| base | 1 | | | {start['style']:.3f} | 100 % | {start['frechet']:.1f} | {start['diversity']:.2f} | "
+        f"{start['damage']:.2f} | 0 |",
+    ]
+    for row in rows_of(done, modes):
+        kept = row.mean("content").scaled(100 / start["content"])
+        notes = ["too little to rank its style"] if kept.value < 100 * CONTENT_KEPT else []
+        if any(run.steps_done < run.job.steps for run in row.runs.values()):
+            notes.append("not every run was finite to its end")
+        note = f" ({'; '.join(notes)})" if notes else ""
+        evaluations = next(iter(row.runs.values())).evaluations
+        lines.append(
+            f"| {row.name} | {len(row.runs)} | {'' if row.is_most else 'at least '}{row.style_at} | {row.strengths} | "
+            f"{row.mean('style')} | {kept.told(0)} %{note} | {row.mean('frechet').told(1)} | "
+            f"{row.mean('diversity').told(2)} | {row.mean('damage').told(2)} | {evaluations} |"
+        )
+    return "\n".join(lines)
+
+
+@dataclass(frozen=True)
+class Compared:
+    """A mode minus another, paired by seed."""
+
+    difference: Difference
+    p: float
+    """corrected for the number of modes compared"""
+
+    @property
+    def told(self) -> str:
+        return f"{self.difference.mean.signed}{' *' if self.p < SIGNIFICANT else ''}"
+
+    @property
+    def cells(self) -> str:
+        return f"{self.told} | {told_p(self.difference.p)} | {told_p(self.p)}"
+
+    @property
+    def is_better(self) -> bool:
+        return self.p < SIGNIFICANT and self.difference.mean.value > 0
+
+
+def told_p(p: float) -> str:
+    return "<0.001" if p < 0.001 else f"{p:.3f}"
+
+
+Seeds = dict[int, float]
+ByMode = dict[str, Compared]
+UNKNOWN = "not comparable | |"
+
+
+def differences(pairs: Mapping[str, tuple[Seeds | None, Seeds | None]]) -> ByMode:
+    """Of each name's two; those of which one is not known are left out."""
+    found = {name: paired(*both) for name, both in pairs.items() if None not in both}
+    corrected = holm([difference.p for difference in found.values()])
+    return {name: Compared(found[name], p) for name, p in zip(found, corrected, strict=True)}
+
+
+def compared(rows: Mapping[str, Row], against: str) -> tuple[ByMode, ByMode]:
+    """Style at 80 % content, and content at the common style, of each row minus those of `against`."""
+    other = rows[against]
+    others = [row for row in rows.values() if row is not other]
+    return (
+        differences({row.name: (row.styles, other.styles) for row in others}),
+        differences({row.name: (row.known_contents, other.known_contents) for row in others}),
+    )
+
+
+def whole_rows(done: Sequence[Record], modes: Sequence[str]) -> dict[str, Row]:
+    """Of the modes that were run with seeds enough to compare."""
+    return {row.name: row for row in rows_of(done, modes) if row.is_whole}
+
+
+def comparisons(done: Sequence[Record], against: str, modes: Sequence[str]) -> str:
+    """Each mode minus `against`, paired by seed, corrected for the number of rows."""
+    rows = whole_rows(done, modes)
+    if against not in rows:
+        return f"{against} was not run with {LEAST_SEEDS} seeds, so nothing is compared with it."
+    styles, contents = compared(rows, against)
+    lines = [
+        f"| mode | style minus {against} | p | p, corrected | content minus its | p | p, corrected |",
+        "|---" * 7 + "|",
+    ]
+    for name in rows:
+        if name in styles or name in contents:
+            cells = [c[name].cells if name in c else UNKNOWN for c in (styles, contents)]
+            lines.append(f"| {name} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def savings(done: Sequence[Record]) -> str:
+    """What evaluations a mode saves beside the dearer one that has its settings, and what that does to its style."""
+    rows = whole_rows(done, list(MODES))
+    lines = []
+    for name in DEARER:
+        pair = [rows.get(MODES[name].settings_of), rows.get(name)]
+        if not all(row and row.is_most for row in pair):
+            continue
+        (cheap, dear), costs = pair, [next(iter(row.runs.values())).evaluations for row in pair]
+        found = paired(cheap.styles, dear.styles)
+        lines.append(
+            f"*{dear.name}* takes {costs[1]} evaluations, *{cheap.name}* {costs[0]}: {costs[1] / costs[0]:.1f} times fewer. Both "
+            f"have the settings found for the latter. Style at 80 % content, cheap minus dear: {found.mean.signed} "
+            f"({found.seeds} seeds, p {'< 0.001' if found.p < 0.001 else f'= {found.p:.3f}'})."
+        )
+    return "\n\n".join(lines) or "Not run yet with seeds enough."
+
+
+def ideas(done: Sequence[Record]) -> str:
+    """Each idea minus the mode that it changes, with that one's settings."""
+    rows = whole_rows(done, SAME_COST)
+    pairs = {
+        name: (rows[name], rows[changed])
+        for name in IDEAS
+        if name in rows and (changed := MODES[name].settings_of) in rows
+    }
+    if not pairs:
+        return "Not run yet with seeds enough."
+    styles = differences({name: (a.styles, b.styles) for name, (a, b) in pairs.items()})
+    contents = differences(
+        {name: (a.known_contents, b.known_contents) for name, (a, b) in pairs.items()}
+    )
+    lines = [
+        "| idea | changes | style minus its | p | p, corrected | content minus its | p | p, corrected |",
+        "|---" * 8 + "|",
+    ]
+    for name, (_, changed) in pairs.items():
+        cells = [c[name].cells if name in c else UNKNOWN for c in (styles, contents)]
+        lines.append(f"| {name} | {changed.name} | {' | '.join(cells)} |")
+    return "\n".join(lines)
