@@ -96,7 +96,4 @@ def remedies(config: SePPOConfig) -> list[str]:
     found.append("encode the winners at a lower resolution")
     if config.lora.rank > 4:
         found.append(f"lower the rank (now {config.lora.rank})")
-    return [
-        *found,
-        "let ComfyUI load the model in fp8" if config.lora.rank <= 4 else "close other programs",
-    ]
+    return [*found, "let ComfyUI load the model in fp8", "close other programs"]

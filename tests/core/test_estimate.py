@@ -6,6 +6,7 @@ import torch.nn.functional as F
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
+from seppo_core.config import LoRAConfig, SePPOConfig
 from seppo_core.estimate import (
     META,
     fused_attention,
@@ -13,6 +14,7 @@ from seppo_core.estimate import (
     meta_twin,
     on_meta,
 )
+from seppo_core.memory import remedies
 
 
 class Block(nn.Module):
@@ -91,3 +93,12 @@ def test_a_batch_of_one_becomes_a_batch_of_many_and_the_rest_keeps_its_shape():
     assert found["table"].shape == (7,)
     assert found["options"][0].shape == (3,)
     assert found["options"][1] == "cond"
+
+
+@pytest.mark.parametrize("rank", [4, 16])
+def test_what_would_lower_the_need_is_named_from_cheap_to_dear(rank):
+    found = remedies(SePPOConfig(batch_size=2, lora=LoRAConfig(rank=rank)))
+    assert found[0] == "turn gradient_checkpointing on"
+    assert found[1].startswith("lower batch_size (now 2)")
+    assert ("lower the rank (now 16)" in found) == (rank == 16)
+    assert found[-2:] == ["let ComfyUI load the model in fp8", "close other programs"]
