@@ -32,7 +32,9 @@ TERA = 1e12
 class Case:
     name: str
     network: Callable[[], nn.Module]
-    call: Callable[[nn.Module], Tensor]
+    call: Callable[[nn.Module, int], Tensor]
+    sizes: tuple[int, ...]
+    """for `call` and the name"""
 
 
 def empty(*shape: int) -> Tensor:
@@ -43,8 +45,9 @@ def sd15() -> nn.Module:
     return diffusers.UNet2DConditionModel(cross_attention_dim=768, attention_head_dim=8)
 
 
-def call_sd15(network: nn.Module) -> Tensor:
-    return network(empty(PAIR, 4, 64, 64), torch.ones(PAIR, device=META), empty(PAIR, 77, 768))[0]
+def call_sd15(network: nn.Module, pixels: int) -> Tensor:
+    latents, timestep = empty(PAIR, 4, pixels // 8, pixels // 8), torch.ones(PAIR, device=META)
+    return network(latents, timestep, empty(PAIR, 77, 768))[0]
 
 
 def sdxl() -> nn.Module:
@@ -62,9 +65,9 @@ def sdxl() -> nn.Module:
     )
 
 
-def call_sdxl(network: nn.Module) -> Tensor:
+def call_sdxl(network: nn.Module, pixels: int) -> Tensor:
     added = {"text_embeds": empty(PAIR, 1280), "time_ids": empty(PAIR, 6)}
-    latents, timestep = empty(PAIR, 4, 128, 128), torch.ones(PAIR, device=META)
+    latents, timestep = empty(PAIR, 4, pixels // 8, pixels // 8), torch.ones(PAIR, device=META)
     return network(latents, timestep, empty(PAIR, 77, 2048), added_cond_kwargs=added)[0]
 
 
@@ -81,9 +84,9 @@ def sd35_medium() -> nn.Module:
     )
 
 
-def call_sd35(network: nn.Module) -> Tensor:
+def call_sd35(network: nn.Module, pixels: int) -> Tensor:
     return network(
-        empty(PAIR, 16, 128, 128),
+        empty(PAIR, 16, pixels // 8, pixels // 8),
         encoder_hidden_states=empty(PAIR, 333, 4096),
         pooled_projections=empty(PAIR, 2048),
         timestep=torch.ones(PAIR, device=META),
@@ -94,14 +97,15 @@ def flux() -> nn.Module:
     return diffusers.FluxTransformer2DModel(guidance_embeds=True)
 
 
-def call_flux(network: nn.Module) -> Tensor:
+def call_flux(network: nn.Module, pixels: int) -> Tensor:
+    cells = (pixels // 16) ** 2
     return network(
-        empty(PAIR, 4096, 64),
+        empty(PAIR, cells, 64),
         encoder_hidden_states=empty(PAIR, 512, 4096),
         pooled_projections=empty(PAIR, 768),
         timestep=torch.ones(PAIR, device=META, dtype=torch.bfloat16),
         guidance=torch.ones(PAIR, device=META, dtype=torch.bfloat16),
-        img_ids=torch.zeros(4096, 3, device=META),
+        img_ids=torch.zeros(cells, 3, device=META),
         txt_ids=torch.zeros(512, 3, device=META),
     )[0]
 
@@ -110,21 +114,21 @@ def wan() -> nn.Module:
     return diffusers.WanTransformer3DModel(num_attention_heads=12, ffn_dim=8960, num_layers=30)
 
 
-def call_wan(network: nn.Module) -> Tensor:
-    frames = empty(PAIR, 16, 9, 60, 104)  # 33 frames of 832x480
-    return network(frames, torch.ones(PAIR, device=META), empty(PAIR, 512, 4096))[0]
+def call_wan(network: nn.Module, frames: int) -> Tensor:
+    latents = empty(PAIR, 16, (frames + 3) // 4, 60, 104)  # 832x480
+    return network(latents, torch.ones(PAIR, device=META), empty(PAIR, 512, 4096))[0]
 
 
 CASES = (
-    Case("SD 1.5, 512 px", sd15, call_sd15),
-    Case("SDXL, 1024 px", sdxl, call_sdxl),
-    Case("SD 3.5 medium, 1024 px", sd35_medium, call_sd35),
-    Case("Flux, 1024 px", flux, call_flux),
-    Case("Wan 2.1 1.3B, 832x480, 33 frames", wan, call_wan),
+    Case("SD 1.5, {} px", sd15, call_sd15, (512, 768)),
+    Case("SDXL, {} px", sdxl, call_sdxl, (768, 1024)),
+    Case("SD 3.5 medium, {} px", sd35_medium, call_sd35, (512, 1024)),
+    Case("Flux, {} px", flux, call_flux, (512, 1024)),
+    Case("Wan 2.1 1.3B, 832x480, {} frames", wan, call_wan, (33, 81)),
 )
 
 
-def size(tensors) -> int:
+def bytes_of(tensors) -> int:
     return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
 
 
@@ -150,30 +154,35 @@ def step_operations(forward: float, reuse: int) -> float:
     return forward * (drawing + PAIR + 2 * PAIR)
 
 
+def rows_of(case: Case, size: int) -> tuple[list[str], list[str]]:
+    """Memory in GiB, and arithmetic, of a model at a size."""
+    with META:
+        network = case.network().to(torch.bfloat16).requires_grad_(False).eval()
+    call, name = lambda model: case.call(model, size), case.name.format(size)
+    lora = LoRA(network, LoRAConfig(), 0, META)
+    trained = bytes_of(lora.parameters())
+    forward = operations(network, call)
+    plain = activations(network, lora, call)
+    network.enable_gradient_checkpointing()
+    checkpointed = activations(network, lora, call)
+    cells = (
+        bytes_of(network.parameters()),
+        (1 + COPIES) * trained,
+        plain,
+        checkpointed,
+        8 * trained,
+    )
+    steps = [step_operations(forward, reuse) for reuse in (1, 4)]
+    seconds = [s / TERA / (card * UTILISATION) for card in CARDS.values() for s in steps]
+    return (
+        [name, *(f"{cell / GIB:.2f}" for cell in cells)],
+        [name, *(f"{x / TERA:.1f}" for x in (forward, *steps)), *(f"{s:.1f}" for s in seconds)],
+    )
+
+
 def main() -> None:
-    memory, arithmetic = [], []
-    for case in CASES:
-        with META:
-            network = case.network().to(torch.bfloat16).requires_grad_(False).eval()
-        lora = LoRA(network, LoRAConfig(), 0, META)
-        trained = size(lora.parameters())
-        forward = operations(network, case.call)
-        plain = activations(network, lora, case.call)
-        network.enable_gradient_checkpointing()
-        checkpointed = activations(network, lora, case.call)
-        cells = (
-            size(network.parameters()),
-            (1 + COPIES) * trained,
-            plain,
-            checkpointed,
-            8 * trained,
-        )
-        memory.append([case.name, *(f"{cell / GIB:.2f}" for cell in cells)])
-        steps = [step_operations(forward, reuse) for reuse in (1, 4)]
-        seconds = [
-            f"{s / TERA / (card * UTILISATION):.1f}" for card in CARDS.values() for s in steps
-        ]
-        arithmetic.append([case.name, *(f"{x / TERA:.1f}" for x in (forward, *steps)), *seconds])
+    rows = [rows_of(case, size) for case in CASES for size in case.sizes]
+    memory, arithmetic = ([*column] for column in zip(*rows, strict=True))
     print(
         f"One winner and its sample, bf16 network, LoRA rank {LoRAConfig().rank} on all linear layers; GiB"
     )
