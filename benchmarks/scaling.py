@@ -46,25 +46,19 @@ class Curve:
     field: str
     values: Sequence[int]
     time: str
-    memory: str
+    """the slope expected"""
+    unit: str
+    """what one more of is counted in memory"""
+    each: Callable[[dict[str, float]], float] | None = None
+    """MiB expected for one more, where *SePPO Train*'s estimate of a step does not count it"""
 
 
 CURVES = (
-    Curve("batch", (1, 2, 4, 8, 16), "1", "expected: two latents' activations"),
-    Curve(
-        "side",
-        (16, 32, 64),
-        "2: area, and more where attention counts",
-        "expected: the same for each",
-    ),
-    Curve(
-        "rank",
-        (4, 16, 64, 128),
-        "0 to 0.3: the paths are thin beside the layers",
-        "expected: proportional",
-    ),
-    Curve("pool", (1, 2, 8, 32), "0", "expected: one LoRA"),
-    Curve("winners", (10, 100, 1000, 10_000), "0", "expected: 0.23 of text and latents"),
+    Curve("batch", (1, 2, 4, 8, 16), "1", "winner"),
+    Curve("side", (16, 32, 64), "2: area, and more where attention counts", "cell"),
+    Curve("rank", (4, 16, 64, 128), "0 to 0.3: the paths are thin beside the layers", "rank"),
+    Curve("pool", (1, 2, 8, 32), "0", "checkpoint", lambda found: found["LoRA MiB"]),
+    Curve("winners", (10, 100, 1000, 10_000), "0", "winner", lambda found: found["winner MiB"]),
 )
 
 
@@ -96,14 +90,18 @@ def dataset_of(host, point: Point):
     return core.in_memory(examples)
 
 
+def bytes_of(example) -> int:
+    """Of an example's latents and text."""
+    ((text, _),) = example.cond
+    return sum(tensor.numel() * tensor.element_size() for tensor in (example.latents, text))
+
+
 def measure(host, point: Point) -> dict[str, float]:
     """Seconds of a step, once the pool is full, and what the process needed for it all."""
     import torch
 
     config, core = host.core("config"), host.core
     policy = core("denoisers.comfy").ComfyDenoiser(host.thin_model("sd15", "fp32"))
-    reset_peak()
-    before = peak_bytes()
     references = config.ReferenceConfig(
         sampling_steps=2, capacity=point.pool, batch_size=point.batch, snapshot_every=1
     )
@@ -114,6 +112,8 @@ def measure(host, point: Point) -> dict[str, float]:
         lora=config.LoRAConfig(rank=point.rank),
         run=config.RunConfig(preview_every=0),
     )
+    reset_peak()
+    before = peak_bytes()
     addresses = [p.data_ptr() for p in policy.network.parameters()]
     with torch.inference_mode(False):
         dataset = dataset_of(host, point)
@@ -122,10 +122,20 @@ def measure(host, point: Point) -> dict[str, float]:
     assert addresses == [p.data_ptr() for p in policy.network.parameters()], "base weights moved"
     weights = sum(v.numel() * v.element_size() for v in policy.lora.state().values())
     times = [later - earlier for earlier, later in pairwise(marks)]
+    peak = peak_bytes() - before
+    fresh, estimate = (
+        core("denoisers.comfy").ComfyDenoiser(host.thin_model("sd15", "fp32")),
+        core("estimate"),
+    )
+    with torch.inference_mode(False), fresh.session(settings.compute):
+        call = estimate.call_of(fresh, dataset)
+        expected = estimate.step_bytes(fresh, call, settings, point.batch)
     return {
         "seconds": statistics.median(times[-STEPS:]),
-        "MiB": (peak_bytes() - before) / MIB,
+        "MiB": peak / MIB,
+        "expected MiB": expected / MIB,
         "LoRA MiB": weights / MIB,
+        "winner MiB": bytes_of(dataset[0]) / MIB,
     }
 
 
@@ -157,11 +167,11 @@ def slope(xs: Sequence[float], ys: Sequence[float]) -> float:
     return covariance / sum((x - middle_x) ** 2 for x in across)
 
 
-def growth(xs: Sequence[float], ys: Sequence[float]) -> str:
+def growth(xs: Sequence[float], ys: Sequence[float]) -> float:
     """What one more costs, by least squares on the values themselves."""
     middle_x, middle_y = statistics.mean(xs), statistics.mean(ys)
     covariance = sum((x - middle_x) * (y - middle_y) for x, y in zip(xs, ys, strict=True))
-    return f"{covariance / sum((x - middle_x) ** 2 for x in xs):.3f} MiB for one more"
+    return covariance / sum((x - middle_x) ** 2 for x in xs)
 
 
 def show(curve: Curve, found: list[dict[str, float]]) -> None:
@@ -169,16 +179,16 @@ def show(curve: Curve, found: list[dict[str, float]]) -> None:
     print(f"\n{curve.field}: " + ", ".join(map(str, xs)))
     print("  ms a step  " + ", ".join(f"{1000 * f['seconds']:.0f}" for f in found))
     print("  peak MiB   " + ", ".join(f"{f['MiB']:.0f}" for f in found))
+    print("  estimate   " + ", ".join(f"{f['expected MiB']:.0f}" for f in found))
     seconds = slope(xs, [f["seconds"] for f in found])
     print(f"  time: slope {seconds:.2f}, expected {curve.time}")
-    least = found[0]["MiB"]
     squared = [x**2 for x in xs] if curve.field == "side" else list(xs)
-    grown = [f["MiB"] - least for f in found]
-    print(
-        f"  memory: {growth(squared, grown)}{' latent' if curve.field == 'side' else ''}, {curve.memory}"
+    measured, expected = (
+        growth(squared, [f[key] for f in found]) for key in ("MiB", "expected MiB")
     )
-    if curve.field == "pool":
-        print(f"  a LoRA has {found[0]['LoRA MiB']:.3f} MiB")
+    if curve.each:
+        expected = curve.each(found[0])
+    print(f"  memory: {measured:.3f} MiB for one more {curve.unit}, expected {expected:.3f}")
     sys.stdout.flush()
 
 

@@ -63,7 +63,7 @@ class SePPOSaveAligned(io.ComfyNode):
                     "strength",
                     default=1.0,
                     min=0.0,
-                    max=2.0,
+                    max=10.0,
                     step=0.05,
                     tooltip="How much of what was learned goes into the file. 1 is what was trained.",
                 ),

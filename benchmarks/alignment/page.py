@@ -253,8 +253,9 @@ columns are of the LoRA as trained. "At least": content never fell that far, and
 own captions. **Content at equal style** turns it round: the most content at any strength that makes halfway as much more style than
 the base as fine-tuning of equal cost does at 80 % content.
 
-**Evaluations** are forwards of one sample through the network while training; a forward with its backward counts three, about what it
-takes by benchmarks/speed.py.
+**Evaluations** are forwards of one sample through the network while training; a forward with its backward counts three, as is usual. With
+a LoRA it takes two or less (benchmarks/README.md), so the modes that draw no samples get fewer steps here than would take as long: fine-tuning
+four fifths of them.
 
 ± is the 95 % interval over training seeds; captions, noise of the evaluation and the search are the same for all of them and not in it.
 Comparisons are paired by seed (t-test), from five seeds on; "corrected" is Holm's, for the number of rows; * marks p < 0.05 after that.

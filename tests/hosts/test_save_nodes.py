@@ -78,9 +78,12 @@ def test_file_says_where_it_comes_from(host, run):
 
 
 def test_strength_is_in_the_file(host, run):
-    whole, half = (load_file(save(host, run, strength=s)) for s in (1.0, 0.5))
-    for key, value in whole.items():
-        assert torch.equal(half[key], value * 0.5 if key.endswith(".alpha") else value)
+    whole = load_file(save(host, run))
+    for strength in (0.5, 4.0):
+        scaled = load_file(save(host, run, strength=strength))
+        for key, value in whole.items():
+            expected = value * strength if key.endswith(".alpha") else value
+            assert torch.equal(scaled[key], expected)
 
 
 def test_snapshot_of_a_step_is_saved_and_an_unknown_one_refused(host, run):
