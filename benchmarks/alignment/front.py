@@ -9,7 +9,7 @@ from .records import Job, Record
 CONTENT_KEPT = 0.8
 """Share of the base's content at which styles are compared."""
 BASE = "base"
-WEAKER, STRONGER = (0.5, 0.25, 0.125, 0.0625), (2.0, 4.0, 8.0, 16.0)
+WEAKER, STRONGER = (0.5, 0.25, 0.125, 0.0625), (2.0, 4.0, 8.0, 16.0, 32.0)
 """Of the LoRA, besides 1: tried in turn until content crosses what must be kept, then one between the last two."""
 
 

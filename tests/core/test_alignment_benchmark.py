@@ -447,8 +447,8 @@ def test_a_job_trains_counts_and_judges(part, monkeypatch, mode, evaluations):
         torch.set_num_threads(threads)
         torch.set_flush_denormal(False)
     assert record.evaluations == evaluations
-    assert [point["strength"] for point in record.front] == [1.0, 2.0, 4.0, 8.0, 16.0]
-    assert len({point["style"] for point in record.front}) == 5
+    assert [point["strength"] for point in record.front] == [1.0, 2.0, 4.0, 8.0, 16.0, 32.0]
+    assert len({point["style"] for point in record.front}) == 6
     assert record.steps_done == 2
     assert [point["step"] for point in record.curve] == [1]
     assert len(record.metrics["loss"]) == 2
@@ -476,7 +476,8 @@ class Weights:
         (0.7, [2.0, 4.0, 2.828]),
         (0.9, [2.0, 4.0, 8.0, 5.657]),
         (1.4, [2.0, 4.0, 8.0, 16.0, 11.314]),
-        (2.0, [2.0, 4.0, 8.0, 16.0]),
+        (2.0, [2.0, 4.0, 8.0, 16.0, 32.0, 22.627]),
+        (2.4, [2.0, 4.0, 8.0, 16.0, 32.0]),
         (0.3, [0.5, 0.707]),
         (0.2, [0.5, 0.25, 0.354]),
         (0.15, [0.5, 0.25, 0.125, 0.177]),
