@@ -158,7 +158,7 @@ def section(path: Path) -> str:
     parts = [
         f"## {world}",
         base_of(world),
-        f"Nothing was searched for here: the settings are those found in {frozen}."
+        f"Nothing was searched for here: the settings below are those that the search in {frozen} had found by then."
         if frozen
         else "",
         f"{len(done)} runs, of them {len(runs)} final ones with seeds {seeds}; "
