@@ -225,7 +225,7 @@ the same for all. An idea changes one thing of a mode and takes that one's setti
 | in the name of a mode | means |
 |---|---|
 | sft | plain fine-tuning on the winners |
-| dpo on pairs | DPO with a losing picture for each winner, the same thing in the base's style: nobody else has those |
+| dpo on pairs | DPO with a losing picture for each winner, the same thing in the base's style, which no other mode is given |
 | initial, latest, random | who draws the reference samples: the base, the last snapshot, any snapshot. *latest + none* is SPIN-Diffusion's choice |
 | none, constant | every sample is pushed away, with full weight or with half |
 | sign, indicator | the anchor criterion: a sample that is not pushed away is learned from (the paper's), or left out |
