@@ -49,16 +49,16 @@ class Curve:
     """the slope expected"""
     unit: str
     """what one more of is counted in memory"""
-    each: Callable[[dict[str, float]], float] | None = None
-    """MiB expected for one more, where *SePPO Train*'s estimate of a step does not count it"""
+    each: str = ""
+    """the measurement that is expected for one more, where *SePPO Train*'s estimate of a step does not count it"""
 
 
 CURVES = (
     Curve("batch", (1, 2, 4, 8, 16), "1", "winner"),
     Curve("side", (16, 32, 64), "2: area, and more where attention counts", "cell"),
     Curve("rank", (4, 16, 64, 128), "0 to 0.3: the paths are thin beside the layers", "rank"),
-    Curve("pool", (1, 2, 8, 32), "0", "checkpoint", lambda found: found["LoRA MiB"]),
-    Curve("winners", (10, 100, 1000, 10_000), "0", "winner", lambda found: found["winner MiB"]),
+    Curve("pool", (1, 2, 8, 32), "0", "checkpoint", "LoRA MiB"),
+    Curve("winners", (10, 100, 1000, 10_000), "0", "winner", "winner MiB"),
 )
 
 
@@ -90,10 +90,8 @@ def dataset_of(host, point: Point):
     return core.in_memory(examples)
 
 
-def bytes_of(example) -> int:
-    """Of an example's latents and text."""
-    ((text, _),) = example.cond
-    return sum(tensor.numel() * tensor.element_size() for tensor in (example.latents, text))
+def mib_of(tensors) -> float:
+    return sum(tensor.numel() * tensor.element_size() for tensor in tensors) / MIB
 
 
 def measure(host, point: Point) -> dict[str, float]:
@@ -120,13 +118,10 @@ def measure(host, point: Point) -> dict[str, float]:
         reports = core("trainer").train(policy, dataset, settings)
         marks = [time.process_time() for _ in reports]
     assert addresses == [p.data_ptr() for p in policy.network.parameters()], "base weights moved"
-    weights = sum(v.numel() * v.element_size() for v in policy.lora.state().values())
     times = [later - earlier for earlier, later in pairwise(marks)]
     peak = peak_bytes() - before
-    fresh, estimate = (
-        core("denoisers.comfy").ComfyDenoiser(host.thin_model("sd15", "fp32")),
-        core("estimate"),
-    )
+    estimate = core("estimate")
+    fresh = core("denoisers.comfy").ComfyDenoiser(host.thin_model("sd15", "fp32"))
     with torch.inference_mode(False), fresh.session(settings.compute):
         call = estimate.call_of(fresh, dataset)
         expected = estimate.step_bytes(fresh, call, settings, point.batch)
@@ -134,8 +129,8 @@ def measure(host, point: Point) -> dict[str, float]:
         "seconds": statistics.median(times[-STEPS:]),
         "MiB": peak / MIB,
         "expected MiB": expected / MIB,
-        "LoRA MiB": weights / MIB,
-        "winner MiB": bytes_of(dataset[0]) / MIB,
+        "LoRA MiB": mib_of(policy.lora.state().values()),
+        "winner MiB": mib_of((dataset[0].latents, dataset[0].cond[0][0])),
     }
 
 
@@ -187,7 +182,7 @@ def show(curve: Curve, found: list[dict[str, float]]) -> None:
         growth(squared, [f[key] for f in found]) for key in ("MiB", "expected MiB")
     )
     if curve.each:
-        expected = curve.each(found[0])
+        expected = found[0][curve.each]
     print(f"  memory: {measured:.3f} MiB for one more {curve.unit}, expected {expected:.3f}")
     sys.stdout.flush()
 

@@ -6,8 +6,8 @@ from pathlib import Path
 
 from . import plots, records
 from .front import BASE, find_base, style_at_content
-from .modes import DEARER, MODES, STEPS
-from .records import Record
+from .modes import MODES
+from .records import Record, final_runs
 from .search import tuning_runs
 from .tables import (
     COIN,
@@ -15,11 +15,12 @@ from .tables import (
     NO_CRITERION,
     PAPER,
     SAME_COST,
+    SAME_STEPS,
     common_style,
     compared,
     comparisons,
-    final_runs,
     ideas,
+    pairs_with,
     savings,
     table,
     whole_rows,
@@ -27,7 +28,6 @@ from .tables import (
 
 PAGE = records.ROOT / "docs" / "benchmarks.md"
 IMAGES = records.ROOT / "docs" / "images"
-SAME_STEPS = [name for name, mode in MODES.items() if mode.steps == STEPS and name not in DEARER]
 
 
 def verdict(worlds: Mapping[str, Sequence[Record]]) -> str:
@@ -47,7 +47,7 @@ def verdict(worlds: Mapping[str, Sequence[Record]]) -> str:
     ]
     better = {name: True for name in SAME_COST}
     for against in (FINE_TUNING, PAPER):
-        columns = {world: compared(rows, against) for world, rows in known.items()}
+        columns = {world: compared(pairs_with(rows, against)) for world, rows in known.items()}
         heads = [f"{what}, {world}" for world in columns for what in ("style", "content")]
         lines = [f"| minus {against} | {' | '.join(heads)} |", "|---" * (len(heads) + 1) + "|"]
         for name in SAME_COST:
@@ -219,8 +219,8 @@ This page is written by `python -m benchmarks.alignment --page` from benchmarks/
 **What is compared.** A small text-to-image model that has seen two styles of emoji, which no caption names. Winners are pictures in one
 of them. Every mode trains a LoRA on as many winners a step. Its settings are searched for with two thirds of the winners, judged on the
 other third by judges of their own: three learning rates, then two more trials around the best, which are other betas, or finer learning
-rates for a mode that reads no beta, then up to two beyond the edge where the best learning rate is the lowest or the highest. With the settings found it is judged on captions that are not among the winners, from noise that is
-the same for all. An idea changes one thing of a mode and takes that one's settings.
+rates for a mode that reads no beta, then up to two beyond the edge where the best learning rate is the lowest or the highest. With the
+settings found it is judged on captions that are not among the winners, from noise that is the same for all. An idea changes one thing of a mode and takes that one's settings.
 
 | in the name of a mode | means |
 |---|---|
@@ -254,8 +254,8 @@ own captions. **Content at equal style** turns it round: the most content at any
 the base as fine-tuning of equal cost does at 80 % content.
 
 **Evaluations** are forwards of one sample through the network while training; a forward with its backward counts three, as is usual. With
-a LoRA it takes two or less (benchmarks/README.md), so the modes that draw no samples get fewer steps here than would take as long: fine-tuning
-four fifths of them.
+a LoRA a backward takes less, for the frozen weights need no gradient, so the modes that draw no samples get fewer steps here than would take
+as long. Were the backward counted as one, fine-tuning would get a quarter more of them.
 
 ± is the 95 % interval over training seeds; captions, noise of the evaluation and the search are the same for all of them and not in it.
 Comparisons are paired by seed (t-test), from five seeds on; "corrected" is Holm's, for the number of rows; * marks p < 0.05 after that.

@@ -3,7 +3,8 @@
 import json
 import platform
 import subprocess
-from dataclasses import asdict, dataclass, field
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -71,6 +72,17 @@ def read(path: Path) -> list[Record]:
 def search_in(path: Path) -> list[Record]:
     """What the search for settings ran."""
     return [record for record in read(path) if record.job.split == "tuning"]
+
+
+def final_runs(done: Sequence[Record], mode: str) -> dict[int, Record]:
+    """seed -> record; of the settings used last, should a search have gone on after runs with others."""
+    runs = [r for r in done if r.job.split == "final" and r.job.mode == mode]
+    return {r.job.seed: r for r in runs if _same_settings(r.job, runs[-1].job)}
+
+
+def _same_settings(a: Job, b: Job) -> bool:
+    """But for the weight of losers, which is measured for each seed where a mode takes another's."""
+    return replace(a.settings, loser_weight=b.settings.loser_weight) == b.settings
 
 
 def append(path: Path, record: Record) -> None:

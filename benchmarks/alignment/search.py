@@ -14,7 +14,7 @@ from .modes import (
     Mode,
     Settings,
 )
-from .records import Job, Record
+from .records import Job, Record, final_runs
 
 TUNING_SEED = 1000
 NO_SETTINGS = Settings(0.0)
@@ -114,14 +114,9 @@ def _rate(name: str, records: Sequence[Record], split: str, seed: int) -> float 
         tuned = is_tuned(name, records)
         run = _best(tuning_runs(name, records), records) if tuned else None
     else:
-        finals = (r for r in records if r.job.split == "final" and r.job.mode == name)
-        run = next((r for r in finals if r.job.seed == seed), None)
+        run = final_runs(records, name).get(seed)
     if run is None:
         return None
     steps = zip(run.metrics["flip_rate"], run.metrics["winner_margin"], strict=True)
     flips = [flip for flip, margin in steps if flip is not None and margin != 0.0]
     return round(1 - sum(flips) / len(flips), 3) if flips else 0.0
-
-
-def _find(records: Sequence[Record], job: Job) -> Record | None:
-    return next((r for r in records if r.job == job), None)

@@ -1,11 +1,11 @@
 """Rows, comparisons and their tables in Markdown: every number of docs/benchmarks.md."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from .front import BASE, CONTENT_KEPT, AtContent, content_at_style, style_at_content
-from .modes import BASELINES, DEARER, IDEAS, MODES
-from .records import Job, Record
+from .modes import BASELINES, DEARER, IDEAS, MODES, STEPS
+from .records import Record, final_runs
 from .statistics import Difference, Mean, holm, mean, paired
 
 SIGNIFICANT = 0.05
@@ -17,18 +17,8 @@ FINE_TUNING, PAPER, NO_CRITERION, COIN = (
     "random + none",
     "random + coin",
 )
+SAME_STEPS = [name for name, mode in MODES.items() if mode.steps == STEPS and name not in DEARER]
 SAME_COST = [name for name in MODES if name not in BASELINES and name not in DEARER]
-
-
-def final_runs(done: Sequence[Record], mode: str) -> dict[int, Record]:
-    """seed -> record; of the settings used last, should a search have gone on after runs with others."""
-    runs = [r for r in done if r.job.split == "final" and r.job.mode == mode]
-    return {r.job.seed: r for r in runs if _same_settings(r.job, runs[-1].job)}
-
-
-def _same_settings(a: Job, b: Job) -> bool:
-    """But for the weight of losers, which is measured for each seed where a mode takes another's."""
-    return replace(a.settings, loser_weight=b.settings.loser_weight) == b.settings
 
 
 def common_style(done: Sequence[Record]) -> float:
@@ -158,14 +148,30 @@ def differences(pairs: Mapping[str, tuple[Seeds | None, Seeds | None]]) -> ByMod
     return {name: Compared(found[name], p) for name, p in zip(found, corrected, strict=True)}
 
 
-def compared(rows: Mapping[str, Row], against: str) -> tuple[ByMode, ByMode]:
-    """Style at 80 % content, and content at the common style, of each row minus those of `against`."""
-    other = rows[against]
-    others = [row for row in rows.values() if row is not other]
+Pairs = Mapping[str, tuple[Row, Row]]
+
+
+def pairs_with(rows: Mapping[str, Row], against: str) -> Pairs:
+    """Each other row with that one."""
+    return {name: (row, rows[against]) for name, row in rows.items() if name != against}
+
+
+def compared(pairs: Pairs) -> tuple[ByMode, ByMode]:
+    """Style at 80 % content, and content at the common style, of the first of each pair minus the second's."""
     return (
-        differences({row.name: (row.styles, other.styles) for row in others}),
-        differences({row.name: (row.known_contents, other.known_contents) for row in others}),
+        differences({name: (a.styles, b.styles) for name, (a, b) in pairs.items()}),
+        differences({name: (a.known_contents, b.known_contents) for name, (a, b) in pairs.items()}),
     )
+
+
+def lines_of(pairs: Pairs, heads: Mapping[str, str]) -> list[str]:
+    """A table's lines, of the pairs that can be compared; `heads`: what stands before the differences of each."""
+    columns = compared(pairs)
+    return [
+        f"| {heads[name]} | {' | '.join(c[name].cells if name in c else UNKNOWN for c in columns)} |"
+        for name in pairs
+        if any(name in column for column in columns)
+    ]
 
 
 def whole_rows(done: Sequence[Record], modes: Sequence[str]) -> dict[str, Row]:
@@ -178,16 +184,11 @@ def comparisons(done: Sequence[Record], against: str, modes: Sequence[str]) -> s
     rows = whole_rows(done, modes)
     if against not in rows:
         return f"{against} was not run with {LEAST_SEEDS} seeds, so nothing is compared with it."
-    styles, contents = compared(rows, against)
     lines = [
         f"| mode | style minus {against} | p | p, corrected | content minus its | p | p, corrected |",
         "|---" * 7 + "|",
     ]
-    for name in rows:
-        if name in styles or name in contents:
-            cells = [c[name].cells if name in c else UNKNOWN for c in (styles, contents)]
-            lines.append(f"| {name} | {' | '.join(cells)} |")
-    return "\n".join(lines)
+    return "\n".join(lines + lines_of(pairs_with(rows, against), {name: name for name in rows}))
 
 
 def savings(done: Sequence[Record]) -> str:
@@ -218,15 +219,9 @@ def ideas(done: Sequence[Record]) -> str:
     }
     if not pairs:
         return "Not run yet with seeds enough."
-    styles = differences({name: (a.styles, b.styles) for name, (a, b) in pairs.items()})
-    contents = differences(
-        {name: (a.known_contents, b.known_contents) for name, (a, b) in pairs.items()}
-    )
     lines = [
         "| idea | changes | style minus its | p | p, corrected | content minus its | p | p, corrected |",
         "|---" * 8 + "|",
     ]
-    for name, (_, changed) in pairs.items():
-        cells = [c[name].cells if name in c else UNKNOWN for c in (styles, contents)]
-        lines.append(f"| {name} | {changed.name} | {' | '.join(cells)} |")
-    return "\n".join(lines)
+    heads = {name: f"{name} | {changed.name}" for name, (_, changed) in pairs.items()}
+    return "\n".join(lines + lines_of(pairs, heads))

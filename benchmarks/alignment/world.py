@@ -63,8 +63,8 @@ class Description:
 
     def _named(self, given: dict[str, Path | None]) -> str:
         plain = f"{self.base_style}-{self.winner_style}" + ("-strict" if self.strict else "")
-        own = [what + digest(path) for what, path in given.items() if path]
-        own += [digest(self.names)] if digest(self.names) != digest(NAMES) else []
+        own = [what + _digest(path) for what, path in given.items() if path]
+        own += [_digest(self.names)] if _digest(self.names) != _digest(NAMES) else []
         own += [f"{style}={package}" for style, package in self.more_styles]
         if not own:
             return plain
@@ -105,7 +105,7 @@ class Description:
         return studio.Names(**json.loads(self.names.read_text("utf-8")))
 
 
-def digest(path: Path) -> str:
+def _digest(path: Path) -> str:
     """Of a file, or of all files in a folder."""
     files = [path] if path.is_file() else sorted(p for p in path.rglob("*") if p.is_file())
     found = hashlib.sha256()

@@ -144,7 +144,7 @@ def test_runs_of_settings_found_earlier_are_not_mixed_in(part):
             (1, 1e-4, 0.6),
         ]
     ]
-    found = part("tables").final_runs(runs, "sft")
+    found = part("records").final_runs(runs, "sft")
     assert {seed: run.job.settings.learning_rate for seed, run in found.items()} == {
         0: 1e-4,
         1: 1e-4,
@@ -362,13 +362,12 @@ def test_the_page_says_what_cheap_samples_save_and_ranks_the_dear_ones_apart(
             return 0.2, 0.5
         return 0.5 + 0.1 * (job.mode == modes[0]) + 0.001 * job.seed, 0.48
 
-    page = part("page")
     text = page_of(part, tmp_path, monkeypatch, modes, range(5), score)
     costs = "takes 10 evaluations, *random + indicator* 10: 1.0 times fewer."
     assert f"*{modes[1]}* {costs}" in text
     told = "cheap minus dear: +0.150 ±0.000 (5 seeds, p < 0.001)"
     assert told in text  # at 1.5 times the strength
-    assert page.DEARER == (modes[1],)
+    assert part("modes").DEARER == (modes[1],)
     assert modes[1] not in text[text.index("### Equal evaluations") : text.index("### What do new")]
 
 
