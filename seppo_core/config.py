@@ -41,35 +41,15 @@ class LossConfig:
     """In [0, 1]: the role of every sample under criterion `constant`, the chance to lose under `random`."""
     paired: bool = False
     """The dataset's losing images stand where the reference samples stand (DPO)."""
-    soft: bool = False
-    """Each role weighs as much as the anchor is sure of it, instead of all or nothing."""
-    anchor_draws: int = 1
-    """Noises and levels over which a winner's anchor is averaged; each above one costs two forwards of it."""
-    winner_weight: float = 0.0
-    """How much of the winner's error is added to the loss, in parts of its full pull (beta / 2)."""
-    loser_cap: float = 0.0
-    """A losing sample is left alone once the policy's error on it is this share above the reference's; 0 never."""
-    anchor: str = "winner"
-    """Whose margin the criterion reads: the winner's, or `sample`, which loses where the policy explains it worse."""
-    winner_safe: bool = False
-    """The samples' gradient is scaled down so that, to first order, it never raises the winners' loss."""
 
     def __post_init__(self) -> None:
         _choice("loss.objective", self.objective, OBJECTIVES)
         _choice("loss.criterion", self.criterion, CRITERIA)
-        _choice("loss.anchor", self.anchor, ("winner", "sample"))
         _require(self.beta > 0, f"loss.beta must be positive, got {self.beta}")
         _require(
             0 <= self.loser_weight <= 1,
             f"loss.loser_weight must lie in [0, 1], got {self.loser_weight}",
         )
-        _require(
-            self.anchor_draws >= 1,
-            f"loss.anchor_draws must be at least 1, got {self.anchor_draws}",
-        )
-        for name in ("winner_weight", "loser_cap"):
-            value = getattr(self, name)
-            _require(value >= 0, f"loss.{name} must not be negative, got {value}")
 
 
 @dataclass(frozen=True)

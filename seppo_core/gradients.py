@@ -50,8 +50,6 @@ class Gradients:
         self.scaling = Scaling(FIRST_LOSS_SCALE if self.half else 1.0)
         self.micro_batch = config.batch_size
         """winners that go through the network at once; smaller after a split"""
-        self.of_samples: list[Tensor | None] = [None] * len(self.parameters)
-        """gradients of the samples alone, where they are told apart"""
 
     def of_step(self, step: int, window: Window) -> dict[str, Any] | None:
         """The step's gradient, clipped, and what StepReport says of it; None if loss or gradient is not finite.
@@ -97,14 +95,11 @@ class Gradients:
 
     def _accumulate(self, step: int, window: Window) -> tuple[Tensor, float]:
         self._zero()
-        self.of_samples = [None] * len(self.parameters)
         count, size = self.config.winners_per_step, self.micro_batch
         parts = [
             self._micro_batch(step, window, range(first, min(first + size, count)))
             for first in range(0, count, size)
         ]
-        if self.config.loss.winner_safe and window.samples is not None:
-            self._join()
         norm = self._clip()
         columns = torch.cat(parts, dim=1).cpu()  # the step's one wait for the device
         return columns, float(norm)
@@ -134,30 +129,20 @@ class Gradients:
             return torch.stack([error, *[unknown] * 4, error, unknown, shares])
 
         samples = window.samples[indices.start : indices.stop]
-        batches = self._batches(conds, latents, samples, noise, levels)
+        pairs = ((latents, samples), (noise, noise), (levels, levels))
+        both = [*map(torch.cat, pairs), policy.prepare([*conds, *conds], shape)]
         with torch.no_grad(), self.lora.using(window.slot):
-            reference = self._errors(batches)
-        current = self._errors(batches)
+            reference = DenoisingErrors(*policy.errors(*both).chunk(2))
+        current = DenoisingErrors(*policy.errors(*both).chunk(2))
         given = config.loss
-        if given.anchor == "winner":
-            anchor = self._anchor(step, window, indices, current.winner - reference.winner)
-        else:
-            anchor = (current.sample - reference.sample).detach()
         terms = seppo_loss(
             current,
             reference,
             beta=given.beta,
             criterion=given.criterion,
             loser_weight=given.loser_weight,
-            anchor=anchor,
-            soft=given.soft,
-            winner_weight=given.winner_weight,
-            loser_cap=given.loser_cap,
         )
-        if given.winner_safe:
-            self._backward_apart(terms.loss.sum() * weight, current)
-        else:
-            (terms.loss.sum() * weight).backward()
+        (terms.loss.sum() * weight).backward()
         rows = (
             terms.loss,
             terms.role,
@@ -169,74 +154,6 @@ class Gradients:
             shares,
         )
         return torch.stack([row.detach() for row in rows])
-
-    def _batches(
-        self, conds: list, latents: Tensor, samples: Tensor, noise: Tensor, levels: Tensor
-    ) -> list[tuple]:
-        """Arguments of `Denoiser.errors`: winners and samples in one batch, or in two to be told apart."""
-        policy, shape = self.policy, tuple(latents.shape[1:])
-        if self.config.loss.winner_safe:
-            prepared = policy.prepare(conds, shape)
-            return [(part, noise, levels, prepared) for part in (latents, samples)]
-        prepared = policy.prepare([*conds, *conds], shape)
-        both = (torch.cat(pair) for pair in ((latents, samples), (noise, noise), (levels, levels)))
-        return [(*both, prepared)]
-
-    def _errors(self, batches: list[tuple]) -> DenoisingErrors:
-        found = [self.policy.errors(*batch) for batch in batches]
-        return DenoisingErrors(*(found if len(found) == 2 else found[0].chunk(2)))
-
-    @torch.no_grad()
-    def _anchor(self, step: int, window: Window, indices: range, margin: Tensor) -> Tensor:
-        """Minus the winners' margin [B], averaged over `anchor_draws` draws, of which `margin` is one."""
-        config, policy = self.config, self.policy
-        draws = config.loss.anchor_draws
-        margins = [margin.detach()]
-        conds = window.conds[indices.start : indices.stop]
-        latents = window.winners[indices.start : indices.stop]
-        shape = tuple(latents.shape[1:])
-        prepared = policy.prepare(conds, shape) if draws > 1 else None
-        for draw in range(1, draws):
-            key = (config.seed, step, self.rank, "anchor", draw)
-            noise = torch.stack([normal(shape, *key, "noise", i) for i in indices])
-            places = [torch.rand(1, generator=generator(*key, "level", i)) for i in indices]
-            levels = policy.levels(torch.cat(places))
-            with self.lora.using(window.slot):
-                reference = policy.errors(latents, noise, levels, prepared)
-            margins.append(policy.errors(latents, noise, levels, prepared) - reference)
-        return -torch.stack(margins).mean(0)
-
-    def _backward_apart(self, loss: Tensor, current: DenoisingErrors) -> None:
-        """Add the winners' part of the gradient to the parameters', and the samples' to `of_samples`."""
-        of_winner, of_sample = torch.autograd.grad(loss, (current.winner, current.sample))
-        winners = self._exchange(self.of_samples)
-        current.sample.backward(of_sample)
-        self.of_samples = self._exchange(winners)
-        current.winner.backward(of_winner)
-
-    def _exchange(self, gradients: list[Tensor | None]) -> list[Tensor | None]:
-        """Give the parameters other gradients; returns those they had."""
-        had = [parameter.grad for parameter in self.parameters]
-        for parameter, gradient in zip(self.parameters, gradients, strict=True):
-            parameter.grad = gradient
-        return had
-
-    def _join(self) -> None:
-        """Add the samples' gradient to the winners', scaled so that their product stays at 0 or above.
-
-        For a step against the sum, the winners' loss then does not rise to first order (the rule that
-        Diffusion-SDPO applies to each pair in the space of predictions; here for the step, in that of weights).
-        """
-        pairs = [
-            (parameter.grad, of_samples)
-            for parameter, of_samples in zip(self.parameters, self.of_samples, strict=True)
-            if of_samples is not None
-        ]
-        agreement = torch.stack([(a * b).sum() for a, b in pairs]).sum()
-        most = torch.stack([a.square().sum() for a, _ in pairs]).sum() / -agreement
-        scale = torch.where(agreement < 0, most.clamp(max=1.0), 1.0)
-        for of_winners, of_samples in pairs:
-            of_winners.add_(of_samples * scale)
 
     def _clip(self) -> Tensor:
         """Undo the loss scale, clip, and return the norm before clipping, on the device."""

@@ -102,32 +102,14 @@ def seppo_loss(
     beta: float,
     criterion: str = "sign",
     loser_weight: float = 0.5,
-    anchor: Tensor | None = None,
-    soft: bool = False,
-    winner_weight: float = 0.0,
-    loser_cap: float = 0.0,
 ) -> LossTerms:
     """-log sigmoid(-(beta / 2) (d_w - s d_r)) per example; gradients flow through `policy` only.
 
     `beta` is in the units of the Diffusion-DPO trainer, with the factor 1/2. `loser_weight` is read by
     the criteria "constant" and "random". At policy == reference the loss is ln 2 for every criterion.
-
-    Not of the paper: `anchor` [B] stands in for -d_w in the criterion. `soft` weighs a role by
-    |2 sigmoid(beta / 2 anchor) - 1|. `winner_weight` adds that share of beta / 2 d_w to the loss, so that
-    the pull on the winner does not fade. `loser_cap` holds a losing sample's d_r at that share of the
-    reference's error, where its gradient ends.
     """
     winner_margin = policy.winner - reference.winner.detach()
     sample_margin = policy.sample - reference.sample.detach()
-    if anchor is None:
-        anchor = -winner_margin.detach()
-    role = make_criterion(criterion)(anchor, loser_weight)
-    if soft:
-        role = role * torch.tanh(beta / 4 * anchor.abs())
-    pushed = sample_margin
-    if loser_cap:
-        ceiling = torch.where(role > 0, loser_cap * reference.sample.detach(), torch.inf)
-        pushed = torch.minimum(sample_margin, ceiling)
-    logits = -beta / 2 * (winner_margin - role * pushed)
-    loss = -F.logsigmoid(logits) + winner_weight * beta / 2 * winner_margin
-    return LossTerms(loss, role, logits, winner_margin, sample_margin)
+    role = make_criterion(criterion)(-winner_margin.detach(), loser_weight)
+    logits = -beta / 2 * (winner_margin - role * sample_margin)
+    return LossTerms(-F.logsigmoid(logits), role, logits, winner_margin, sample_margin)

@@ -16,6 +16,7 @@ from .tables import (
     PAPER,
     SAME_COST,
     SAME_STEPS,
+    Compared,
     common_style,
     compared,
     comparisons,
@@ -23,6 +24,7 @@ from .tables import (
     pairs_with,
     savings,
     table,
+    taken_out,
     whole_rows,
 )
 
@@ -45,25 +47,55 @@ def verdict(worlds: Mapping[str, Sequence[Record]]) -> str:
         "Differences, each world's style at 80 % content and content at equal style; * marks p < 0.05, corrected for the modes "
         "compared in that world. Empty: not run with seeds enough, or not comparable.",
     ]
-    better = {name: True for name in SAME_COST}
-    for against in (FINE_TUNING, PAPER):
-        columns = {world: compared(pairs_with(rows, against)) for world, rows in known.items()}
-        heads = [f"{what}, {world}" for world in columns for what in ("style", "content")]
+    against_each = {
+        against: {world: compared(pairs_with(rows, against)) for world, rows in known.items()}
+        for against in (FINE_TUNING, PAPER)
+    }
+    won = []
+    for against, columns in against_each.items():
+        heads = [f"{what}, {world}" for world in columns for what in MEASURES]
         lines = [f"| minus {against} | {' | '.join(heads)} |", "|---" * (len(heads) + 1) + "|"]
         for name in SAME_COST:
             cells = [column.get(name) for both in columns.values() for column in both]
-            better[name] &= all(
-                any(column[name].is_better for column in both if name in column)
-                for both in columns.values()
-            )
             if any(cells):
                 lines.append(f"| {name} | {' | '.join(c.told if c else '' for c in cells)} |")
         parts.append("\n".join(lines))
-    best = [name for name, is_best in better.items() if is_best]
+        for place, what in enumerate(MEASURES):
+            won.append(
+                f"| {against}, in {what} | {_best([both[place] for both in columns.values()])} |"
+            )
+    either = [
+        {
+            name: all(
+                any(column[name].is_better for column in both if name in column) for both in here
+            )
+            for name in known[world]
+            if name not in against_each
+        }
+        for world in known
+        for here in [[columns[world] for columns in against_each.values()]]
+    ]
+    in_all = [
+        name
+        for name in SAME_COST
+        if sum(name in world for world in either) > 1
+        and all(world.get(name, True) for world in either)
+    ]
+    won.append(f"| both, in style or in content | {'; '.join(in_all) or NOBODY} |")
     parts.append(
-        f"Significantly better than both in style or in content, in each world: {'; '.join(best) or 'nothing so far'}."
+        "Significantly better in each world where it was run with seeds enough to compare, two at least:"
     )
-    return "\n\n".join([*parts, SOME_BETTER if best else NOTHING_BETTER])
+    parts.append("\n".join(["| than | |", "|---|---|", *won]))
+    return "\n\n".join([*parts, SOME_BETTER if in_all else NOTHING_BETTER])
+
+
+def _best(columns: Sequence[Mapping[str, Compared]]) -> str:
+    """Modes that are better wherever they are compared, in two worlds at least."""
+    found = {name: [c[name] for c in columns if name in c] for name in SAME_COST}
+    best = [
+        n for n, all_of in found.items() if len(all_of) > 1 and all(c.is_better for c in all_of)
+    ]
+    return "; ".join(best) or NOBODY
 
 
 def rates(done: Sequence[Record]) -> str:
@@ -78,10 +110,18 @@ def rates(done: Sequence[Record]) -> str:
 
 
 def tried(world: str, done: Sequence[Record], results: Path) -> str:
-    """Ideas that were taken out again, by the search's own measure, beside what stayed."""
+    """Ideas that were taken out again, beside what stayed: those with final runs, and those that the search's runs ended."""
     gone = records.read(results / "tried" / f"{world}.jsonl")
-    if not gone:
-        return ""
+    parts = []
+    if compared_ones := taken_out(done, gone):
+        parts = [TAKEN_OUT_HEAD, compared_ones]
+    if searched := [record for record in gone if record.job.split == "tuning"]:
+        parts += [SEARCHED_HEAD, searched_for(done, searched)]
+    return "\n\n".join(["### Ideas that were taken out again", *parts]) if parts else ""
+
+
+def searched_for(done: Sequence[Record], gone: Sequence[Record]) -> str:
+    """Ideas by the search's own measure, beside two modes that stayed."""
     base = find_base(done, "tuning")
     stayed = {name: tuning_runs(name, done) for name in (FINE_TUNING, "random + indicator")}
     lines = [
@@ -92,14 +132,7 @@ def tried(world: str, done: Sequence[Record], results: Path) -> str:
         lines.append(_best_run(name, [r for r in gone if r.job.mode == name], base))
     for name, runs in stayed.items():
         lines.append(_best_run(f"{name} (stayed)", runs, base, beta=MODES[name].reads_beta))
-    return "\n\n".join(
-        [
-            "### Ideas that were taken out again",
-            "Runs of the search's kind, one seed, on its captions and by its judges. The best of more runs is higher by luck "
-            "alone. The code lies in the history.",
-            "\n".join(lines),
-        ]
-    )
+    return "\n".join(lines)
 
 
 def _best_run(name: str, runs: Sequence[Record], base: Record, beta: bool = True) -> str:
@@ -204,6 +237,184 @@ SEEN = (
     "*Fréchet* and *damage* compare with those very pictures."
 )
 STRICT = "The base has never seen the test captions in the winners' style."
+MEASURES = ("style", "content")
+NOBODY = "nothing so far"
+TAKEN_OUT_HEAD = (
+    "An idea was run with two seeds first, and with more where these two came near the best of what stayed. None was better than both "
+    "`constant` and `indicator`, which need none of this code. It lies in the history."
+)
+SEARCHED_HEAD = (
+    "Runs of the search's kind, one seed, on its captions and by its judges. The best of more runs is higher by luck alone. "
+    "The code lies in the history."
+)
+NOTHING_BETTER = (
+    "**What follows.** Nothing of ours is shown to be better than fine-tuning and than the paper's criterion wherever it was tried, so "
+    "preset `sft`, the cheapest a step, is what to try first. The table above names what kept more content than fine-tuning at equal "
+    "style. The nodes keep the paper's choices as defaults, for preset `seppo` is the paper's by its name; `indicator`, under preset "
+    "`custom`, made significantly more style than `sign` where the base seldom draws the winners' style, and was not to be told from it "
+    "where it often does. Few pairs of styles make that a guess, no law."
+)
+SOME_BETTER if in_all else NOTHING_BETTER])
+
+
+def _best(columns: Sequence[Mapping[str, Compared]]) -> str:
+    """Modes that are better wherever they are compared, in two worlds at least."""
+    found = {name: [c[name] for c in columns if name in c] for name in SAME_COST}
+    best = [
+        n for n, all_of in found.items() if len(all_of) > 1 and all(c.is_better for c in all_of)
+    ]
+    return "; ".join(best) or NOBODY
+
+
+def rates(done: Sequence[Record]) -> str:
+    """How often samples were pushed away by the coin and by what it stands for."""
+    found = []
+    for name in ("random + indicator", COIN):
+        runs = final_runs(done, name).values()
+        flips = [value for run in runs for value in run.metrics["flip_rate"]]
+        if flips:
+            found.append(f"{name} {1 - sum(flips) / len(flips):.1%}")
+    return f"Share of samples pushed away, ties included: {'; '.join(found)}." if found else ""
+
+
+def tried(world: str, done: Sequence[Record], results: Path) -> str:
+    """Ideas that were taken out again, beside what stayed: those with final runs, and those that the search's runs ended."""
+    gone = records.read(results / "tried" / f"{world}.jsonl")
+    parts = []
+    if compared_ones := taken_out(done, gone):
+        parts = [TAKEN_OUT_HEAD, compared_ones]
+    if searched := [record for record in gone if record.job.split == "tuning"]:
+        parts += [SEARCHED_HEAD, searched_for(done, searched)]
+    return "\n\n".join(["### Ideas that were taken out again", *parts]) if parts else ""
+
+
+def searched_for(done: Sequence[Record], gone: Sequence[Record]) -> str:
+    """Ideas by the search's own measure, beside two modes that stayed."""
+    base = find_base(done, "tuning")
+    stayed = {name: tuning_runs(name, done) for name in (FINE_TUNING, "random + indicator")}
+    lines = [
+        "| mode | runs | best style at 80 % content | learning rate | beta | code |",
+        "|---" * 6 + "|",
+    ]
+    for name in dict.fromkeys(r.job.mode for r in gone):
+        lines.append(_best_run(name, [r for r in gone if r.job.mode == name], base))
+    for name, runs in stayed.items():
+        lines.append(_best_run(f"{name} (stayed)", runs, base, beta=MODES[name].reads_beta))
+    return "\n".join(lines)
+
+
+def _best_run(name: str, runs: Sequence[Record], base: Record, beta: bool = True) -> str:
+    best = max(runs, key=lambda run: style_at_content(run, base).style)
+    given = best.job.settings
+    return (
+        f"| {name} | {len(runs)} | {style_at_content(best, base).style:.3f} | {given.learning_rate:.2g} | "
+        f"{f'{given.beta:g}' if beta else ''} | {best.commit} |"
+    )
+
+
+def settings_used(done: Sequence[Record]) -> str:
+    """By the final runs, and what of it lies at an edge of what the search tried."""
+    lines = ["| mode | learning rate | beta | weight of losers |", "|---|---|---|---|"]
+    edges: dict[str, list[str]] = {}
+    for name, mode in MODES.items():
+        runs = [*final_runs(done, name).values()]
+        if not runs or mode.settings_of:
+            continue
+        used = [run.job.settings for run in runs]
+        beta = f"{used[0].beta:g}" if mode.reads_beta else ""
+        weights = sorted({one.loser_weight for one in used})
+        reads_weight = mode.loss.get("criterion") in ("constant", "random")
+        weight = (
+            " to ".join(f"{w:g}" for w in {weights[0]: 0, weights[-1]: 0}) if reads_weight else ""
+        )
+        lines.append(f"| {name} | {used[0].learning_rate:.2g} | {beta} | {weight} |")
+        tried_ones = [run.job.settings for run in tuning_runs(name, done)]
+        for key in ("learning_rate", "beta"):
+            values = {getattr(one, key) for one in tried_ones}
+            for end, is_end in {"lowest": min, "highest": max}.items():
+                if len(values) > 1 and getattr(used[0], key) == is_end(values):
+                    edges.setdefault(f"{end} {key.replace('_', ' ')}", []).append(name)
+    if edges:
+        told = [f"{edge}: {'; '.join(names)}" for edge, names in sorted(edges.items())]
+        lines.append(
+            f"\nAt an edge of what was tried, so something better may lie beyond it: {'. '.join(told)}."
+        )
+    return "\n".join(lines)
+
+
+def section(path: Path) -> str:
+    """A world's part of the page, and its pictures."""
+    done = records.read(path)
+    world, base = path.stem, final_runs(done, BASE).get(0)
+    if base is None:
+        return ""
+    frozen = next((r.settings_of for r in done if r.settings_of), "")
+    finals = {name: final_runs(done, name) for name in MODES}
+    shown = {name: runs for name, runs in finals.items() if runs}
+    pictures = plots.draw(world, base, shown, IMAGES)
+    runs = [r for r in done if r.job.split == "final"]
+    commits = sorted({r.commit for r in done if r.commit})
+    seeds = sorted({r.job.seed for r in runs if r.job.mode != BASE})
+    missing = [name for name in MODES if name not in shown]
+    parts = [
+        f"## {world}",
+        base_of(world),
+        f"Nothing was searched for here: the settings below are those that the search in {frozen} had found by then."
+        if frozen
+        else "",
+        f"{len(done)} runs, of them {len(runs)} final ones with seeds {seeds}; "
+        f"machine: {'; '.join(sorted({r.machine for r in done}))}; code: {', '.join(commits)}.",
+        f"Not run yet: {'; '.join(missing)}." if missing else "",
+        f"Contents are compared at style {common_style(done):.3f}.",
+        "### Equal optimizer steps",
+        table(done, SAME_STEPS),
+        "### Equal evaluations of the network",
+        table(done, SAME_COST),
+        "### Against plain fine-tuning of as many steps",
+        comparisons(done, "sft", SAME_STEPS),
+        "### Against plain fine-tuning of equal cost",
+        comparisons(done, FINE_TUNING, SAME_COST),
+        "### Against the paper's criterion",
+        comparisons(done, PAPER, SAME_COST),
+        "### Is it the comparison with the anchor, or any gate?",
+        comparisons(done, COIN, SAME_COST),
+        rates(done),
+        "### Does leaving samples out do anything?",
+        comparisons(done, NO_CRITERION, SAME_COST),
+        "### What do new samples each step, 50 sampler steps and guidance bring?",
+        savings(done),
+        "### Ideas, each beside the mode that it changes",
+        ideas(done),
+        *(f"![{title}](images/{name})" for title, name in pictures),
+        tried(world, done, path.parent),
+        "### Settings of the final runs",
+        settings_used(done),
+    ]
+    return "\n\n".join(filter(None, parts))
+
+
+def base_of(world: str) -> str:
+    """What is known of the base of a world by its name."""
+    if re.search(r"-[0-9a-f]{8}$", world):
+        return "With a base, winners, names or styles of somebody's own."
+    return STRICT if world.endswith("-strict") else SEEN
+
+
+SEEN = (
+    "The base has seen the pictures of the test captions, in both styles, unnamed: alignment steers what it can draw already. "
+    "*Fréchet* and *damage* compare with those very pictures."
+)
+STRICT = "The base has never seen the test captions in the winners' style."
+MEASURES = ("style", "content")
+NOBODY = "nothing so far"
+TAKEN_OUT_HEAD = (
+    "An idea was run with two seeds first, and with more where these two came near the best of what stayed. None was better than both "
+    "`constant` and `indicator`, which need none of this code. It lies in the history."
+)
+SEARCHED_HEAD = (
+    "Runs of the search's kind, one seed, on its captions and by its judges. The best of more runs is higher by luck alone. "
+    "The code lies in the history."
+)
 NOTHING_BETTER = (
     "**What follows.** Nothing of ours is shown to be better than fine-tuning wherever it was tried, so preset `sft`, the cheapest "
     "a step, is what to try first, and the nodes keep the paper's choices as defaults. What SePPO did better, it did where the base "
@@ -262,8 +473,8 @@ Comparisons are paired by seed (t-test), from five seeds on; "corrected" is Holm
 
 **What it cannot show.** It is a toy: one small base, drawings of 32x32 pixels. An effect here need not be one on photographs and
 large models, and an effect absent here may be there. What all modes share (optimizer, sampler, two steps a sample) is the demo's, and
-one look at these test captions went into that (demo/README.md). The second pair was run before most modes and all ideas of the first one
-were, with settings found before it was looked at.
+one look at these test captions went into that (demo/README.md). The second pair was run twice: once
+early, with six modes, then again on a base trained anew, with the settings that the search has found now; the first run lies in the history.
 """
 
 

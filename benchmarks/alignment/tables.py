@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from .front import BASE, CONTENT_KEPT, AtContent, content_at_style, style_at_content
-from .modes import BASELINES, DEARER, IDEAS, MODES, STEPS
+from .modes import BASELINES, DEARER, IDEAS, MODES, STEPS, TAKEN_OUT
 from .records import Record, final_runs
 from .statistics import Difference, Mean, holm, mean, paired
 
@@ -225,3 +225,26 @@ def ideas(done: Sequence[Record]) -> str:
     ]
     heads = {name: f"{name} | {changed.name}" for name, (_, changed) in pairs.items()}
     return "\n".join(lines + lines_of(pairs, heads))
+
+
+def taken_out(done: Sequence[Record], gone: Sequence[Record]) -> str:
+    """Each idea of `gone` minus the mode that it changed, over the seeds that both have, beside the modes that stayed."""
+    stayed = {row.name: row for row in rows_of(done, SAME_COST)}
+    base, lines = final_runs(done, BASE)[0], []
+    for name, changed in TAKEN_OUT.items():
+        runs = final_runs(gone, name)
+        styles = {seed: style_at_content(run, base).style for seed, run in runs.items()}
+        if not styles or changed not in stayed:
+            continue
+        others = {seed: at.style for seed, at in stayed[changed].at.items() if seed in styles}
+        found = paired(styles, others)
+        lines.append(
+            f"| {name} | {changed} | {len(styles)} | {mean([*styles.values()])} | {mean([*others.values()])} | "
+            f"{found.mean.signed if found else ''} | {next(iter(runs.values())).commit} |"
+        )
+    if not lines:
+        return ""
+    heads = "idea, changed, seeds, style at 80 % content, that of what it changed, difference, code".split(
+        ", "
+    )
+    return "\n".join([f"| {' | '.join(heads)} |", "|---" * len(heads) + "|", *lines])

@@ -391,10 +391,58 @@ def test_the_page_says_what_is_better_in_every_world(part, tmp_path, monkeypatch
     # style and content, where less is needed of a stronger mode
     assert [cell.endswith("*") for cell in row.strip("| ").split(" | ")[1:]] == [True] * 4
     assert "| -0.1" in row
-    assert "in each world: nothing so far.\n" in text  # sign is the paper's own
+    assert "| sft, equal evaluations, in style | random + sign |" in text
+    assert "| both, in style or in content | nothing so far |" in text  # sign is the paper's own
     (tmp_path / "c-d.jsonl").unlink()
     page.write(tmp_path, tmp_path / "page.md")
-    assert "Significantly better than both" not in (tmp_path / "page.md").read_text("utf-8")
+    assert "## Is anything better" not in (tmp_path / "page.md").read_text("utf-8")
+
+
+def test_the_page_names_what_is_better_in_every_world_where_it_was_run(part, tmp_path, monkeypatch):
+    page = part("page")
+    modes = ["sft, equal evaluations", "random + sign", "random + none", "latest + none"]
+    monkeypatch.setattr(page, "IMAGES", tmp_path / "images")
+
+    def score(job):
+        if job.mode == "base":
+            return 0.2, 0.5
+        gain = {"random + none": 0.1, "latest + none": 0.1}.get(job.mode, 0.0)
+        return 0.5 + gain + 0.001 * (job.seed * 7 % 5) * (1 + gain), 0.48
+
+    for world, run in {"a-b": modes[:4], "c-d": modes[:3], "e-f": modes[:3]}.items():
+        for record in search_to_its_end(part, run, range(5), score):
+            part("records").append(tmp_path / f"{world}.jsonl", record)
+    page.write(tmp_path, tmp_path / "page.md")
+    text = (tmp_path / "page.md").read_text("utf-8")
+    for against in modes[:2]:
+        assert f"| {against}, in style | random + none |" in text  # latest + none ran in one world
+    assert "| both, in style or in content | random + none |" in text
+
+
+def test_ideas_that_were_taken_out_stand_beside_what_they_changed(part, tmp_path, monkeypatch):
+    page, records = part("page"), part("records")
+    monkeypatch.setattr(page, "IMAGES", tmp_path / "images")
+
+    def score(job):
+        return (0.2, 0.5) if job.mode == "base" else (0.3 + 0.01 * job.seed, 0.48)
+
+    found = search_to_its_end(part, ["random + none"], range(3), score)
+    for record in found:
+        records.append(tmp_path / "a-b.jsonl", record)
+    for run in found:
+        if run.job.split == "final" and run.job.mode == "random + none" and run.job.seed < 2:
+            job = replace(run.job, mode="random + none, winner safe")
+            better = made_up(part, job, 0.4 + 0.01 * job.seed, 0.48)
+            records.append(tmp_path / "tried" / "a-b.jsonl", better)
+    page.write(tmp_path, tmp_path / "page.md")
+    (row,) = [
+        line
+        for line in (tmp_path / "page.md").read_text("utf-8").splitlines()
+        if line.startswith("| random + none, winner safe |")
+    ]
+    # at 1.5 times the strength: seeds 0 and 1, .6 and .615 against .45 and .465
+    told = [cell.split(" ")[0] for cell in row.strip("| ").split(" | ")]
+    assert told[-5:-1] == ["2", "0.607", "0.457", "+0.150"]
 
 
 # One job
