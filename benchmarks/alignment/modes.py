@@ -57,13 +57,15 @@ class Mode:
 def _drawn(
     selection: str,
     criterion: str,
-    steps: int = STEPS,
     rate_of: str = "",
     settings_of: str = "",
     **loss: Any,
 ) -> Mode:
     return Mode(
-        {"criterion": criterion, **loss}, {"selection": selection}, steps, rate_of, settings_of
+        {"criterion": criterion, **loss},
+        {"selection": selection},
+        rate_of=rate_of,
+        settings_of=settings_of,
     )
 
 

@@ -61,41 +61,37 @@ def verdict(worlds: Mapping[str, Sequence[Record]]) -> str:
                 lines.append(f"| {name} | {' | '.join(c.told if c else '' for c in cells)} |")
         parts.append("\n".join(lines))
         for place, what in enumerate(MEASURES):
-            won.append(
-                f"| {against}, in {what} | {_best([both[place] for both in columns.values()])} |"
-            )
-    either = [
-        {
-            name: all(
-                any(column[name].is_better for column in both if name in column) for both in here
-            )
-            for name in known[world]
-            if name not in against_each
-        }
-        for world in known
-        for here in [[columns[world] for columns in against_each.values()]]
+            won.append(f"| {against}, in {what} | {_best([c[place] for c in columns.values()])} |")
+
+    def is_better(name: str, world: str) -> bool:
+        return all(
+            any(column[name].is_better for column in columns[world] if name in column)
+            for columns in against_each.values()
+        )
+
+    in_all = []
+    for name in [name for name in SAME_COST if name not in against_each]:
+        run_in = [world for world, rows in known.items() if name in rows]
+        if len(run_in) > 1 and all(is_better(name, world) for world in run_in):
+            in_all.append(name)
+    won.append(f"| both, in style or in content | {_named(in_all)} |")
+    parts += [
+        "Significantly better in each world where the two can be compared, two at least:",
+        "\n".join(["| than | |", "|---|---|", *won]),
     ]
-    in_all = [
-        name
-        for name in SAME_COST
-        if sum(name in world for world in either) > 1
-        and all(world.get(name, True) for world in either)
-    ]
-    won.append(f"| both, in style or in content | {'; '.join(in_all) or NOBODY} |")
-    parts.append(
-        "Significantly better in each world where it was run with seeds enough to compare, two at least:"
-    )
-    parts.append("\n".join(["| than | |", "|---|---|", *won]))
     return "\n\n".join([*parts, SOME_BETTER if in_all else NOTHING_BETTER])
 
 
 def _best(columns: Sequence[Mapping[str, Compared]]) -> str:
     """Modes that are better wherever they are compared, in two worlds at least."""
     found = {name: [c[name] for c in columns if name in c] for name in SAME_COST}
-    best = [
-        n for n, all_of in found.items() if len(all_of) > 1 and all(c.is_better for c in all_of)
-    ]
-    return "; ".join(best) or NOBODY
+    return _named(
+        [n for n, cells in found.items() if len(cells) > 1 and all(c.is_better for c in cells)]
+    )
+
+
+def _named(modes: Sequence[str]) -> str:
+    return "; ".join(modes) or "nothing so far"
 
 
 def rates(done: Sequence[Record]) -> str:
@@ -238,7 +234,6 @@ SEEN = (
 )
 STRICT = "The base has never seen the test captions in the winners' style."
 MEASURES = ("style", "content")
-NOBODY = "nothing so far"
 TAKEN_OUT_HEAD = (
     "An idea was run with two seeds first, and with more where these two came near the best of what stayed. None was better than both "
     "`constant` and `indicator`, which need none of this code. It lies in the history."

@@ -228,23 +228,20 @@ def ideas(done: Sequence[Record]) -> str:
 
 
 def taken_out(done: Sequence[Record], gone: Sequence[Record]) -> str:
-    """Each idea of `gone` minus the mode that it changed, over the seeds that both have, beside the modes that stayed."""
-    stayed = {row.name: row for row in rows_of(done, SAME_COST)}
-    base, lines = final_runs(done, BASE)[0], []
+    """Each idea of `gone` beside the mode that it changed, over the seeds that both have."""
+    rows = {row.name: row for row in rows_of([*done, *gone], [*MODES, *TAKEN_OUT])}
+    lines = []
     for name, changed in TAKEN_OUT.items():
-        runs = final_runs(gone, name)
-        styles = {seed: style_at_content(run, base).style for seed, run in runs.items()}
-        if not styles or changed not in stayed:
+        if name not in rows or changed not in rows:
             continue
-        others = {seed: at.style for seed, at in stayed[changed].at.items() if seed in styles}
-        found = paired(styles, others)
+        idea, stayed = ({s: at.style for s, at in rows[n].at.items()} for n in (name, changed))
+        shared = sorted(idea.keys() & stayed.keys())
+        found = paired(idea, stayed)
         lines.append(
-            f"| {name} | {changed} | {len(styles)} | {mean([*styles.values()])} | {mean([*others.values()])} | "
-            f"{found.mean.signed if found else ''} | {next(iter(runs.values())).commit} |"
+            f"| {name} | {changed} | {len(shared)} | {mean([idea[s] for s in shared])} | {mean([stayed[s] for s in shared])} | "
+            f"{found.mean.signed if found else ''} | {next(iter(rows[name].runs.values())).commit} |"
         )
     if not lines:
         return ""
-    heads = "idea, changed, seeds, style at 80 % content, that of what it changed, difference, code".split(
-        ", "
-    )
-    return "\n".join([f"| {' | '.join(heads)} |", "|---" * len(heads) + "|", *lines])
+    heads = "| idea | changed | seeds | style at 80 % content | that of what it changed | difference | code |"
+    return "\n".join([heads, "|---" * 7 + "|", *lines])
