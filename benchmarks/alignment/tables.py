@@ -188,7 +188,8 @@ def comparisons(done: Sequence[Record], against: str, modes: Sequence[str]) -> s
         f"| mode | style minus {against} | p | p, corrected | content minus its | p | p, corrected |",
         "|---" * 7 + "|",
     ]
-    return "\n".join(lines + lines_of(pairs_with(rows, against), {name: name for name in rows}))
+    told = lines_of(pairs_with(rows, against), {name: name for name in rows})
+    return "\n".join(lines + told) if told else f"Nothing is comparable with {against}."
 
 
 def savings(done: Sequence[Record]) -> str:

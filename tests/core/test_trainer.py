@@ -264,6 +264,16 @@ def test_reuse_draws_one_bank_per_window(policy, dataset):
     ] * 3
 
 
+def test_the_criterion_reads_the_winners_margin(policy, dataset):
+    config = replace(CONFIG, loss=LossConfig(beta=50.0, criterion="sign"))
+    rows = [example for report in train(policy, dataset, config) for example in report.examples]
+    assert [row.role for row in rows] == [
+        math.copysign(row.winner_margin != 0, -row.winner_margin) for row in rows
+    ]
+    told_apart = [row for row in rows if (row.winner_margin < 0) != (row.sample_margin > 0)]
+    assert told_apart, "the two margins must disagree somewhere"
+
+
 def test_sft_is_the_winners_error_alone(policy, dataset):
     config = replace(CONFIG, loss=LossConfig(objective="winner_error"))
     reports = list(train(policy, dataset, config))
