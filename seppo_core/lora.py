@@ -75,19 +75,23 @@ class LowRankPath:
     down_shape: tuple[int, ...]
     up_shape: tuple[int, ...]
 
-    def __call__(self, x: Tensor, down: Tensor, up: Tensor, scale: float) -> Tensor:
-        """The path's contribution; weights are cast to the input's dtype, as the host casts its own."""
-        down, up = down.to(x.dtype), up.to(x.dtype)
+    def __call__(self, x: Tensor, output: Tensor, down: Tensor, up: Tensor, scale: float) -> Tensor:
+        """The layer's output with the path's added; weights are cast to the input's dtype, as the host casts its own.
+
+        Without gradients the output of a linear layer is added to in place.
+        """
+        down = down.to(x.dtype)
         if len(self.down_shape) == 2:
-            # One matrix whatever grad mode says: torch folds x of another layout only for weights that require
-            # gradients, so policy and reference would round in different kernels and tie no more.
-            rows = x.reshape(-1, x.shape[-1])
-            added = F.linear(F.linear(rows, down) * scale, up)
-            return added.view(*x.shape[:-1], added.shape[-1])
+            # One matrix and one kernel whatever grad mode says: torch folds x of another layout only for weights
+            # that require gradients, so policy and reference would round in different kernels and tie no more.
+            hidden = F.linear(x.reshape(-1, x.shape[-1]), down).to(output.dtype)
+            rows = output.reshape(-1, output.shape[-1])
+            rows = rows.clone() if torch.is_grad_enabled() else rows
+            return rows.addmm_(hidden, up.to(output.dtype).t(), alpha=scale).view(output.shape)
         module = self.module
         convolve = CONVOLUTIONS[len(self.down_shape) - 2]
         hidden = convolve(x, down, None, module.stride, module.padding, module.dilation)
-        return convolve(hidden * scale, up)
+        return output + convolve(hidden * scale, up.to(x.dtype)).to(output.dtype)
 
 
 def path_for(name: str, module: nn.Module, rank: int) -> LowRankPath:
@@ -183,7 +187,7 @@ class LoRA:
             if self._active is None:
                 return None
             down, up = self._active[path.name]
-            return output + path(args[0], down, up, self.scale).to(output.dtype)
+            return path(args[0], output, down, up, self.scale)
 
         return add_path
 
