@@ -38,6 +38,9 @@ class Mode:
     settings_of: str = ""
     """the mode whose settings this one takes, without a search of its own"""
 
+    gate: str = ""
+    """a row of gates.GATES, or what else that module does to a run"""
+
     @property
     def reads_beta(self) -> bool:
         return self.loss.get("objective") != "winner_error"
@@ -69,6 +72,16 @@ def _drawn(
     )
 
 
+def _gated(gate: str, settings_of: str, steps: int = STEPS) -> Mode:
+    return Mode(
+        {"criterion": gate},
+        {"selection": "random"},
+        steps=steps,
+        settings_of=settings_of,
+        gate=gate,
+    )
+
+
 SFT = {"objective": "winner_error"}
 PAIRS = {"criterion": "none", "paired": True}
 
@@ -81,6 +94,21 @@ IDEAS: dict[str, Mode] = {
         {"reuse": 4, "sampling_steps": 12},
         steps=STEPS + 4,  # a little under what the others cost
         settings_of="random + indicator",
+    ),
+    "random + judge": _gated("judge", "random + constant"),
+    "random + nearest": _gated("nearest", "random + constant", steps=STEPS - 3),
+    "random + level": _gated("level", "random + indicator"),
+    "random + constant, moving beta": Mode(
+        {"criterion": "constant"},
+        {"selection": "random"},
+        settings_of="random + constant",
+        gate="moving beta",
+    ),
+    "random + constant, a fifth, reuse 8": Mode(
+        {"criterion": "constant", "loser_weight": 0.2},
+        {"selection": "random", "reuse": 8},
+        steps=STEPS + 20,  # what the samples saved
+        settings_of="random + constant",
     ),
     "initial + indicator": _drawn("initial", "indicator", settings_of="random + indicator"),
 }

@@ -283,6 +283,11 @@ settings found it is judged on captions that are not among the winners, from noi
 | a fifth | every sample is pushed away with a fifth of the weight |
 | soft | the role fades in with the margin |
 | anchor of 4 | the anchor is the mean of four draws of the noise |
+| judge | a sample that the judges of the results see in the winners' style is left out: no criterion can know it better |
+| nearest | a sample nearer to winners than to other samples, by what the base makes of them, is left out |
+| level | *indicator*, asking whether the policy is further ahead than it lately was at that noise level |
+| moving beta | the beta under which the usual difference of margins makes a logit of 1 |
+| reuse 8 | eight steps share samples, drawn in 8 steps, and 80 steps cost what 60 do otherwise |
 | reuse 4 | four steps share samples, drawn in 12 steps: what benchmarks/speed.py times |
 
 **Who judges.** *Style*: probability of the winners' style by a logistic regression on EfficientNet-lite0, fitted on real pictures of
