@@ -36,7 +36,7 @@ class LossConfig:
     """`preference`: the SePPO loss; `winner_error`: the winner's denoising error alone (SFT)."""
     beta: float = 2000.0
     """Strength of the pull towards the reference; larger keeps the policy closer."""
-    criterion: str = "sign"
+    criterion: str = "indicator"
     loser_weight: float = 0.5
     """In [0, 1]: the role of every sample under criterion `constant`, the chance to lose under `random`."""
     paired: bool = False
@@ -243,6 +243,10 @@ class SePPOConfig:
 PRESETS: dict[str, dict[str, dict[str, Any]]] = {
     "seppo": {
         "loss": {"objective": "preference", "criterion": "sign", "paired": False},
+        "references": {"selection": "random"},
+    },
+    "indicator": {
+        "loss": {"objective": "preference", "criterion": "indicator", "paired": False},
         "references": {"selection": "random"},
     },
     "spin": {

@@ -251,9 +251,10 @@ SEARCHED_HEAD = (
 NOTHING_BETTER = (
     "**What follows.** Nothing of ours is shown to be better than fine-tuning and than the paper's criterion wherever it was tried, so "
     "preset `sft`, the cheapest a step, is what to try first. `latest + constant` kept more content at equal style than "
-    "fine-tuning on both pairs, but made less style in the strict form, too little to compare its content. The nodes keep the paper's choices as defaults, for preset `seppo` is the paper's by its name; `indicator`, under preset "
-    "`custom`, made significantly more style than `sign` where the base seldom draws the winners' style, and was not to be told from it "
-    "where it often does. More than fine-tuning it made in one of the two worlds of a base that seldom does. Few pairs of styles make that a guess, no law."
+    "fine-tuning on both pairs, but made less style in the strict form, too little to compare its content. New nodes begin with preset "
+    "`indicator`: it made significantly more style than the paper's `sign` where the base seldom draws the winners' style, and was not to "
+    "be told from it where it often does. More than fine-tuning it made in one of the two worlds of a base that seldom does. Few pairs of "
+    "styles make that a guess, no law."
 )
 SOME_BETTER = "**What follows.** The modes named here are what to try first."
 

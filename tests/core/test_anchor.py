@@ -211,7 +211,7 @@ def test_preview_of_a_run_equals_the_map_of_its_weights(tmp_path, policy, datase
     assert shown.anchors.values.abs().max() > 1e-3
     assert len(shown.verdicts) == 2
     assert shown.title == "my run: what the anchor sees"
-    assert "step 4 against the initial weights, criterion sign" in shown.subtitle
+    assert "step 4 against the initial weights, criterion indicator" in shown.subtitle
     assert torch.equal(shown.latents[0], dataset[1].latents[None] * 2)
     words = summary(shown).splitlines()
     assert len(words) == 4

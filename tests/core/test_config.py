@@ -88,6 +88,7 @@ def test_presets_set_criterion_and_selection_over_the_other_settings():
     settings = {"loss": {"beta": 9.0, "criterion": "constant"}, "references": {"capacity": 3}}
     expected = {
         "seppo": ("preference", "sign", "random", False),
+        "indicator": ("preference", "indicator", "random", False),
         "spin": ("preference", "none", "latest", False),
         "dpo": ("preference", "none", "initial", True),
         "sft": ("winner_error", "constant", "random", False),

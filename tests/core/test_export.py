@@ -207,13 +207,14 @@ def _sections(values: dict) -> dict:
 
 
 def test_preset_is_recognised_from_the_settings():
-    assert preset_of(SePPOConfig()) == "seppo"
+    assert preset_of(SePPOConfig()) == "indicator"
+    assert preset_of(SePPOConfig(loss=LossConfig(criterion="sign"))) == "seppo"
     assert preset_of(SePPOConfig(loss=LossConfig(objective="winner_error"))) == "sft"
     spin = SePPOConfig(
         loss=LossConfig(criterion="none"), references=ReferenceConfig(selection="latest")
     )
     assert preset_of(spin) == "spin"
-    assert preset_of(SePPOConfig(loss=LossConfig(criterion="indicator"))) == "custom"
+    assert preset_of(SePPOConfig(loss=LossConfig(criterion="constant"))) == "custom"
 
 
 def trained_lora(network: nn.Module, config: LoRAConfig) -> LoRA:

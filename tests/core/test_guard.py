@@ -27,7 +27,7 @@ from seppo_core.memory import Shortage, is_out_of_memory
 CONFIG = SePPOConfig(
     steps=8,
     batch_size=4,
-    loss=LossConfig(beta=50.0),
+    loss=LossConfig(beta=50.0, criterion="sign"),
     references=ReferenceConfig(snapshot_every=2, sampling_steps=3),
     lora=LoRAConfig(rank=2, modules="all"),
     optimizer=OptimizerConfig(learning_rate=0.02, warmup=0.0),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -54,7 +55,7 @@ def test_saved_lora_samples_exactly_like_the_aligned_model(host, run):
     aligned = with_lora(model, run.weights_path())
     path = save(host, run)
     assert path.parent == host.output / "loras"
-    assert path.name == "SePPO_00001_.safetensors"
+    assert re.fullmatch(r"SePPO_\d{5}_\.safetensors", path.name)
     ours, theirs = sampled(aligned, "sd15"), sampled(with_lora(model, path), "sd15")
     assert torch.equal(ours, theirs)
     assert (ours - base).abs().max() > 0.05

@@ -8,7 +8,7 @@ import pytest
 from inprocess import PACK
 
 DEFAULTS = {
-    "SePPO.Train.preset": "seppo",
+    "SePPO.Train.preset": "indicator",
     "SePPO.Train.steps": 200,
     "SePPO.Train.learning_rate": 0.0001,
     "SePPO.Train.rank": 16,
@@ -70,7 +70,7 @@ def test_a_loaded_graph_keeps_its_own_values(open_page, untouched):
     graph = json.loads((PACK / "workflows" / "align_sd15_from_folder.json").read_text("utf-8"))
     page.ask("graph => window.app.loadGraphData(graph)", graph)
     assert page.ask(TRAIN_VALUES) | {"steps": 200, "rank": 16} == page.ask(TRAIN_VALUES)
-    assert page.ask(TRAIN_VALUES)["preset"] == "seppo"
+    assert page.ask(TRAIN_VALUES)["preset"] == "indicator"
     saved = page.ask("() => window.app.graph.serialize()")
     page.ask("graph => window.app.loadGraphData(graph)", saved)
     assert page.ask(TRAIN_VALUES)["learning_rate"] == 0.0001
