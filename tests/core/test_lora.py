@@ -179,3 +179,18 @@ def test_policy_and_reference_of_the_same_weights_agree_to_the_bit_in_any_layout
         with torch.no_grad(), lora.using(lora.slot(lora.state())):
             reference = net(x)
     assert torch.equal(policy, reference)
+
+
+@pytest.mark.parametrize("learning", [True, False])
+def test_a_path_is_added_to_an_output_whose_rows_do_not_lie_side_by_side(learning):
+    class Turned(nn.Linear):
+        def forward(self, x):
+            return super().forward(x).transpose(0, 1).contiguous().transpose(0, 1)
+
+    net = nn.Sequential(Turned(4, 3)).requires_grad_(False)
+    lora = LoRA(net, LoRAConfig(rank=2, alpha=1), 0, CPU)
+    state = randomised(lora)
+    x = normal((2, 5, 4), "x")
+    with lora.attached(), torch.set_grad_enabled(learning):
+        merged = net[0].weight + state["0.up"] @ state["0.down"] / 2
+        torch.testing.assert_close(net(x), F.linear(x, merged, net[0].bias))
