@@ -288,6 +288,7 @@ def compare(host, kind: str, rounds: int) -> None:
             f"  {name:<30}{1000 * seconds:9.1f} ms a step  {evaluations:6.2f} evaluations  "
             f"{1000 * seconds / evaluations:8.2f} ms each"
         )
+    print(f"  with a LoRA a forward with its backward takes {both / two:.2f} bare forwards")
     for name, drawn in (("ours", SAMPLER_STEPS), (list(ways)[1], SAMPLER_STEPS / REUSE)):
         least = drawn * one + two + both
         print(
