@@ -19,6 +19,7 @@ from seppo_core.loss import CRITERIA, DenoisingErrors, LossTerms, seppo_loss
 from seppo_core.randomness import normal
 
 from .measure import Panel
+from .modes import WINNERS_PER_STEP
 
 NEIGHBOURS = 3
 SEEN = 10
@@ -157,7 +158,12 @@ def installed(
         yield
         return
     gate = GATES[name](policy, dataset, panel)
-    policy.sample = _followed(policy.sample, lambda given, found: gate.saw_samples(given[0], found))
+
+    def saw(given: tuple, found: Tensor) -> None:
+        if len(given[0]) == WINNERS_PER_STEP:  # else the run is being looked at
+            gate.saw_samples(given[0], found)
+
+    policy.sample = _followed(policy.sample, saw)
     policy.levels = _followed(policy.levels, lambda given, found: gate.saw_levels(given[0]))
     CRITERIA[name] = gate
     try:
