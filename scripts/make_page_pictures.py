@@ -37,7 +37,13 @@ SIDE, ROW, CELL = 480, 84, 76
 """Pixels: a template's picture is a square, of which the upper part is rows of what the demo drew."""
 TRAIN, TRAINED_STEPS, PANEL = "SePPOTrain", 60, [470, 1080]
 """The node that is shown while it trains, from which step on, and its size with all of its panel."""
-AS_NEW = {"learning_rate": 0.0001, "rank": 16, "beta": 2000.0}
+AS_NEW = {
+    "preset": "indicator",
+    "criterion": "indicator",
+    "learning_rate": 0.0001,
+    "rank": 16,
+    "beta": 2000.0,
+}
 """What a new node has, where the tests' graph has something else."""
 BACKGROUND = "#202020"
 

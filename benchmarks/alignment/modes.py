@@ -38,9 +38,6 @@ class Mode:
     settings_of: str = ""
     """the mode whose settings this one takes, without a search of its own"""
 
-    gate: str = ""
-    """a row of gates.GATES, or what else that module does to a run"""
-
     @property
     def reads_beta(self) -> bool:
         return self.loss.get("objective") != "winner_error"
@@ -72,16 +69,6 @@ def _drawn(
     )
 
 
-def _gated(gate: str, settings_of: str, steps: int = STEPS) -> Mode:
-    return Mode(
-        {"criterion": gate},
-        {"selection": "random"},
-        steps=steps,
-        settings_of=settings_of,
-        gate=gate,
-    )
-
-
 SFT = {"objective": "winner_error"}
 PAIRS = {"criterion": "none", "paired": True}
 
@@ -95,15 +82,6 @@ IDEAS: dict[str, Mode] = {
         steps=STEPS + 4,  # a little under what the others cost
         settings_of="random + indicator",
     ),
-    "random + judge": _gated("judge", "random + constant"),
-    "random + nearest": _gated("nearest", "random + constant", steps=STEPS - 3),
-    "random + level": _gated("level", "random + indicator"),
-    "random + constant, moving beta": Mode(
-        {"criterion": "constant"},
-        {"selection": "random"},
-        settings_of="random + constant",
-        gate="moving beta",
-    ),
     "random + constant, a fifth, reuse 8": Mode(
         {"criterion": "constant", "loser_weight": 0.2},
         {"selection": "random", "reuse": 8},
@@ -112,7 +90,7 @@ IDEAS: dict[str, Mode] = {
     ),
     "initial + indicator": _drawn("initial", "indicator", settings_of="random + indicator"),
 }
-"""Each changes one thing of a mode and takes the settings found for that one."""
+"""Each changes little of a mode and takes the settings found for that one."""
 
 TAKEN_OUT: dict[str, str] = {
     "random + none, winner safe": "random + none",
@@ -123,6 +101,10 @@ TAKEN_OUT: dict[str, str] = {
     "random + sample sign": "random + sign",
     "random + sample indicator": "random + indicator",
     "random + indicator, anchor of 4": "random + indicator",
+    "random + judge": "random + constant",
+    "random + nearest": "random + constant",
+    "random + level": "random + indicator",
+    "random + constant, moving beta": "random + constant",
 }
 """Ideas whose code is gone, and the mode that each changed; their runs lie in records.RESULTS/tried."""
 

@@ -16,7 +16,7 @@ from seppo_core.denoisers.diffusers import DiffusersDenoiser
 from seppo_core.errors import NonFiniteLossError
 from seppo_core.lora import LoRA
 
-from . import gates, records
+from . import records
 from .front import STRONGER, WEAKER, is_base
 from .measure import Panel, rounded
 from .modes import MODES
@@ -75,11 +75,7 @@ def run(description: Description, job: Job, least_content: float) -> Record:
     policy = studio.load_policy(world.base)
     policy.network.to(memory_format=torch.channels_last)  # a tenth faster on a CPU
     look = partial(scores_of, policy, world, panel, LOOKS[job.split])
-    trained = Training()
-    if not is_base(job):
-        dataset = world.dataset(job.split)
-        with gates.installed(MODES[job.mode].gate, policy, dataset, panel):
-            trained = align(policy, dataset, job, look)
+    trained = Training() if is_base(job) else align(policy, world.dataset(job.split), job, look)
     with studio.ready(policy):
         draws = DRAWS[job.split]
         pixels = pictures_of(policy, world, panel, draws)
