@@ -143,7 +143,8 @@ def compiled_step(rounds: int, bench: Bench, limit: int) -> str:
     torch._dynamo.reset()
     compiled = torch.compile(bench.policy.network)
     began = time.perf_counter()  # the compiler is another process
-    with torch._dynamo.config.patch(recompile_limit=limit, accumulated_recompile_limit=8 * limit):
+    most = max(256, 8 * limit)  # torch's own over all functions, or more
+    with torch._dynamo.config.patch(recompile_limit=limit, accumulated_recompile_limit=most):
         try:
             bench.step(compiled)
         except Exception as error:  # any compiler's own type

@@ -78,20 +78,26 @@ class LowRankPath:
     def __call__(self, x: Tensor, output: Tensor, down: Tensor, up: Tensor, scale: float) -> Tensor:
         """The layer's output with the path's added; weights are cast to the input's dtype, as the host casts its own.
 
-        Without gradients the output of a linear layer is added to in place.
+        Without gradients the output of a linear layer is added to in place, where nobody else can hold it.
         """
         down = down.to(x.dtype)
         if len(self.down_shape) == 2:
             # One matrix and one kernel whatever grad mode says: torch folds x of another layout only for weights
             # that require gradients, so policy and reference would round in different kernels and tie no more.
             hidden = F.linear(x.reshape(-1, x.shape[-1]), down).to(output.dtype)
-            rows = output.reshape(-1, output.shape[-1])
-            rows = rows.clone() if torch.is_grad_enabled() else rows
+            if torch.is_grad_enabled() or not self._is_ours(x, output):
+                output = output.clone(memory_format=torch.contiguous_format)
+            rows = output.view(-1, output.shape[-1])
             return rows.addmm_(hidden, up.to(output.dtype).t(), alpha=scale).view(output.shape)
         module = self.module
         convolve = CONVOLUTIONS[len(self.down_shape) - 2]
         hidden = convolve(x, down, None, module.stride, module.padding, module.dilation)
         return output + convolve(hidden * scale, up.to(x.dtype)).to(output.dtype)
+
+    def _is_ours(self, x: Tensor, output: Tensor) -> bool:
+        """Whether the output may be written to: whole rows, not the input, and no other hook to have kept it."""
+        hooks = len(self.module._forward_hooks)
+        return output is not x and output.is_contiguous() and hooks == 1
 
 
 def path_for(name: str, module: nn.Module, rank: int) -> LowRankPath:

@@ -86,11 +86,11 @@ IDEAS: dict[str, Mode] = {
         {"criterion": "constant", "loser_weight": 0.2},
         {"selection": "random", "reuse": 8},
         steps=STEPS + 20,  # what the samples saved
-        settings_of="random + constant",
+        settings_of="random + constant, a fifth",
     ),
     "initial + indicator": _drawn("initial", "indicator", settings_of="random + indicator"),
 }
-"""Each changes little of a mode and takes the settings found for that one."""
+"""Each changes one thing of a mode and takes the settings found for that one."""
 
 TAKEN_OUT: dict[str, str] = {
     "random + none, winner safe": "random + none",

@@ -254,8 +254,8 @@ NOTHING_BETTER = (
     "fine-tuning on both pairs, but made less style in the strict form, too little to compare its content. New nodes begin with preset "
     "`indicator`: it made significantly more style than the paper's `sign` where the base seldom draws the winners' style, and was not to "
     "be told from it where it often does. More than fine-tuning it made in one of the two worlds of a base that seldom does. Few pairs of "
-    "styles make that a guess, no law. A gate that asked the judges of these very results which samples to leave out made no more style than "
-    "*random + constant* in a few runs, so a better look at the sample is not what is missing."
+    "styles make that a guess, no law. In two seeds on each pair not even a gate that asked the "
+    "judges of these very results which samples to leave out was to be told from *random + constant*."
 )
 SOME_BETTER = "**What follows.** The modes named here are what to try first."
 
@@ -267,7 +267,7 @@ This page is written by `python -m benchmarks.alignment --page` from benchmarks/
 of them. Every mode trains a LoRA on as many winners a step. Its settings are searched for with two thirds of the winners, judged on the
 other third by judges of their own: three learning rates, then two more trials around the best, which are other betas, or finer learning
 rates for a mode that reads no beta, then up to two beyond the edge where the best learning rate is the lowest or the highest. With the
-settings found it is judged on captions that are not among the winners, from noise that is the same for all. An idea changes little of a mode and takes that one's settings.
+settings found it is judged on captions that are not among the winners, from noise that is the same for all. An idea changes one thing of a mode and takes that one's settings.
 
 | in the name of a mode | means |
 |---|---|
@@ -285,7 +285,7 @@ settings found it is judged on captions that are not among the winners, from noi
 | a fifth | every sample is pushed away with a fifth of the weight |
 | soft | the role fades in with the margin |
 | anchor of 4 | the anchor is the mean of four draws of the noise |
-| judge | a sample that the judges of the results see in the winners' style is left out: no criterion can know it better |
+| judge | a sample that the judges of the results give half or more to be in the winners' style is left out: not for use, but the best look at a sample that there is |
 | nearest | a sample nearer to winners than to other samples, by what the base makes of them, is left out |
 | level | *indicator*, asking whether the policy is further ahead than it lately was at that noise level |
 | moving beta | the beta under which the usual difference of margins makes a logit of 1 |

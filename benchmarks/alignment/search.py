@@ -84,14 +84,20 @@ def _weight(mode: Mode, tried: Sequence[Settings], records: Sequence[Record]) ->
 
 def tuning_runs(name: str, records: Sequence[Record]) -> list[Record]:
     """Of a mode, or of the one whose settings it takes."""
-    searched = MODES[name].settings_of or name
+    searched = searched_mode(name)
     return [r for r in records if r.job.split == "tuning" and r.job.mode == searched]
+
+
+def searched_mode(name: str) -> str:
+    """The mode whose search found the settings of mode `name`."""
+    while MODES[name].settings_of:
+        name = MODES[name].settings_of
+    return name
 
 
 def is_tuned(name: str, records: Sequence[Record]) -> bool:
     """Whether the search of a mode, or of the one whose settings it takes, is at its end."""
-    searched = MODES[name].settings_of or name
-    return bool(tuning_runs(name, records)) and not next_trials(searched, records)
+    return bool(tuning_runs(name, records)) and not next_trials(searched_mode(name), records)
 
 
 def chosen(name: str, records: Sequence[Record]) -> Settings:

@@ -181,16 +181,46 @@ def test_policy_and_reference_of_the_same_weights_agree_to_the_bit_in_any_layout
     assert torch.equal(policy, reference)
 
 
-@pytest.mark.parametrize("learning", [True, False])
-def test_a_path_is_added_to_an_output_whose_rows_do_not_lie_side_by_side(learning):
-    class Turned(nn.Linear):
-        def forward(self, x):
-            return super().forward(x).transpose(0, 1).contiguous().transpose(0, 1)
+class Turned(nn.Linear):
+    def forward(self, x):
+        return super().forward(x).transpose(0, 1).contiguous().transpose(0, 1)
 
-    net = nn.Sequential(Turned(4, 3)).requires_grad_(False)
+
+class Cut(nn.Linear):
+    """Its rows lie in wider ones, as those of hosts that pad to what their kernels take."""
+
+    def forward(self, x):
+        return F.pad(super().forward(x), (0, 5))[..., : self.out_features]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("kind", [nn.Linear, Turned, Cut])
+def test_policy_and_reference_agree_to_the_bit_however_a_layer_lays_out_its_output(kind, dtype):
+    net = nn.Sequential(kind(64, 96), kind(96, 48)).requires_grad_(False)
     lora = LoRA(net, LoRAConfig(rank=2, alpha=1), 0, CPU)
     state = randomised(lora)
-    x = normal((2, 5, 4), "x")
-    with lora.attached(), torch.set_grad_enabled(learning):
-        merged = net[0].weight + state["0.up"] @ state["0.down"] / 2
-        torch.testing.assert_close(net(x), F.linear(x, merged, net[0].bias))
+    x = normal((2, 5, 64), "x")
+    first, second = (
+        layer.weight + state[f"{i}.up"] @ state[f"{i}.down"] / 2 for i, layer in enumerate(net)
+    )
+    merged = F.linear(F.linear(x, first, net[0].bias), second, net[1].bias)
+    net.to(dtype)
+    with lora.attached():
+        policy = net(x.to(dtype)).detach()
+        with torch.no_grad(), lora.using(lora.slot(lora.state())):
+            reference = net(x.to(dtype))
+    assert torch.equal(policy, reference)
+    if dtype == torch.float32:
+        torch.testing.assert_close(reference, merged, rtol=1e-4, atol=1e-3)
+
+
+def test_an_output_that_another_hook_kept_stays_as_it_was():
+    net = nn.Sequential(nn.Linear(4, 3)).requires_grad_(False)
+    kept = []
+    net[0].register_forward_hook(lambda module, args, output: kept.append(output))
+    lora = LoRA(net, LoRAConfig(rank=2), 0, CPU)
+    randomised(lora)
+    x = normal((2, 4), "x")
+    with torch.no_grad(), lora.attached():
+        net(x)
+    assert torch.equal(kept[0], F.linear(x, net[0].weight, net[0].bias))
