@@ -84,11 +84,17 @@ class LowRankPath:
         if len(self.down_shape) == 2:
             # One matrix and one kernel whatever grad mode says: torch folds x of another layout only for weights
             # that require gradients, so policy and reference would round in different kernels and tie no more.
-            hidden = F.linear(x.reshape(-1, x.shape[-1]), down).to(output.dtype)
-            if torch.is_grad_enabled() or not self._is_ours(x, output):
+            hidden, up = F.linear(x.reshape(-1, x.shape[-1]), down), up.to(output.dtype).t()
+            learning, width = torch.is_grad_enabled(), output.shape[-1]
+            if (
+                learning and hidden.dtype == output.dtype
+            ):  # else autocast would choose the sum's dtype
+                added = torch.addmm(output.reshape(-1, width), hidden, up, alpha=scale)
+                return added.view(output.shape)
+            if learning or not self._is_ours(x, output):
                 output = output.clone(memory_format=torch.contiguous_format)
-            rows = output.view(-1, output.shape[-1])
-            return rows.addmm_(hidden, up.to(output.dtype).t(), alpha=scale).view(output.shape)
+            rows = output.view(-1, width)
+            return rows.addmm_(hidden.to(output.dtype), up, alpha=scale).view(output.shape)
         module = self.module
         convolve = CONVOLUTIONS[len(self.down_shape) - 2]
         hidden = convolve(x, down, None, module.stride, module.padding, module.dilation)
