@@ -151,7 +151,6 @@ def compiled_step(rounds: int, bench: Bench, limit: int) -> str:
             return f"fails ({str(error).splitlines()[0]})"
         took = time.perf_counter() - began
         result = beside(rounds, bench.step, lambda: bench.step(compiled))
-    torch._dynamo.reset()
     return f"{result}, compiled in {took:.0f} s"
 
 

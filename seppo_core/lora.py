@@ -86,9 +86,8 @@ class LowRankPath:
             # that require gradients, so policy and reference would round in different kernels and tie no more.
             hidden, up = F.linear(x.reshape(-1, x.shape[-1]), down), up.to(output.dtype).t()
             learning, width = torch.is_grad_enabled(), output.shape[-1]
-            if (
-                learning and hidden.dtype == output.dtype
-            ):  # else autocast would choose the sum's dtype
+            # Unlike addmm_, torch.addmm takes the dtype that autocast says, which may not be the output's.
+            if learning and hidden.dtype == output.dtype:
                 added = torch.addmm(output.reshape(-1, width), hidden, up, alpha=scale)
                 return added.view(output.shape)
             if learning or not self._is_ours(x, output):

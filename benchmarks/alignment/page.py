@@ -241,7 +241,7 @@ SEEN = (
 STRICT = "The base has never seen the test captions in the winners' style."
 MEASURES = ("style", "content")
 TAKEN_OUT_HEAD = (
-    "An idea was run with two seeds first, and with more where these two came near the best of what stayed. None was better than both "
+    "An idea was run with two seeds first, and with more where these two came near the best of what stayed. None was shown to be better than both "
     "`constant` and `indicator`, which need none of this code. It lies in the history."
 )
 SEARCHED_HEAD = (

@@ -151,6 +151,12 @@ def test_runs_of_settings_found_earlier_are_not_mixed_in(part):
     }
 
 
+def test_an_idea_on_an_idea_takes_the_settings_that_were_searched_for(part):
+    searched = part("search").searched_mode
+    assert searched("random + constant, a fifth, reuse 8") == "random + constant"
+    assert searched("random + sign") == "random + sign"
+
+
 def test_the_search_takes_most_style_at_equal_content(part):
     """At 0.4, which is 80 % of the base's: a trial that gave content away counts by what it has when weaker."""
 

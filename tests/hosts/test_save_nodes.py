@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -55,7 +54,7 @@ def test_saved_lora_samples_exactly_like_the_aligned_model(host, run):
     aligned = with_lora(model, run.weights_path())
     path = save(host, run)
     assert path.parent == host.output / "loras"
-    assert re.fullmatch(r"SePPO_\d{5}_\.safetensors", path.name)
+    assert path.name == "SePPO_00001_.safetensors"
     ours, theirs = sampled(aligned, "sd15"), sampled(with_lora(model, path), "sd15")
     assert torch.equal(ours, theirs)
     assert (ours - base).abs().max() > 0.05
