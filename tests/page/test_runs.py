@@ -115,6 +115,29 @@ def test_five_thousand_steps_in_a_thousand_messages_are_drawn_once_a_frame(open_
     page.shot("run_panel_5000_steps")
 
 
+def test_a_curve_without_a_value_stays_away_until_it_has_one(open_page):
+    """The indicator learns from no sample; its panel must not promise a curve of them."""
+    page = open_page()
+    page.load({"train": node("SePPOTrain", run_name="curves")})
+    page.look_at("SePPOTrain")
+    id = page.ask("() => window.app.graph.nodes[0].properties.seppo_panel")
+    losing, learned = (
+        [
+            row | {"sample_margin_losing": 0.1, "sample_margin_winning": value}
+            for row in metrics(3)[start:end]
+        ]
+        for value, start, end in ((None, 0, 2), (-0.1, 2, 3))
+    )
+    labels = panel(page).locator("[data-testid=chart-sample-margin] .u-legend .u-label")
+    for rows, words in ((losing, ["losing"]), (learned, ["losing", "learned"])):
+        page.ask(
+            "(detail) => window.comfyAPI.api.api.dispatchEvent(new CustomEvent('seppo.step', { detail }))",
+            message(rows, "curves", id),
+        )
+        until_step(page, rows[-1]["step"])
+        assert labels.all_inner_texts() == words
+
+
 def test_a_panel_that_goes_to_another_run_shows_that_runs_samples(open_page):
     page = open_page()
     page.load({"train": node("SePPOTrain", run_name="first")})

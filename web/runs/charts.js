@@ -9,7 +9,7 @@ const COLOURS = ["#3d8bfd", "#d2691e", "#2e9e6b", "#b565d9", "#c9a227", "#d9576c
 const MOST_POINTS = 2000;
 export const SHEET = new URL("../vendor/uPlot.css?v=1.6.32", import.meta.url).href;
 
-/** A chart of several curves over the step; `labels` name them. Draw with `set([steps, ...values])`. */
+/** A chart of several curves over the step; `labels` name them. Draw with `set([steps, ...values])`; a curve without a value stays away. */
 export class Chart {
   constructor(title, labels) {
     this.box = element("div", { className: "seppo-chart", data: { testid: `chart-${title.replaceAll(" ", "-")}` } });
@@ -19,10 +19,13 @@ export class Chart {
     this.watch = new ResizeObserver(() => this.#fit());
   }
 
-  set(columns) {
-    const data = thinned(columns);
-    this.box.dataset.points = columns[0].length;
-    if (this.plot) return this.plot.setData(data);
+  set([steps, ...values]) {
+    const shown = values.flatMap((column, i) => (column.some((value) => value !== null) ? [i] : []));
+    const data = thinned([steps, ...shown.map((i) => values[i])]);
+    this.box.dataset.points = steps.length;
+    if (this.plot && String(shown) === String(this.shown)) return this.plot.setData(data);
+    this.dispose();
+    this.shown = shown;
     this.plot = new uPlot(this.#options(), data, this.box);
     this.watch.observe(this.box);
   }
@@ -49,7 +52,7 @@ export class Chart {
       axes: [{ ...axis, size: 20 }, { ...axis, size: 52, values: (_, ticks) => ticks.map(short) }],
       series: [
         { label: "step" },
-        ...this.labels.map((label, i) => ({ label, stroke: COLOURS[i % COLOURS.length], width: 1.2, spanGaps: true, points: { show: false } })),
+        ...this.shown.map((i) => ({ label: this.labels[i], stroke: COLOURS[i % COLOURS.length], width: 1.2, spanGaps: true, points: { show: false } })),
       ],
     };
   }
