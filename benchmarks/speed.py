@@ -17,9 +17,13 @@ from each_host import on_each_host, version_of
 
 KINDS = ("sd15", "sdxl")
 SIZE, RANK, WINNERS = 16, 16, 4
-SAMPLER_STEPS, REUSE = 12, 4
 PLAIN_SAMPLER_STEPS, GUIDANCE, BETA = 50, 7.5, 2000.0
 ROUNDS = 5
+OURS = {"ours": (1, 12), "ours, samples reused for 4": (4, 12), "ours, reused for 8": (8, 8)}
+"""name of a way: for how many steps samples are reused, and in how many sampler steps they are drawn"""
+
+Ways = dict[str, Callable[[], tuple[float, float]]]
+"""what each measures: seconds and evaluations of a step"""
 
 
 class Meter:
@@ -67,15 +71,15 @@ def examples(host, kind: str) -> list:
     return [core.Example(*pair) for pair in zip(latents, conds, strict=True)]
 
 
-def ours(host, kind: str, reuse: int) -> tuple[float, float]:
+def ours(host, model, kind: str, reuse: int, drawn: int) -> tuple[float, float]:
     """Seconds and evaluations of a step: two windows, of which the first warms up."""
     import torch
 
     config = host.core("config")
-    policy = host.core("denoisers.comfy").ComfyDenoiser(host.thin_model(kind, "fp32"))
+    policy = host.core("denoisers.comfy").ComfyDenoiser(model)
     settings = config.SePPOConfig(
         steps=2 * reuse,
-        references=config.ReferenceConfig(reuse=reuse, sampling_steps=SAMPLER_STEPS),
+        references=config.ReferenceConfig(reuse=reuse, sampling_steps=drawn),
         lora=config.LoRAConfig(rank=RANK),
         run=config.RunConfig(preview_every=0),
     )
@@ -208,12 +212,12 @@ class Plain:
         return meter.per_step(warm=1)
 
 
-def limit(host, kind: str) -> tuple[float, float, float]:
+def limit(host, model, kind: str) -> tuple[float, float, float]:
     """Seconds of what no step can do without: a forward of one, a forward of two, one of two with backward (LoRA)."""
     import torch
 
     core = host.core
-    policy = core("denoisers.comfy").ComfyDenoiser(host.thin_model(kind, "fp32"))
+    policy = core("denoisers.comfy").ComfyDenoiser(model)
     pair = examples(host, kind)[:2]
     config = core("config")
     with torch.inference_mode(False), policy.session(config.ComputeConfig()):
@@ -265,40 +269,54 @@ def measure_all(host, rounds: int) -> None:
 
 def compare(host, kind: str, rounds: int) -> None:
     plain = Plain(host, kind)
-    ways: dict[str, Callable[[], tuple[float, float]]] = {
-        "ours": lambda: ours(host, kind, 1),
-        f"ours, samples reused for {REUSE}": lambda: ours(host, kind, REUSE),
+
+    def model():
+        return host.thin_model(kind, "fp32")
+
+    others: Ways = {
         "the host's trainer (SFT)": lambda: native(host, kind),
         "plain DPO": plain.measure,
     }
-    found: dict[str, list[tuple[float, float]]] = {name: [] for name in ways}
+    medians = beside_limit(host, model, kind, f"thin {kind}", rounds, others)
+    gained = ", ".join(
+        f"{medians['plain DPO'] / medians[name]:.1f} times ({name})" for name in OURS
+    )
+    print(f"  against plain DPO: {gained}", flush=True)
+
+
+def beside_limit(
+    host, model: Callable, kind: str, name: str, rounds: int, others: Ways
+) -> dict[str, float]:
+    """Prints what our steps on `model()`, and `others`, take beside the limit; returns seconds a step."""
+    ways: Ways = {
+        way: lambda given=given: ours(host, model(), kind, *given) for way, given in OURS.items()
+    } | others
+    found: dict[str, list[tuple[float, float]]] = {way: [] for way in ways}
     bare = []
     for _ in range(rounds):
-        bare.append(limit(host, kind))
-        for name, measure in ways.items():
-            found[name].append(measure())
+        bare.append(limit(host, model(), kind))
+        for way, measure in ways.items():
+            found[way].append(measure())
     one, two, both = (statistics.median(column) for column in zip(*bare, strict=True))
     version = version_of(host)
-    print(f"ComfyUI {version}, thin {kind}, {SIZE}x{SIZE} latents, {rounds} rounds", flush=True)
+    print(f"ComfyUI {version}, {name}, {SIZE}x{SIZE} latents, {rounds} rounds", flush=True)
     medians = {}
-    for name, rows in found.items():
+    for way, rows in found.items():
         seconds, evaluations = (statistics.median(column) for column in zip(*rows, strict=True))
-        medians[name] = seconds
+        medians[way] = seconds
         print(
-            f"  {name:<30}{1000 * seconds:9.1f} ms a step  {evaluations:6.2f} evaluations  "
+            f"  {way:<30}{1000 * seconds:9.1f} ms a step  {evaluations:6.2f} evaluations  "
             f"{1000 * seconds / evaluations:8.2f} ms each"
         )
     print(f"  with a LoRA a forward with its backward takes {both / two:.2f} bare forwards")
-    for name, drawn in (("ours", SAMPLER_STEPS), (list(ways)[1], SAMPLER_STEPS / REUSE)):
-        least = drawn * one + two + both
+    for way, (reuse, drawn) in OURS.items():
+        least = drawn / reuse * one + two + both
         print(
-            f"  limit of '{name}': {1000 * least:.1f} ms in {drawn:g} forwards of one, one of two, one of two "
-            f"with backward; we take {medians[name] / least - 1:+.1%}"
+            f"  limit of '{way}': {1000 * least:.1f} ms in {drawn / reuse:g} forwards of one, one of two, one of two "
+            f"with backward; we take {medians[way] / least - 1:+.1%}",
+            flush=True,
         )
-    gained = ", ".join(
-        f"{medians['plain DPO'] / medians[n]:.1f} times ({n})" for n in list(ways)[:2]
-    )
-    print(f"  against plain DPO: {gained}", flush=True)
+    return medians
 
 
 if __name__ == "__main__":

@@ -84,6 +84,11 @@ def rows_of(done: Sequence[Record], modes: Sequence[str]) -> list[Row]:
     return sorted(rows, key=lambda row: -row.style_at.value)
 
 
+def evaluations(row: Row) -> int:
+    """Of the network, in a run of the mode's."""
+    return next(iter(row.runs.values())).evaluations
+
+
 def table(done: Sequence[Record], modes: Sequence[str]) -> str:
     """One row a mode, in the order to rank by."""
     if not final_runs(done, BASE):
@@ -102,11 +107,10 @@ def table(done: Sequence[Record], modes: Sequence[str]) -> str:
         if any(run.steps_done < run.job.steps for run in row.runs.values()):
             notes.append("not every run was finite to its end")
         note = f" ({'; '.join(notes)})" if notes else ""
-        evaluations = next(iter(row.runs.values())).evaluations
         lines.append(
             f"| {row.name} | {len(row.runs)} | {'' if row.is_most else 'at least '}{row.style_at} | {row.strengths} | "
             f"{row.mean('style')} | {kept.told(0)} %{note} | {row.mean('frechet').told(1)} | "
-            f"{row.mean('diversity').told(2)} | {row.mean('damage').told(2)} | {evaluations} |"
+            f"{row.mean('diversity').told(2)} | {row.mean('damage').told(2)} | {evaluations(row)} |"
         )
     return "\n".join(lines)
 
@@ -193,21 +197,28 @@ def comparisons(done: Sequence[Record], against: str, modes: Sequence[str]) -> s
 
 
 def savings(done: Sequence[Record]) -> str:
-    """What evaluations a mode saves beside the dearer one that has its settings, and what that does to its style."""
+    """What evaluations modes of cheap samples save beside the dearer one, and what that does to their style."""
     rows = whole_rows(done, list(MODES))
-    lines = []
+    parts = []
     for name in DEARER:
-        pair = [rows.get(MODES[name].settings_of), rows.get(name)]
-        if not all(row and row.is_most for row in pair):
+        dear, cheap = rows.get(name), [rows.get(n) for n in (MODES[name].settings_of, *IDEAS)]
+        known = [row for row in cheap if row and row.is_most and dear and dear.is_most]
+        if not known:
             continue
-        (cheap, dear), costs = pair, [next(iter(row.runs.values())).evaluations for row in pair]
-        found = paired(cheap.styles, dear.styles)
-        lines.append(
-            f"*{dear.name}* takes {costs[1]} evaluations, *{cheap.name}* {costs[0]}: {costs[1] / costs[0]:.1f} times fewer. Both "
-            f"have the settings found for the latter. Style at 80 % content, cheap minus dear: {found.mean.signed} "
-            f"({found.seeds} seeds, p {'< 0.001' if found.p < 0.001 else f'= {found.p:.3f}'})."
-        )
-    return "\n\n".join(lines) or "Not run yet with seeds enough."
+        cost = evaluations(dear)
+        lines = [
+            f"*{name}* takes {cost} evaluations and has the settings of *{MODES[name].settings_of}*.",
+            "",
+            f"| mode | evaluations | times fewer | style minus that of {name} | p |",
+            "|---" * 5 + "|",
+        ]
+        for row in known:
+            found, less = paired(row.styles, dear.styles), evaluations(row)
+            lines.append(
+                f"| {row.name} | {less} | {cost / less:.1f} | {found.mean.signed} | {told_p(found.p)} |"
+            )
+        parts.append("\n".join(lines))
+    return "\n\n".join(parts) or "Not run yet with seeds enough."
 
 
 def ideas(done: Sequence[Record]) -> str:
