@@ -1,30 +1,26 @@
 """How time and memory of a step grow with batch, latents, rank, pool and winners: `python benchmarks/scaling.py`.
 
-Thin SD1.5 in float32 on the first ComfyUI found, Linux only (memory is the process's own peak, which only Linux lets
-reset). Each curve varies one thing. Time is the process's own, on one thread. The slope of time is fitted to logarithms (1 is proportional, 0 is not at all) and stands
-beside the one to expect; of memory, what one more costs, for most of a process's memory has nothing to do with the step.
+Thin SD1.5 and thin SDXL in float32 on the first ComfyUI found, Linux only (memory is the process's own peak, which only
+Linux lets reset). Each curve varies one thing. Time is the process's own, on one thread. The slope of time is fitted to
+logarithms (1 is proportional, 0 is not at all) and stands beside the one to expect; of memory, what one more costs, for most of
+a process's memory has nothing to do with the step.
 """
 
 from __future__ import annotations
 
-import gc
-import json
 import math
-import os
 import statistics
 import sys
 import time
-import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import pairwise
-from pathlib import Path
 
-from each_host import on_each_host, version_of
+from each_host import MIB, apart, on_each_host, peak_bytes, reset_peak, version_of
 
-MIB = 2**20
 STEPS, WARM = 3, 1
+KINDS = ("sd15", "sdxl")
 
 
 @dataclass(frozen=True)
@@ -62,26 +58,13 @@ CURVES = (
 )
 
 
-def peak_bytes() -> int:
-    """The most memory this process had since `reset_peak`."""
-    for line in Path("/proc/self/status").read_text().splitlines():
-        if line.startswith("VmHWM:"):
-            return 1024 * int(line.split()[1])
-    raise SystemExit("this system does not tell a process's peak memory")
-
-
-def reset_peak() -> None:
-    gc.collect()
-    Path("/proc/self/clear_refs").write_text("5")
-
-
-def dataset_of(host, point: Point):
+def dataset_of(host, kind: str, point: Point):
     """Winners of random latents with a text each, all in memory."""
     import thin
     import torch
 
     core = host.core("data")
-    text = thin.thin_conditioning("sd15")
+    text = thin.thin_conditioning(kind)
     examples = []
     for i in range(point.winners):
         latents = torch.randn(4, point.side, point.side, generator=torch.Generator().manual_seed(i))
@@ -94,12 +77,12 @@ def mib_of(tensors) -> float:
     return sum(tensor.numel() * tensor.element_size() for tensor in tensors) / MIB
 
 
-def measure(host, point: Point) -> dict[str, float]:
+def measure(host, kind: str, point: Point) -> dict[str, float]:
     """Seconds of a step, once the pool is full, and what the process needed for it all."""
     import torch
 
     config, core = host.core("config"), host.core
-    policy = core("denoisers.comfy").ComfyDenoiser(host.thin_model("sd15", "fp32"))
+    policy = core("denoisers.comfy").ComfyDenoiser(host.thin_model(kind, "fp32"))
     references = config.ReferenceConfig(
         sampling_steps=2, capacity=point.pool, batch_size=point.batch, snapshot_every=1
     )
@@ -114,14 +97,14 @@ def measure(host, point: Point) -> dict[str, float]:
     before = peak_bytes()
     addresses = [p.data_ptr() for p in policy.network.parameters()]
     with torch.inference_mode(False):
-        dataset = dataset_of(host, point)
+        dataset = dataset_of(host, kind, point)
         reports = core("trainer").train(policy, dataset, settings)
         marks = [time.process_time() for _ in reports]
     assert addresses == [p.data_ptr() for p in policy.network.parameters()], "base weights moved"
     times = [later - earlier for earlier, later in pairwise(marks)]
     peak = peak_bytes() - before
     estimate = core("estimate")
-    fresh = core("denoisers.comfy").ComfyDenoiser(host.thin_model("sd15", "fp32"))
+    fresh = core("denoisers.comfy").ComfyDenoiser(host.thin_model(kind, "fp32"))
     with torch.inference_mode(False), fresh.session(settings.compute):
         call = estimate.call_of(fresh, dataset)
         expected = estimate.step_bytes(fresh, call, settings, point.batch)
@@ -132,26 +115,6 @@ def measure(host, point: Point) -> dict[str, float]:
         "LoRA MiB": mib_of(policy.lora.state().values()),
         "winner MiB": mib_of((dataset[0].latents, dataset[0].cond[0][0])),
     }
-
-
-def apart(work: Callable[[], dict[str, float]]) -> dict[str, float]:
-    """What `work` returns, done by a copy of this process, so that every point starts from the same memory."""
-    reading, writing = os.pipe()
-    child = os.fork()
-    if child == 0:
-        try:
-            os.write(writing, json.dumps(work()).encode())
-        except BaseException:
-            traceback.print_exc()
-        finally:
-            os._exit(0)
-    os.close(writing)
-    found = os.read(reading, MIB)  # blocks until the child has written or ended
-    os.close(reading)
-    os.waitpid(child, 0)
-    if not found:
-        raise SystemExit("a measurement failed; what went wrong stands above")
-    return json.loads(found)
 
 
 def slope(xs: Sequence[float], ys: Sequence[float]) -> float:
@@ -191,10 +154,11 @@ def measure_all(host, rounds: int) -> None:
     import torch
 
     torch.set_num_threads(1)  # threads do not survive a fork
-    print(f"ComfyUI {version_of(host)}, thin SD1.5, float32")
-    for curve in CURVES:
-        points = [Point(**{curve.field: value}) for value in curve.values]
-        show(curve, [apart(partial(measure, host, point)) for point in points])
+    for kind in KINDS:
+        print(f"\nComfyUI {version_of(host)}, thin {kind}, float32")
+        for curve in CURVES:
+            points = [Point(**{curve.field: value}) for value in curve.values]
+            show(curve, [apart(partial(measure, host, kind, point)) for point in points])
 
 
 if __name__ == "__main__":

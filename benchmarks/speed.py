@@ -1,8 +1,9 @@
 """Our step beside the host's own trainer, a plain DPO loop and the bare network: `python benchmarks/speed.py`.
 
 Thin SD1.5 and thin SDXL, 16x16 latents, float32, batch 1, one thread of a CPU, on every ComfyUI found. All ways take turns in
-one process, whose own processor time is counted, for the machine may be busy with other work; medians over the rounds. A step ends with the optimizer's. Evaluations are samples
-that went through the network, counted at its door: a forward is one, a forward with its backward three.
+one process, whose own processor time is counted, for the machine may be busy with other work; medians over the rounds. A step
+ends with the optimizer's. Evaluations are samples that went through the network, counted at its door: a forward is one, a forward
+with its backward three. Memory is each way's peak in a process of its own, on Linux alone.
 """
 
 from __future__ import annotations
@@ -12,8 +13,10 @@ import statistics
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
 
-from each_host import on_each_host, version_of
+from each_host import MIB, apart, on_each_host, peak_bytes, reset_peak, version_of
 
 KINDS = ("sd15", "sdxl")
 SIZE, RANK, WINNERS = 16, 16, 4
@@ -71,7 +74,9 @@ def examples(host, kind: str) -> list:
     return [core.Example(*pair) for pair in zip(latents, conds, strict=True)]
 
 
-def ours(host, model, kind: str, reuse: int, drawn: int) -> tuple[float, float]:
+def ours(
+    host, model, kind: str, reuse: int, drawn: int, objective: str = "preference"
+) -> tuple[float, float]:
     """Seconds and evaluations of a step: two windows, of which the first warms up."""
     import torch
 
@@ -79,6 +84,7 @@ def ours(host, model, kind: str, reuse: int, drawn: int) -> tuple[float, float]:
     policy = host.core("denoisers.comfy").ComfyDenoiser(model)
     settings = config.SePPOConfig(
         steps=2 * reuse,
+        loss=config.LossConfig(objective=objective),
         references=config.ReferenceConfig(reuse=reuse, sampling_steps=drawn),
         lora=config.LoRAConfig(rank=RANK),
         run=config.RunConfig(preview_every=0),
@@ -92,11 +98,10 @@ def ours(host, model, kind: str, reuse: int, drawn: int) -> tuple[float, float]:
     return meter.per_step(warm=reuse)
 
 
-def native(host, kind: str) -> tuple[float, float]:
+def native(host, model, kind: str) -> tuple[float, float]:
     """The host's own Train LoRA node: fine-tuning, one sample through the network a step."""
     import thin
 
-    model = host.thin_model(kind, "fp32")
     values = {
         "batch_size": 1,
         "grad_accumulation_steps": 1,
@@ -139,17 +144,16 @@ def native(host, kind: str) -> tuple[float, float]:
 class Plain:
     """DPO as it is usually written: two whole models, all weights trained, DDIM 50 with guidance draws the loser."""
 
-    def __init__(self, host, kind: str) -> None:
+    def __init__(self, host, model, kind: str) -> None:
         import torch
 
-        network = host.thin_model(kind, "fp32").model.diffusion_model
+        self.reference = model.model.diffusion_model.requires_grad_(False)
         with torch.inference_mode(False), torch.enable_grad():
-            self.policy, self.reference = copy.deepcopy(network), copy.deepcopy(network)
-            for model, trains in ((self.policy, True), (self.reference, False)):
-                for parameter in model.parameters():
-                    parameter.data = parameter.data.clone()
-                    parameter.requires_grad_(trains)
-            self.optimizer = torch.optim.AdamW(self.policy.parameters(), lr=1e-8)
+            self.policy = copy.deepcopy(self.reference)
+            for parameter in self.policy.parameters():
+                parameter.data = parameter.data.clone()
+                parameter.requires_grad_(True)
+        self.optimizer = torch.optim.AdamW(self.policy.parameters(), lr=1e-8)
         self.kept = torch.linspace(0.9999, 0.005, 1000)  # alpha bar: any schedule costs the same
         example = examples(host, kind)[0]
         cond, about = example.cond[0]
@@ -268,13 +272,13 @@ def measure_all(host, rounds: int) -> None:
 
 
 def compare(host, kind: str, rounds: int) -> None:
-    plain = Plain(host, kind)
-
     def model():
         return host.thin_model(kind, "fp32")
 
+    plain = Plain(host, model(), kind)
     others: Ways = {
-        "the host's trainer (SFT)": lambda: native(host, kind),
+        "ours, preset sft": lambda: fine_tuning(host, model(), kind),
+        "the host's trainer (SFT)": lambda: native(host, model(), kind),
         "plain DPO": plain.measure,
     }
     medians = beside_limit(host, model, kind, f"thin {kind}", rounds, others)
@@ -282,6 +286,41 @@ def compare(host, kind: str, rounds: int) -> None:
         f"{medians['plain DPO'] / medians[name]:.1f} times ({name})" for name in OURS
     )
     print(f"  against plain DPO: {gained}", flush=True)
+    if Path("/proc/self/clear_refs").exists():
+        tell_memory(host, kind)
+
+
+def fine_tuning(host, model, kind: str) -> tuple[float, float]:
+    return ours(host, model, kind, 2, 1, "winner_error")
+
+
+def tell_memory(host, kind: str) -> None:
+    """Prints what each way needs at most beyond the model as loaded, which is plain DPO's reference."""
+    import torch
+
+    torch.set_num_threads(1)  # threads do not survive a fork
+    ways = {
+        "ours": lambda model: ours(host, model, kind, *OURS["ours"]),
+        "ours, preset sft": lambda model: fine_tuning(host, model, kind),
+        "the host's trainer (SFT)": lambda model: native(host, model, kind),
+        "plain DPO": lambda model: Plain(host, model, kind).measure(),
+    }
+
+    def peak(way: Callable) -> dict[str, float]:
+        model = host.thin_model(kind, "fp32")
+        loaded = 0.0
+        for weight in model.model.diffusion_model.parameters():
+            loaded += weight.nbytes / MIB
+            weight.sum()  # a file that is mapped takes memory where it is read
+        reset_peak()
+        before = peak_bytes()
+        way(model)
+        return {"loaded": loaded, "more": (peak_bytes() - before) / MIB}
+
+    found = {name: apart(partial(peak, way)) for name, way in ways.items()}
+    loaded = found["ours"]["loaded"]
+    told = ", ".join(f"{name} {each['more']:.0f} MiB" for name, each in found.items())
+    print(f"  needed beyond the {loaded:.0f} MiB of the model: {told}", flush=True)
 
 
 def beside_limit(
