@@ -8,7 +8,7 @@ import matplotlib
 matplotlib.use("Agg")
 from matplotlib import pyplot  # noqa: E402
 
-from .front import CONTENT_KEPT, points_of  # noqa: E402
+from .front import CONTENT_KEPT, points_of, style_at_content  # noqa: E402
 from .modes import IDEAS, MODES  # noqa: E402
 from .records import Record  # noqa: E402
 
@@ -44,6 +44,7 @@ def _colours() -> dict[str, tuple]:
 def _front(base: Record, modes: Runs):
     figure, axes = pyplot.subplots(figsize=(9, 6), layout="constrained")
     start, colours = base.front[0], _colours()
+    least = CONTENT_KEPT * start["content"]
     for name, runs in modes.items():
         seen = [{p["strength"]: p for p in points_of(run, base)} for run in runs.values()]
         shared = sorted(set.intersection(*map(set, seen)))
@@ -52,9 +53,10 @@ def _front(base: Record, modes: Runs):
             for key in ("content", "style")
         )
         axes.plot(across, up, marker=".", linewidth=1.2, label=name, color=colours[name])
-    axes.axvline(
-        CONTENT_KEPT * start["content"], color="grey", linestyle=":", label="80 % of content"
-    )
+        ranked = [style_at_content(run, base).style for run in runs.values()]
+        axes.plot(least, sum(ranked) / len(ranked), marker="D", color=colours[name])
+    axes.axvline(least, color="grey", linestyle=":", label="80 % of content")
+    axes.plot([], [], "D", color="grey", label="what modes are ranked by")
     axes.plot([start["content"]], [start["style"]], "k*", markersize=12, label="base")
     axes.invert_xaxis()
     axes.set(xlabel="content (R@10; less to the right)", ylabel="style")

@@ -11,10 +11,11 @@ from .statistics import Difference, Mean, holm, mean, paired
 SIGNIFICANT = 0.05
 LEAST_SEEDS = 5
 """for a comparison"""
-FINE_TUNING, PAPER, NO_CRITERION, COIN = (
+FINE_TUNING, PAPER, NO_CRITERION, ONE_WEIGHT, COIN = (
     "sft, equal evaluations",
     "random + sign",
     "random + none",
+    "random + constant",
     "random + coin",
 )
 SAME_STEPS = [name for name, mode in MODES.items() if mode.steps == STEPS and name not in DEARER]
@@ -240,20 +241,28 @@ def ideas(done: Sequence[Record]) -> str:
 
 
 def taken_out(done: Sequence[Record], gone: Sequence[Record]) -> str:
-    """Each idea of `gone` beside the mode that it changed, over the seeds that both have."""
+    """Each idea of `gone` beside the mode that it changed, fine-tuning and the paper's, over the seeds that both have."""
     rows = {row.name: row for row in rows_of([*done, *gone], [*MODES, *TAKEN_OUT])}
     lines = []
-    for name, changed in TAKEN_OUT.items():
-        if name not in rows or changed not in rows:
-            continue
-        idea, stayed = ({s: at.style for s, at in rows[n].at.items()} for n in (name, changed))
-        shared = sorted(idea.keys() & stayed.keys())
-        found = paired(idea, stayed)
+    for name in [name for name in TAKEN_OUT if name in rows]:
+        row, changed = rows[name], TAKEN_OUT[name]
+        minus = [_minus(row, rows.get(other)) for other in (changed, FINE_TUNING, PAPER)]
+        commit = next(iter(row.runs.values())).commit
+        least = "" if row.is_most else "at least "
         lines.append(
-            f"| {name} | {changed} | {len(shared)} | {mean([idea[s] for s in shared])} | {mean([stayed[s] for s in shared])} | "
-            f"{found.mean.signed if found else ''} | {next(iter(rows[name].runs.values())).commit} |"
+            f"| {name} | {changed} | {len(row.runs)} | {least}{row.style_at} | {' | '.join(minus)} | {commit} |"
         )
     if not lines:
         return ""
-    heads = "| idea | changed | seeds | style at 80 % content | that of what it changed | difference | code |"
-    return "\n".join([heads, "|---" * 7 + "|", *lines])
+    heads = f"| idea | changed | seeds | style at 80 % content | minus what it changed | minus {FINE_TUNING} | minus {PAPER} | code |"
+    return "\n".join([heads, "|---" * 8 + "|", *lines])
+
+
+def _minus(row: Row, other: Row | None) -> str:
+    """Difference in style at 80 % content, with p (not corrected) from seeds enough on; empty if one is not known."""
+    if other is None or not (row.is_most and other.is_most):
+        return ""
+    found = paired(row.styles, other.styles)
+    if found is None:
+        return ""
+    return f"{found.mean.signed}{f', p {told_p(found.p)}' if found.seeds >= LEAST_SEEDS else ''}"
