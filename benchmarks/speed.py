@@ -11,7 +11,7 @@ from __future__ import annotations
 import copy
 import statistics
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -324,11 +324,18 @@ def tell_memory(host, kind: str) -> None:
 
 
 def beside_limit(
-    host, model: Callable, kind: str, name: str, rounds: int, others: Ways
+    host,
+    model: Callable,
+    kind: str,
+    name: str,
+    rounds: int,
+    others: Ways,
+    drawings: Mapping[str, tuple[int, int]] = OURS,
 ) -> dict[str, float]:
     """Prints what our steps on `model()`, and `others`, take beside the limit; returns seconds a step."""
     ways: Ways = {
-        way: lambda given=given: ours(host, model(), kind, *given) for way, given in OURS.items()
+        way: lambda given=given: ours(host, model(), kind, *given)
+        for way, given in drawings.items()
     } | others
     found: dict[str, list[tuple[float, float]]] = {way: [] for way in ways}
     bare = []
@@ -348,7 +355,7 @@ def beside_limit(
             f"{1000 * seconds / evaluations:8.2f} ms each"
         )
     print(f"  with a LoRA a forward with its backward takes {both / two:.2f} bare forwards")
-    for way, (reuse, drawn) in OURS.items():
+    for way, (reuse, drawn) in drawings.items():
         least = drawn / reuse * one + two + both
         print(
             f"  limit of '{way}': {1000 * least:.1f} ms in {drawn / reuse:g} forwards of one, one of two, one of two "
