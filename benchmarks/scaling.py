@@ -154,6 +154,8 @@ def measure_all(host, rounds: int) -> None:
     import torch
 
     torch.set_num_threads(1)  # threads do not survive a fork
+    # Random weights drive some losses to where gradients are too small for full precision, which slows a CPU many times.
+    torch.set_flush_denormal(True)
     for kind in KINDS:
         print(f"\nComfyUI {version_of(host)}, thin {kind}, float32")
         for curve in CURVES:
