@@ -6,18 +6,17 @@ of many, so that its weights come from memory, as a network's do; medians over r
 
 from __future__ import annotations
 
-import copy
 import statistics
 import sys
 import time
-from collections import OrderedDict
 from pathlib import Path
 
 import torch
 from torch import nn
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from seppo_core.lora import path_for
+from seppo_core.config import LoRAConfig
+from seppo_core.lora import LoRA
 
 RANK, LAYERS, ROUNDS = 16, 60, 7
 WIDTHS, ROWS = (320, 640, 1280), (16, 64, 256, 1024)
@@ -31,29 +30,17 @@ def seconds(layers: list[nn.Linear], x: torch.Tensor) -> float:
     return (time.process_time() - began) / len(layers)
 
 
-def with_paths(layers: list[nn.Linear]) -> list[nn.Linear]:
-    """The same layers, each with a path as `seppo_core.lora` hooks it on."""
-    hooked = [copy.copy(layer) for layer in layers]
-    for layer in hooked:
-        layer._forward_hooks = OrderedDict()
-        path = path_for("", layer, RANK)
-        width = layer.in_features
-        weights = torch.randn(RANK, width), torch.randn(width, RANK)
-
-        def add(_, args, output, path=path, weights=weights):
-            return path(args[0], output, *weights, 1.0)
-
-        layer.register_forward_hook(add)
-    return hooked
-
-
 @torch.no_grad()
 def compare(width: int, rows: int) -> None:
-    bare = [nn.Linear(width, width) for _ in range(LAYERS)]
-    hooked, x = with_paths(bare), torch.randn(1, rows, width)
-    seconds(hooked, x)
-    rounds = [(seconds(bare, x), seconds(hooked, x)) for _ in range(ROUNDS)]
-    alone, both = (statistics.median(column) for column in zip(*rounds, strict=True))
+    layers = [nn.Linear(width, width) for _ in range(LAYERS)]
+    lora = LoRA(nn.ModuleList(layers), LoRAConfig(rank=RANK), seed=0, device=torch.device("cpu"))
+    x = torch.randn(1, rows, width)
+    rounds = []
+    for _ in range(1 + ROUNDS):
+        alone = seconds(layers, x)
+        with lora.attached():
+            rounds.append((alone, seconds(layers, x)))
+    alone, both = (statistics.median(column) for column in zip(*rounds[1:], strict=True))
     print(
         f"{width:5} wide, {rows:4} rows: {1000 * alone:7.3f} ms alone, {1000 * both:7.3f} ms with its path, "
         f"{both / alone - 1:+.0%}; of products {2 * RANK / width:+.1%}",

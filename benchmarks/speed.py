@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from each_host import MIB, apart, on_each_host, peak_bytes, reset_peak, version_of
 
@@ -22,11 +23,16 @@ KINDS = ("sd15", "sdxl")
 SIZE, RANK, WINNERS = 16, 16, 4
 PLAIN_SAMPLER_STEPS, GUIDANCE, BETA = 50, 7.5, 2000.0
 ROUNDS = 5
-OURS = {"ours": (1, 12), "ours, samples reused for 4": (4, 12), "ours, reused for 8": (8, 8)}
+Drawings = Mapping[str, tuple[int, int]]
+OURS: Drawings = {
+    "ours": (1, 12),
+    "ours, samples reused for 4": (4, 12),
+    "ours, reused for 8": (8, 8),
+}
 """name of a way: for how many steps samples are reused, and in how many sampler steps they are drawn"""
 
-Ways = dict[str, Callable[[], tuple[float, float]]]
-"""what each measures: seconds and evaluations of a step"""
+Ways = dict[str, Callable[[Any], tuple[float, float]]]
+"""what each measures with a MODEL: seconds and evaluations of a step"""
 
 
 class Meter:
@@ -275,11 +281,10 @@ def compare(host, kind: str, rounds: int) -> None:
     def model():
         return host.thin_model(kind, "fp32")
 
-    plain = Plain(host, model(), kind)
     others: Ways = {
-        "ours, preset sft": lambda: fine_tuning(host, model(), kind),
-        "the host's trainer (SFT)": lambda: native(host, model(), kind),
-        "plain DPO": plain.measure,
+        "ours, preset sft": lambda model: ours(host, model, kind, 2, 1, "winner_error"),
+        "the host's trainer (SFT)": lambda model: native(host, model, kind),
+        "plain DPO": lambda model: Plain(host, model, kind).measure(),
     }
     medians = beside_limit(host, model, kind, f"thin {kind}", rounds, others)
     gained = ", ".join(
@@ -287,40 +292,37 @@ def compare(host, kind: str, rounds: int) -> None:
     )
     print(f"  against plain DPO: {gained}", flush=True)
     if Path("/proc/self/clear_refs").exists():
-        tell_memory(host, kind)
+        first = dict(list(OURS.items())[:1])
+        tell_memory(model, drawn(host, kind, first) | others)
 
 
-def fine_tuning(host, model, kind: str) -> tuple[float, float]:
-    return ours(host, model, kind, 2, 1, "winner_error")
+def drawn(host, kind: str, drawings: Drawings) -> Ways:
+    return {
+        way: lambda model, given=given: ours(host, model, kind, *given)
+        for way, given in drawings.items()
+    }
 
 
-def tell_memory(host, kind: str) -> None:
+def tell_memory(model: Callable, ways: Ways) -> None:
     """Prints what each way needs at most beyond the model as loaded, which is plain DPO's reference."""
     import torch
 
     torch.set_num_threads(1)  # threads do not survive a fork
-    ways = {
-        "ours": lambda model: ours(host, model, kind, *OURS["ours"]),
-        "ours, preset sft": lambda model: fine_tuning(host, model, kind),
-        "the host's trainer (SFT)": lambda model: native(host, model, kind),
-        "plain DPO": lambda model: Plain(host, model, kind).measure(),
-    }
 
     def peak(way: Callable) -> dict[str, float]:
-        model = host.thin_model(kind, "fp32")
-        loaded = 0.0
-        for weight in model.model.diffusion_model.parameters():
-            loaded += weight.nbytes / MIB
+        loaded, size = model(), 0.0
+        for weight in loaded.model.diffusion_model.parameters():
+            size += weight.nbytes / MIB
             weight.sum()  # a file that is mapped takes memory where it is read
         reset_peak()
         before = peak_bytes()
-        way(model)
-        return {"loaded": loaded, "more": (peak_bytes() - before) / MIB}
+        way(loaded)
+        return {"loaded": size, "more": (peak_bytes() - before) / MIB}
 
     found = {name: apart(partial(peak, way)) for name, way in ways.items()}
-    loaded = found["ours"]["loaded"]
+    size = next(iter(found.values()))["loaded"]
     told = ", ".join(f"{name} {each['more']:.0f} MiB" for name, each in found.items())
-    print(f"  needed beyond the {loaded:.0f} MiB of the model: {told}", flush=True)
+    print(f"  needed beyond the {size:.0f} MiB of the model: {told}", flush=True)
 
 
 def beside_limit(
@@ -330,19 +332,16 @@ def beside_limit(
     name: str,
     rounds: int,
     others: Ways,
-    drawings: Mapping[str, tuple[int, int]] = OURS,
+    drawings: Drawings = OURS,
 ) -> dict[str, float]:
     """Prints what our steps on `model()`, and `others`, take beside the limit; returns seconds a step."""
-    ways: Ways = {
-        way: lambda given=given: ours(host, model(), kind, *given)
-        for way, given in drawings.items()
-    } | others
+    ways = drawn(host, kind, drawings) | others
     found: dict[str, list[tuple[float, float]]] = {way: [] for way in ways}
     bare = []
     for _ in range(rounds):
         bare.append(limit(host, model(), kind))
         for way, measure in ways.items():
-            found[way].append(measure())
+            found[way].append(measure(model()))
     one, two, both = (statistics.median(column) for column in zip(*bare, strict=True))
     version = version_of(host)
     print(f"ComfyUI {version}, {name}, {SIZE}x{SIZE} latents, {rounds} rounds", flush=True)
@@ -355,10 +354,10 @@ def beside_limit(
             f"{1000 * seconds / evaluations:8.2f} ms each"
         )
     print(f"  with a LoRA a forward with its backward takes {both / two:.2f} bare forwards")
-    for way, (reuse, drawn) in drawings.items():
-        least = drawn / reuse * one + two + both
+    for way, (reuse, steps) in drawings.items():
+        least = steps / reuse * one + two + both
         print(
-            f"  limit of '{way}': {1000 * least:.1f} ms in {drawn / reuse:g} forwards of one, one of two, one of two "
+            f"  limit of '{way}': {1000 * least:.1f} ms in {steps / reuse:g} forwards of one, one of two, one of two "
             f"with backward; we take {medians[way] / least - 1:+.1%}",
             flush=True,
         )

@@ -177,9 +177,8 @@ def settings_used(done: Sequence[Record]) -> str:
     return "\n".join(lines)
 
 
-def section(path: Path) -> str:
+def section(path: Path, done: Sequence[Record]) -> str:
     """A world's part of the page, and its pictures."""
-    done = records.read(path)
     world, base = path.stem, final_runs(done, BASE).get(0)
     if base is None:
         return ""
@@ -354,12 +353,12 @@ the first run lies in the history.
 def write(results: Path, page: Path = PAGE) -> None:
     """The page, of every world that has results."""
     IMAGES.mkdir(parents=True, exist_ok=True)
-    known = [*WORLDS]
+    rank = {world: place for place, world in enumerate(WORLDS)}
     paths = sorted(
-        results.glob("*.jsonl"),
-        key=lambda path: (known.index(path.stem) if path.stem in known else len(known), path.stem),
+        results.glob("*.jsonl"), key=lambda path: (rank.get(path.stem, len(rank)), path.stem)
     )
     worlds = {path.stem: records.read(path) for path in paths}
     short = SHORT if worlds.keys() >= WORLDS.keys() else ""
-    parts = [TITLE, short, HEAD, verdict(worlds), *map(section, paths)]
+    sections = [section(path, worlds[path.stem]) for path in paths]
+    parts = [TITLE, short, HEAD, verdict(worlds), *sections]
     page.write_text("\n\n".join(part.strip() for part in parts if part) + "\n", "utf-8")

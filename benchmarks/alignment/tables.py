@@ -49,6 +49,10 @@ class Row:
         return mean([found.style for found in self.at.values()])
 
     @property
+    def told_style(self) -> str:
+        return f"{'' if self.is_most else 'at least '}{self.style_at}"
+
+    @property
     def strengths(self) -> str:
         found = sorted(at.strength for at in self.at.values())
         ends = dict.fromkeys(f"{strength:.2g}" for strength in (found[0], found[-1]))
@@ -109,7 +113,7 @@ def table(done: Sequence[Record], modes: Sequence[str]) -> str:
             notes.append("not every run was finite to its end")
         note = f" ({'; '.join(notes)})" if notes else ""
         lines.append(
-            f"| {row.name} | {len(row.runs)} | {'' if row.is_most else 'at least '}{row.style_at} | {row.strengths} | "
+            f"| {row.name} | {len(row.runs)} | {row.told_style} | {row.strengths} | "
             f"{row.mean('style')} | {kept.told(0)} %{note} | {row.mean('frechet').told(1)} | "
             f"{row.mean('diversity').told(2)} | {row.mean('damage').told(2)} | {evaluations(row)} |"
         )
@@ -248,9 +252,8 @@ def taken_out(done: Sequence[Record], gone: Sequence[Record]) -> str:
         row, changed = rows[name], TAKEN_OUT[name]
         minus = [_minus(row, rows.get(other)) for other in (changed, FINE_TUNING, PAPER)]
         commit = next(iter(row.runs.values())).commit
-        least = "" if row.is_most else "at least "
         lines.append(
-            f"| {name} | {changed} | {len(row.runs)} | {least}{row.style_at} | {' | '.join(minus)} | {commit} |"
+            f"| {name} | {changed} | {len(row.runs)} | {row.told_style} | {' | '.join(minus)} | {commit} |"
         )
     if not lines:
         return ""

@@ -34,7 +34,7 @@ class Thin:
     since: tuple[int, ...] = (0, 3, 64)
 
 
-def unet(**config) -> torch.nn.Module:
+def unet(transformer_depth_middle: int = -2, **config) -> torch.nn.Module:
     from comfy.ldm.modules.diffusionmodules.openaimodel import UNetModel
 
     return UNetModel(
@@ -44,7 +44,7 @@ def unet(**config) -> torch.nn.Module:
         model_channels=320,
         use_spatial_transformer=True,
         legacy=False,
-        transformer_depth_middle=-2,
+        transformer_depth_middle=transformer_depth_middle,
         **config,
         **weights_on_meta(),
     )
