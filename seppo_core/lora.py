@@ -8,7 +8,7 @@ the *active slot*: the policy's trainable ones, a snapshot's, or none (the bare 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -24,9 +24,6 @@ if TYPE_CHECKING:
     from .config import LoRAConfig
 
 ConvNd = nn.modules.conv._ConvNd
-Slot = Mapping[str, tuple[Tensor, Tensor]]
-"""layer name -> (down, up)"""
-
 CONVOLUTIONS: dict[int, Callable[..., Tensor]] = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
 
 
@@ -76,33 +73,50 @@ class LowRankPath:
     up_shape: tuple[int, ...]
 
     def __call__(self, x: Tensor, output: Tensor, down: Tensor, up: Tensor, scale: float) -> Tensor:
-        """The layer's output with the path's added; weights are cast to the input's dtype, as the host casts its own.
+        """The layer's output with the path's added; `down` and `up` come in the input's dtype, as the host casts its own.
 
         Without gradients the output of a linear layer is added to in place, where nobody else can hold it.
         """
-        down = down.to(x.dtype)
-        if len(self.down_shape) == 2:
-            # One matrix and one kernel whatever grad mode says: torch folds x of another layout only for weights
-            # that require gradients, so policy and reference would round in different kernels and tie no more.
-            hidden, up = F.linear(x.reshape(-1, x.shape[-1]), down), up.to(output.dtype).t()
-            learning, width = torch.is_grad_enabled(), output.shape[-1]
-            # Unlike addmm_, torch.addmm takes the dtype that autocast says, which may not be the output's.
-            if learning and hidden.dtype == output.dtype:
-                added = torch.addmm(output.reshape(-1, width), hidden, up, alpha=scale)
-                return added.view(output.shape)
-            if learning or not self._is_ours(x, output):
-                output = output.clone(memory_format=torch.contiguous_format)
-            rows = output.view(-1, width)
-            return rows.addmm_(hidden.to(output.dtype), up, alpha=scale).view(output.shape)
-        module = self.module
-        convolve = CONVOLUTIONS[len(self.down_shape) - 2]
-        hidden = convolve(x, down, None, module.stride, module.padding, module.dilation)
-        return output + convolve(hidden * scale, up.to(x.dtype)).to(output.dtype)
+        if len(self.down_shape) > 2:
+            module = self.module
+            convolve = CONVOLUTIONS[len(self.down_shape) - 2]
+            hidden = convolve(x, down, None, module.stride, module.padding, module.dilation)
+            return output + convolve(hidden * scale, up).to(output.dtype)
+        # One matrix and one kernel whatever grad mode says: torch folds x of another layout only for weights
+        # that require gradients, so policy and reference would round in different kernels and tie no more.
+        hidden, up = F.linear(x.reshape(-1, x.shape[-1]), down), up.to(output.dtype).t()
+        learning, width = torch.is_grad_enabled(), output.shape[-1]
+        # Unlike addmm_, torch.addmm takes the dtype that autocast says, which may not be the output's.
+        if learning and hidden.dtype == output.dtype:
+            added = torch.addmm(output.reshape(-1, width), hidden, up, alpha=scale)
+            return added.view(output.shape)
+        if learning or not self._is_ours(x, output):
+            output = output.clone(memory_format=torch.contiguous_format)
+        output.view(-1, width).addmm_(hidden.to(output.dtype), up, alpha=scale)
+        return output
 
     def _is_ours(self, x: Tensor, output: Tensor) -> bool:
         """Whether the output may be written to: whole rows, not the input, and no other hook to have kept it."""
-        hooks = len(self.module._forward_hooks)
-        return output is not x and output.is_contiguous() and hooks == 1
+        return output is not x and output.is_contiguous() and len(self.module._forward_hooks) == 1
+
+
+class Slot(dict[str, tuple[Tensor, Tensor]]):
+    """Weights for every path: layer name -> (down, up), float32."""
+
+    def __init__(self, weights: Iterable[tuple[str, tuple[Tensor, Tensor]]]) -> None:
+        super().__init__(weights)
+        self._cast: dict[tuple[str, torch.dtype], tuple[Tensor, Tensor]] = {}
+
+    def of(self, name: str, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+        """A layer's in `dtype`. A snapshot's are cast once; casts of weights that learn belong to their graph."""
+        down, up = self[name]
+        if down.dtype == dtype:
+            return down, up
+        if down.requires_grad:
+            return down.to(dtype), up.to(dtype)
+        if (name, dtype) not in self._cast:
+            self._cast[name, dtype] = down.to(dtype), up.to(dtype)
+        return self._cast[name, dtype]
 
 
 def path_for(name: str, module: nn.Module, rank: int) -> LowRankPath:
@@ -163,21 +177,19 @@ class LoRA:
         self.rank = config.rank
         self.device = device
         self.paths = find_paths(network, config)
-        self.policy: dict[str, tuple[nn.Parameter, nn.Parameter]] = {}
-        for path in self.paths:
-            fan_in = torch.Size(path.down_shape[1:]).numel()
-            uniform = torch.rand(path.down_shape, generator=generator(seed, "lora", path.name))
-            down = (uniform * 2 - 1) / fan_in**0.5
-            up = torch.zeros(path.up_shape)
-            self.policy[path.name] = (
-                nn.Parameter(down.to(device)),
-                nn.Parameter(up.to(device)),
-            )
+        self.policy = Slot((path.name, self._initial(path, seed)) for path in self.paths)
         self._active: Slot | None = None
         self.evaluation: Callable[[], AbstractContextManager[None]] = nullcontext
         """inside it the policy's weights are those to draw with; while a trainer moves others, it sets this"""
 
-    def parameters(self) -> list[nn.Parameter]:
+    def _initial(self, path: LowRankPath, seed: int) -> tuple[nn.Parameter, nn.Parameter]:
+        fan_in = torch.Size(path.down_shape[1:]).numel()
+        uniform = torch.rand(path.down_shape, generator=generator(seed, "lora", path.name))
+        down = (uniform * 2 - 1) / fan_in**0.5
+        up = torch.zeros(path.up_shape)
+        return nn.Parameter(down.to(self.device)), nn.Parameter(up.to(self.device))
+
+    def parameters(self) -> list[Tensor]:
         """The trainable weights, in a fixed order."""
         return [weight for pair in self.policy.values() for weight in pair]
 
@@ -197,8 +209,9 @@ class LoRA:
         def add_path(module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> Tensor | None:
             if self._active is None:
                 return None
-            down, up = self._active[path.name]
-            return path(args[0], output, down, up, self.scale)
+            x = args[0]
+            down, up = self._active.of(path.name, x.dtype)
+            return path(x, output, down, up, self.scale)
 
         return add_path
 
@@ -213,13 +226,11 @@ class LoRA:
 
     def slot(self, weights: Mapping[str, Tensor]) -> Slot:
         """A snapshot's weights on the network's device, ready for `using`."""
-        return {
-            path.name: (
-                weights[f"{path.name}.down"].to(self.device),
-                weights[f"{path.name}.up"].to(self.device),
-            )
+        on_device = {name: weight.to(self.device) for name, weight in weights.items()}
+        return Slot(
+            (path.name, (on_device[f"{path.name}.down"], on_device[f"{path.name}.up"]))
             for path in self.paths
-        }
+        )
 
     def state(self) -> dict[str, Tensor]:
         """A copy of the policy's weights on the CPU: `<layer>.down` and `<layer>.up`, float32."""

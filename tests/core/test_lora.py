@@ -4,6 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from seppo_core.config import LoRAConfig
 from seppo_core.errors import CheckpointError, UnsupportedModelError
@@ -179,6 +180,35 @@ def test_policy_and_reference_of_the_same_weights_agree_to_the_bit_in_any_layout
         with torch.no_grad(), lora.using(lora.slot(lora.state())):
             reference = net(x)
     assert torch.equal(policy, reference)
+
+
+class Casts(TorchDispatchMode):
+    """Counts copies to another dtype."""
+
+    count = 0
+
+    def __torch_dispatch__(self, operator, types, args=(), kwargs=None):
+        self.count += operator is torch.ops.aten._to_copy.default
+        return operator(*args, **(kwargs or {}))
+
+
+def test_a_snapshots_weights_are_cast_once_and_the_policys_each_time_they_learn():
+    net = nn.Sequential(nn.Linear(8, 8), nn.Linear(8, 8)).requires_grad_(False).bfloat16()
+    lora = LoRA(net, LoRAConfig(rank=2), 0, CPU)
+    randomised(lora)
+    x = normal((2, 8), "x").bfloat16()
+    slot = lora.slot(lora.state())
+    with lora.attached(), torch.no_grad(), lora.using(slot):
+        with Casts() as first:
+            net(x)
+        with Casts() as again:
+            net(x)
+    assert (first.count, again.count) == (4, 0)
+    assert all(weight.dtype == torch.float32 for pair in slot.values() for weight in pair)
+    with lora.attached():
+        for _ in range(2):
+            net(x).sum().backward()  # a kept cast would lead into a graph already freed
+    assert all(parameter.grad.any() for parameter in lora.parameters())
 
 
 class Turned(nn.Linear):
