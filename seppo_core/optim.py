@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import cache
 from typing import TYPE_CHECKING
 
 import torch
@@ -18,13 +19,32 @@ from .files import flatten, unflatten
 if TYPE_CHECKING:
     from .config import OptimizerConfig
 
-Parameters = Iterable[nn.Parameter]
+Parameters = Sequence[nn.Parameter]
+
+KERNELS = ("fused", "foreach")
+"""Settings of torch's optimizers that say how a step is computed, not which."""
 
 
 def adamw(parameters: Parameters, config: OptimizerConfig) -> Optimizer:
+    kernel = "fused" if has_fused_adamw(parameters[0].device) else "foreach"
     return torch.optim.AdamW(
-        parameters, lr=config.learning_rate, weight_decay=config.weight_decay, foreach=True
+        parameters, lr=config.learning_rate, weight_decay=config.weight_decay, **{kernel: True}
     )
+
+
+@cache
+def has_fused_adamw(device: torch.device) -> bool:
+    """Whether this torch steps AdamW in one kernel there; on a CPU since 2.4. Other devices are not asked."""
+    if device.type not in ("cpu", "cuda"):
+        return False
+    with torch.inference_mode(False):
+        trial = nn.Parameter(torch.zeros(1, device=device))
+        trial.grad = torch.zeros_like(trial)
+        try:
+            torch.optim.AdamW([trial], fused=True).step()
+        except RuntimeError:
+            return False
+    return True
 
 
 def adafactor(parameters: Parameters, config: OptimizerConfig) -> Optimizer:
@@ -152,5 +172,11 @@ def optimizer_state(optimizer: Optimizer) -> tuple[dict[str, Tensor], str]:
 
 
 def load_optimizer_state(optimizer: Optimizer, tensors: dict[str, Tensor], text: str) -> None:
-    """Undo `optimizer_state` on an optimizer over the same parameters; it takes the tensors over."""
-    optimizer.load_state_dict(unflatten(json.loads(text), tensors))
+    """Undo `optimizer_state` on an optimizer over the same parameters; it takes the tensors over.
+
+    It keeps its own kernels: the state may come from another device or another torch.
+    """
+    state = unflatten(json.loads(text), tensors)
+    for group, own in zip(state["param_groups"], optimizer.param_groups, strict=True):
+        group |= {kernel: own[kernel] for kernel in KERNELS if kernel in own}
+    optimizer.load_state_dict(state)

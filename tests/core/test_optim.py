@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import nn
 
+from seppo_core import optim
 from seppo_core.config import OptimizerConfig
 from seppo_core.errors import MissingPackageError
 from seppo_core.optim import (
@@ -62,6 +63,25 @@ def test_a_continued_optimizer_equals_an_uninterrupted_one_to_the_bit(name):
     load_optimizer_state(other, tensors, text)
     advance(others, other, range(3, 6))
     assert all(torch.equal(a, b) for a, b in zip(parameters, others, strict=True))
+
+
+@pytest.mark.parametrize("fused", [True, False])
+def test_adamw_goes_on_from_a_state_that_other_kernels_left(monkeypatch, fused):
+    parameters, optimizer = started("adamw")
+    advance(parameters, optimizer, range(3))
+    weights, state = [p.detach().clone() for p in parameters], optimizer_state(optimizer)
+    advance(parameters, optimizer, range(3, 6))
+
+    monkeypatch.setattr(optim, "has_fused_adamw", lambda device: fused)
+    others, other = started("adamw")
+    with torch.no_grad():
+        for parameter, weight in zip(others, weights, strict=True):
+            parameter.copy_(weight)
+    load_optimizer_state(other, *state)
+    (group,) = other.param_groups
+    assert (bool(group["fused"]), bool(group["foreach"])) == (fused, not fused)
+    advance(others, other, range(3, 6))
+    torch.testing.assert_close(others, parameters, rtol=1e-6, atol=1e-7)
 
 
 def test_schedule_free_evaluates_averaged_weights_and_gives_back_the_trained_ones():
