@@ -1,8 +1,8 @@
 """Our step beside the host's own trainer, a plain DPO loop and the bare network: `python benchmarks/speed.py`.
 
 Thin SD1.5 and thin SDXL, 16x16 latents, float32, batch 1, one thread of a CPU, on every ComfyUI found. All ways take turns in
-one process, whose own processor time is counted, for the machine may be busy with other work; medians over the rounds. A step
-ends with the optimizer's. Evaluations are samples that went through the network, counted at its door: a forward is one, a forward
+one process, whose own processor time is counted, for the machine may be busy with other work; medians over the rounds. The limit is
+taken anew before each way that is compared with it. A step ends with the optimizer's. Evaluations are samples that went through the network, counted at its door: a forward is one, a forward
 with its backward three. Memory is each way's peak in a process of its own, on Linux alone.
 """
 
@@ -337,14 +337,13 @@ def beside_limit(
     """Prints what our steps on `model()`, and `others`, take beside the limit; returns seconds a step."""
     ways = drawn(host, kind, drawings) | others
     found: dict[str, list[tuple[float, float]]] = {way: [] for way in ways}
-    bare = []
+    bare: dict[str, list[tuple[float, float, float]]] = {way: [] for way in drawings}
     for _ in range(rounds):
-        bare.append(limit(host, model(), kind))
         for way, measure in ways.items():
+            if way in drawings:  # as near in time as can be, for the machine's pace drifts
+                bare[way].append(limit(host, model(), kind))
             found[way].append(measure(model()))
-    one, two, both = (statistics.median(column) for column in zip(*bare, strict=True))
-    version = version_of(host)
-    print(f"ComfyUI {version}, {name}, {SIZE}x{SIZE} latents, {rounds} rounds", flush=True)
+    print(f"ComfyUI {version_of(host)}, {name}, {SIZE}x{SIZE} latents, {rounds} rounds", flush=True)
     medians = {}
     for way, rows in found.items():
         seconds, evaluations = (statistics.median(column) for column in zip(*rows, strict=True))
@@ -353,12 +352,15 @@ def beside_limit(
             f"  {way:<30}{1000 * seconds:9.1f} ms a step  {evaluations:6.2f} evaluations  "
             f"{1000 * seconds / evaluations:8.2f} ms each"
         )
-    print(f"  with a LoRA a forward with its backward takes {both / two:.2f} bare forwards")
+    backward = statistics.median(both / two for rows in bare.values() for _, two, both in rows)
+    print(f"  with a LoRA a forward with its backward takes {backward:.2f} bare forwards")
     for way, (reuse, steps) in drawings.items():
-        least = steps / reuse * one + two + both
+        least = [steps / reuse * one + two + both for one, two, both in bare[way]]
+        above = [took / alone - 1 for (took, _), alone in zip(found[way], least, strict=True)]
         print(
-            f"  limit of '{way}': {1000 * least:.1f} ms in {steps / reuse:g} forwards of one, one of two, one of two "
-            f"with backward; we take {medians[way] / least - 1:+.1%}",
+            f"  limit of '{way}': {1000 * statistics.median(least):.1f} ms in {steps / reuse:g} forwards of one, one of two, "
+            f"one of two with backward; we take {statistics.median(above):+.1%} "
+            f"(rounds {min(above):+.0%} to {max(above):+.0%})",
             flush=True,
         )
     return medians
