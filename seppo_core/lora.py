@@ -101,22 +101,23 @@ class LowRankPath:
 
 
 class Slot(dict[str, tuple[Tensor, Tensor]]):
-    """Weights for every path: layer name -> (down, up), float32."""
+    """Weights for every path: layer name -> (down, up), float32, wherever they are kept."""
 
     def __init__(self, weights: Iterable[tuple[str, tuple[Tensor, Tensor]]]) -> None:
         super().__init__(weights)
-        self._cast: dict[tuple[str, torch.dtype], tuple[Tensor, Tensor]] = {}
+        self._ready: dict[tuple[str, torch.dtype], tuple[Tensor, Tensor]] = {}
 
-    def of(self, name: str, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-        """A layer's in `dtype`. A snapshot's are cast once; casts of weights that learn belong to their graph."""
+    def of(self, name: str, x: Tensor) -> tuple[Tensor, Tensor]:
+        """A layer's, with the dtype and device of its input. A snapshot's are brought there once; casts of weights
+        that learn belong to their graph."""
         down, up = self[name]
-        if down.dtype == dtype:
+        if down.dtype == x.dtype and down.device == x.device:
             return down, up
         if down.requires_grad:
-            return down.to(dtype), up.to(dtype)
-        if (name, dtype) not in self._cast:
-            self._cast[name, dtype] = down.to(dtype), up.to(dtype)
-        return self._cast[name, dtype]
+            return down.to(x), up.to(x)
+        if (name, x.dtype) not in self._ready:
+            self._ready[name, x.dtype] = down.to(x), up.to(x)
+        return self._ready[name, x.dtype]
 
 
 def path_for(name: str, module: nn.Module, rank: int) -> LowRankPath:
@@ -210,7 +211,7 @@ class LoRA:
             if self._active is None:
                 return None
             x = args[0]
-            down, up = self._active.of(path.name, x.dtype)
+            down, up = self._active.of(path.name, x)
             return path(x, output, down, up, self.scale)
 
         return add_path
@@ -225,10 +226,9 @@ class LoRA:
             self._active = before
 
     def slot(self, weights: Mapping[str, Tensor]) -> Slot:
-        """A snapshot's weights on the network's device, ready for `using`."""
-        on_device = {name: weight.to(self.device) for name, weight in weights.items()}
+        """A snapshot's weights for `using`; each comes to the network's device when its layer first needs it."""
         return Slot(
-            (path.name, (on_device[f"{path.name}.down"], on_device[f"{path.name}.up"]))
+            (path.name, (weights[f"{path.name}.down"], weights[f"{path.name}.up"]))
             for path in self.paths
         )
 

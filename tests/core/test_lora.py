@@ -211,6 +211,18 @@ def test_a_snapshots_weights_are_cast_once_and_the_policys_each_time_they_learn(
     assert all(parameter.grad.any() for parameter in lora.parameters())
 
 
+def test_a_snapshots_weights_come_once_to_the_device_that_asks_and_stay_where_they_were():
+    lora = LoRA(network(), LoRAConfig(rank=2), 0, CPU)
+    snapshot = lora.state()
+    slot = lora.slot(snapshot)
+    x = torch.empty(1, 16, device="meta", dtype=torch.bfloat16)
+    pair = slot.of("attn_out", x)
+    assert {(weight.device.type, weight.dtype) for weight in pair} == {("meta", x.dtype)}
+    assert slot.of("attn_out", x) is pair
+    down, _ = slot.of("attn_out", torch.empty(1, 16))
+    assert down is snapshot["attn_out.down"]
+
+
 class Turned(nn.Linear):
     def forward(self, x):
         return super().forward(x).transpose(0, 1).contiguous().transpose(0, 1)
