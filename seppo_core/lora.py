@@ -190,7 +190,7 @@ class LoRA:
         up = torch.zeros(path.up_shape)
         return nn.Parameter(down.to(self.device)), nn.Parameter(up.to(self.device))
 
-    def parameters(self) -> list[Tensor]:
+    def parameters(self) -> list[nn.Parameter]:
         """The trainable weights, in a fixed order."""
         return [weight for pair in self.policy.values() for weight in pair]
 

@@ -6,7 +6,6 @@ import json
 import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from functools import cache
 from typing import TYPE_CHECKING
 
 import torch
@@ -23,6 +22,8 @@ Parameters = Sequence[nn.Parameter]
 
 KERNELS = ("fused", "foreach")
 """Settings of torch's optimizers that say how a step is computed, not which."""
+MATURE_FUSED = (2, 8)
+"""the torch from which transformers takes the fused AdamW by default (huggingface/transformers#37358)"""
 
 
 def adamw(parameters: Parameters, config: OptimizerConfig) -> Optimizer:
@@ -32,19 +33,9 @@ def adamw(parameters: Parameters, config: OptimizerConfig) -> Optimizer:
     )
 
 
-@cache
 def has_fused_adamw(device: torch.device) -> bool:
-    """Whether this torch steps AdamW in one kernel there; on a CPU since 2.4. Other devices are not asked."""
-    if device.type not in ("cpu", "cuda"):
-        return False
-    with torch.inference_mode(False):
-        trial = nn.Parameter(torch.zeros(1, device=device))
-        trial.grad = torch.zeros_like(trial)
-        try:
-            torch.optim.AdamW([trial], fused=True).step()
-        except RuntimeError:
-            return False
-    return True
+    """Whether to step AdamW in one kernel there."""
+    return device.type in ("cpu", "cuda") and torch.__version__ >= MATURE_FUSED
 
 
 def adafactor(parameters: Parameters, config: OptimizerConfig) -> Optimizer:
