@@ -71,6 +71,7 @@ def _drawn(
 
 SFT = {"objective": "winner_error"}
 PAIRS = {"criterion": "none", "paired": True}
+PLAINLY_DRAWN = {"reuse": 1, "sampling_steps": 50, "guidance_scale": 2.0}
 
 IDEAS: dict[str, Mode] = {
     "random + constant, a fifth": _drawn(
@@ -125,17 +126,23 @@ MODES: dict[str, Mode] = {
     "dpo on pairs, equal evaluations": Mode(PAIRS, {"selection": "initial"}, steps=STEPS * 3 // 2),
     "random + indicator, plainly drawn": Mode(
         {"criterion": "indicator"},
-        {"reuse": 1, "sampling_steps": 50, "guidance_scale": 2.0},
+        {"selection": "random", **PLAINLY_DRAWN},
         settings_of="random + indicator",
+    ),
+    "initial + none, plainly drawn": Mode(
+        {"criterion": "none"},
+        {"selection": "initial", **PLAINLY_DRAWN},
+        settings_of="initial + none",
     ),
     **IDEAS,
 }
 """`latest + none` is SPIN-Diffusion's choice, `random + sign` the paper's. Modes with other than STEPS steps take as
 many as cost what the modes that draw samples cost in evaluations of the network. `plainly drawn` is what reuse and few
-sampler steps save: DDIM 50 with guidance, new samples each step, otherwise as `random + indicator`."""
+sampler steps save: DDIM 50 with guidance, new samples each step. `initial + none, plainly drawn` is DPO as it is usually written where
+there are no pairs: the base draws the losers and is the reference."""
 
 BASELINES = ("sft", "dpo on pairs")
 """Modes that have a longer twin of equal cost."""
-DEARER = ("random + indicator, plainly drawn",)
+DEARER = ("random + indicator, plainly drawn", "initial + none, plainly drawn")
 """Modes that cost more evaluations than the others of as many steps."""
 SHORT = ("sft", "dpo on pairs", "random + sign", "random + indicator")

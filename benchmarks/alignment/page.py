@@ -190,6 +190,25 @@ def section(path: Path, done: Sequence[Record]) -> str:
     commits = sorted({r.commit for r in done if r.commit})
     seeds = sorted({r.job.seed for r in runs if r.job.mode != BASE})
     missing = [name for name in MODES if name not in shown]
+    is_compared = len(finals[FINE_TUNING]) > 0
+    questions = {
+        "Equal optimizer steps": table(done, SAME_STEPS),
+        "Equal evaluations of the network": table(done, SAME_COST),
+        "Against plain fine-tuning of as many steps": comparisons(done, "sft", SAME_STEPS),
+        "Against plain fine-tuning of equal cost": comparisons(done, FINE_TUNING, SAME_COST),
+        "Against the paper's criterion": comparisons(done, PAPER, SAME_COST),
+        "Is it the comparison with the anchor, or any gate?": _joined(
+            comparisons(done, COIN, SAME_COST), rates(done)
+        ),
+        "Does leaving samples out, or less weight, do anything?": comparisons(
+            done, NO_CRITERION, SAME_COST
+        ),
+        "Is a criterion better than one weight for all samples?": comparisons(
+            done, ONE_WEIGHT, SAME_COST
+        ),
+        "What do new samples each step, 50 sampler steps and guidance bring?": savings(done),
+        "Ideas, each beside the mode that it changes": ideas(done),
+    }
     parts = [
         f"## {world}{f', {WORLDS[world]}' if world in WORLDS else ''}",
         base_of(world),
@@ -199,33 +218,17 @@ def section(path: Path, done: Sequence[Record]) -> str:
         f"{len(done)} runs, of them {len(runs)} final ones with seeds {seeds}; "
         f"machine: {'; '.join(sorted({r.machine for r in done}))}; code: {', '.join(commits)}.",
         f"Not run yet: {'; '.join(missing)}." if missing else "",
-        f"Contents are compared at style {common_style(done):.3f}.",
-        "### Equal optimizer steps",
-        table(done, SAME_STEPS),
-        "### Equal evaluations of the network",
-        table(done, SAME_COST),
-        "### Against plain fine-tuning of as many steps",
-        comparisons(done, "sft", SAME_STEPS),
-        "### Against plain fine-tuning of equal cost",
-        comparisons(done, FINE_TUNING, SAME_COST),
-        "### Against the paper's criterion",
-        comparisons(done, PAPER, SAME_COST),
-        "### Is it the comparison with the anchor, or any gate?",
-        comparisons(done, COIN, SAME_COST),
-        rates(done),
-        "### Does leaving samples out, or less weight, do anything?",
-        comparisons(done, NO_CRITERION, SAME_COST),
-        "### Is a criterion better than one weight for all samples?",
-        comparisons(done, ONE_WEIGHT, SAME_COST),
-        "### What do new samples each step, 50 sampler steps and guidance bring?",
-        savings(done),
-        "### Ideas, each beside the mode that it changes",
-        ideas(done),
+        f"Contents are compared at style {common_style(done):.3f}." if is_compared else "",
+        *(_joined(f"### {asked}", answer) for asked, answer in questions.items() if answer),
         *(f"![{title}](images/{name})" for title, name in pictures),
         tried(world, done, path.parent),
         "### Settings of the final runs",
         settings_used(done),
     ]
+    return _joined(*parts)
+
+
+def _joined(*parts: str) -> str:
     return "\n\n".join(filter(None, parts))
 
 
@@ -303,7 +306,7 @@ settings found it is judged on captions that are not among the winners, from noi
 | none, constant | every sample is pushed away, with full weight or with half |
 | sign, indicator | the anchor criterion: a sample that is not pushed away is learned from (the paper's), or left out |
 | coin | left out at random, as often as by *indicator* |
-| plainly drawn | new samples each step, 50 sampler steps with guidance; else two steps share them, drawn in 8 steps without |
+| plainly drawn | new samples each step, 50 sampler steps with guidance; else two steps share them, drawn in 8 steps without. *initial + none, plainly drawn* is DPO as it is usually written where there are no pairs: the base draws the losers and is the reference |
 | sample indicator, sample sign | the criterion asks for the sample's own margin, not for the winner's |
 | winner safe | the loser's gradient is scaled so that to first order the winner's error never rises |
 | winner kept | half the winner's error on top of the loss |

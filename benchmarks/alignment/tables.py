@@ -189,10 +189,10 @@ def whole_rows(done: Sequence[Record], modes: Sequence[str]) -> dict[str, Row]:
 
 
 def comparisons(done: Sequence[Record], against: str, modes: Sequence[str]) -> str:
-    """Each mode minus `against`, paired by seed, corrected for the number of rows."""
+    """Each mode minus `against`, paired by seed, corrected for the number of rows; empty if that was not run with seeds enough."""
     rows = whole_rows(done, modes)
     if against not in rows:
-        return f"{against} was not run with {LEAST_SEEDS} seeds, so nothing is compared with it."
+        return ""
     lines = [
         f"| mode | style minus {against} | p | p, corrected | content minus its | p | p, corrected |",
         "|---" * 7 + "|",
@@ -202,12 +202,15 @@ def comparisons(done: Sequence[Record], against: str, modes: Sequence[str]) -> s
 
 
 def savings(done: Sequence[Record]) -> str:
-    """What evaluations modes of cheap samples save beside the dearer one, and what that does to their style."""
+    """What evaluations modes of cheap samples save beside the dearer ones, and what that does to their style; empty if not run."""
     rows = whole_rows(done, list(MODES))
     parts = []
     for name in DEARER:
-        dear, cheap = rows.get(name), [rows.get(n) for n in (MODES[name].settings_of, *IDEAS)]
-        known = [row for row in cheap if row and row.is_most and dear and dear.is_most]
+        cheap = dict.fromkeys((MODES[name].settings_of, "random + indicator", *IDEAS))
+        dear = rows.get(name)
+        known = [
+            row for n in cheap if (row := rows.get(n)) and row.is_most and dear and dear.is_most
+        ]
         if not known:
             continue
         cost = evaluations(dear)
@@ -223,11 +226,11 @@ def savings(done: Sequence[Record]) -> str:
                 f"| {row.name} | {less} | {cost / less:.1f} | {found.mean.signed} | {told_p(found.p)} |"
             )
         parts.append("\n".join(lines))
-    return "\n\n".join(parts) or "Not run yet with seeds enough."
+    return "\n\n".join(parts)
 
 
 def ideas(done: Sequence[Record]) -> str:
-    """Each idea minus the mode that it changes, with that one's settings."""
+    """Each idea minus the mode that it changes, with that one's settings; empty if not run."""
     rows = whole_rows(done, SAME_COST)
     pairs = {
         name: (rows[name], rows[changed])
@@ -235,7 +238,7 @@ def ideas(done: Sequence[Record]) -> str:
         if name in rows and (changed := MODES[name].settings_of) in rows
     }
     if not pairs:
-        return "Not run yet with seeds enough."
+        return ""
     lines = [
         "| idea | changes | style minus its | p | p, corrected | content minus its | p | p, corrected |",
         "|---" * 8 + "|",
