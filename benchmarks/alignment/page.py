@@ -148,8 +148,8 @@ def _best_run(name: str, runs: Sequence[Record], base: Record, beta: bool = True
 
 
 def settings_used(done: Sequence[Record]) -> str:
-    """By the final runs, and what of it lies at an edge of what the search tried."""
-    lines = ["| mode | learning rate | beta | weight of losers |", "|---|---|---|---|"]
+    """By the final runs, and what of it lies at an edge of what the search tried; empty where all take another mode's."""
+    lines = []
     edges: dict[str, list[str]] = {}
     for name, mode in MODES.items():
         runs = [*final_runs(done, name).values()]
@@ -169,6 +169,9 @@ def settings_used(done: Sequence[Record]) -> str:
             for end, is_end in {"lowest": min, "highest": max}.items():
                 if len(values) > 1 and getattr(used[0], key) == is_end(values):
                     edges.setdefault(f"{end} {key.replace('_', ' ')}", []).append(name)
+    if not lines:
+        return ""
+    lines = ["| mode | learning rate | beta | weight of losers |", "|---|---|---|---|", *lines]
     if edges:
         told = [f"{edge}: {'; '.join(names)}" for edge, names in sorted(edges.items())]
         lines.append(
@@ -189,51 +192,69 @@ def section(path: Path, done: Sequence[Record]) -> str:
     runs = [r for r in done if r.job.split == "final"]
     commits = sorted({r.commit for r in done if r.commit})
     seeds = sorted({r.job.seed for r in runs if r.job.mode != BASE})
-    missing = [name for name in MODES if name not in shown]
+    missing = [name for name in MODES if name not in shown and world not in AGAIN]
     is_compared = len(finals[FINE_TUNING]) > 0
-    questions = {
-        "Equal optimizer steps": table(done, SAME_STEPS),
-        "Equal evaluations of the network": table(done, SAME_COST),
-        "Against plain fine-tuning of as many steps": comparisons(done, "sft", SAME_STEPS),
-        "Against plain fine-tuning of equal cost": comparisons(done, FINE_TUNING, SAME_COST),
-        "Against the paper's criterion": comparisons(done, PAPER, SAME_COST),
-        "Is it the comparison with the anchor, or any gate?": _joined(
-            comparisons(done, COIN, SAME_COST), rates(done)
-        ),
-        "Does leaving samples out, or less weight, do anything?": comparisons(
-            done, NO_CRITERION, SAME_COST
-        ),
-        "Is a criterion better than one weight for all samples?": comparisons(
-            done, ONE_WEIGHT, SAME_COST
-        ),
-        "What do new samples each step, 50 sampler steps and guidance bring?": savings(done),
-        "Ideas, each beside the mode that it changes": ideas(done),
-    }
     parts = [
-        f"## {world}{f', {WORLDS[world]}' if world in WORLDS else ''}",
+        f"## {world}{titled(world)}",
         base_of(world),
-        f"Nothing was searched for here: the settings below are those that the search in {frozen} had found by then."
+        f"Nothing was searched for here: the settings are those that the search in {frozen} had found by then."
         if frozen
         else "",
         f"{len(done)} runs, of them {len(runs)} final ones with seeds {seeds}; "
         f"machine: {'; '.join(sorted({r.machine for r in done}))}; code: {', '.join(commits)}.",
-        f"Not run yet: {'; '.join(missing)}." if missing else "",
+        f"Not run here: {'; '.join(missing)}." if missing else "",
         f"Contents are compared at style {common_style(done):.3f}." if is_compared else "",
-        *(_joined(f"### {asked}", answer) for asked, answer in questions.items() if answer),
+        _under("Equal optimizer steps", table(done, SAME_STEPS)),
+        _under("Equal evaluations of the network", table(done, SAME_COST)),
+        _under("Against plain fine-tuning of as many steps", comparisons(done, "sft", SAME_STEPS)),
+        _under(
+            "Against plain fine-tuning of equal cost", comparisons(done, FINE_TUNING, SAME_COST)
+        ),
+        _under("Against the paper's criterion", comparisons(done, PAPER, SAME_COST)),
+        _under(
+            "Is it the comparison with the anchor, or any gate?",
+            _joined(comparisons(done, COIN, SAME_COST), rates(done)),
+        ),
+        _under(
+            "Does leaving samples out, or less weight, do anything?",
+            comparisons(done, NO_CRITERION, SAME_COST),
+        ),
+        _under(
+            "Is a criterion better than one weight for all samples?",
+            comparisons(done, ONE_WEIGHT, SAME_COST),
+        ),
+        _under(
+            "What do new samples each step, 50 sampler steps and guidance bring?", savings(done)
+        ),
+        _under("Ideas, each beside the mode that it changes", ideas(done)),
         *(f"![{title}](images/{name})" for title, name in pictures),
         tried(world, done, path.parent),
-        "### Settings of the final runs",
-        settings_used(done),
+        _under("Settings of the final runs", settings_used(done)),
     ]
     return _joined(*parts)
+
+
+def _under(asked: str, answer: str) -> str:
+    return f"### {asked}\n\n{answer}" if answer else ""
 
 
 def _joined(*parts: str) -> str:
     return "\n\n".join(filter(None, parts))
 
 
+def titled(world: str) -> str:
+    if first := AGAIN.get(world):
+        return f"{titled(first)} on another base"
+    return f", {WORLDS[world]}" if world in WORLDS else ""
+
+
 def base_of(world: str) -> str:
     """What is known of the base of a world by its name."""
+    if first := AGAIN.get(world):
+        return (
+            f"{base_of(first)} This base was trained anew in the way of that of {first}, which was not kept, so the runs here "
+            "compare with each other alone."
+        )
     if re.search(r"-[0-9a-f]{8}$", world):
         return "With a base, winners, names or styles of somebody's own."
     return STRICT if world.endswith("-strict") else SEEN
@@ -260,6 +281,10 @@ WORLDS = {
     "twemoji-openmoji-strict": "the strict form of the first pair",
 }
 """Those of the repository, in the order of the page."""
+AGAIN = {
+    "openmoji-fluent-b081e166": "openmoji-fluent",
+}
+"""world -> the one whose base it has, trained another time."""
 
 TITLE = """# Does it align?
 
@@ -284,10 +309,15 @@ and equal cost, five seeds each:
   content than fine-tuning on both pairs. In the strict form it made too little style to compare, and significantly less than fine-tuning.
 - **Strength.** Most runs with a random reference change little as trained, and are ranked at strengths of 3 to 9: load the LoRA
   at 2 to 4 before training longer.
-- **Cheap samples.** Beside samples drawn anew for each step in 50 steps with guidance, at nine times the evaluations: `indicator`, two or
-  four steps on the same samples, was not significantly worse on the first pair and in the strict form, but on the second pair;
+- **Cheap samples.** A plain DPO loop lets the base draw a loser anew for each step, in 50 steps with guidance, and pushes every one away. At
+  a ninth of its evaluations, `indicator` with four steps on the same samples made significantly more style on the first pair and was not to
+  be told from it on the second. Beside `indicator` with samples drawn as dearly as that loop's, two or
+  four steps on the same samples were not significantly worse on the first pair and in the strict form, but on the second pair;
   a fifth of the weight and eight steps on the same samples not on either pair, but in the strict form. Four steps were
   not to be told from two in any world.
+- **What nodes begin with.** Preset `indicator`, by the above. Learning rate, beta and rank are the literature's, for what was found with one
+  small network need not hold for a large one. Each step draws its samples anew (`reuse` 1): a step here learns from twelve winners, one
+  of the nodes' from one, so that four steps on the same samples would see a quarter of the winners.
 """
 
 HEAD = """## How it was measured

@@ -95,9 +95,10 @@ def evaluations(row: Row) -> int:
 
 
 def table(done: Sequence[Record], modes: Sequence[str]) -> str:
-    """One row a mode, in the order to rank by."""
-    if not final_runs(done, BASE):
-        return "nothing was measured yet"
+    """One row a mode, in the order to rank by; empty where none was run."""
+    rows = rows_of(done, modes) if final_runs(done, BASE) else []
+    if not rows:
+        return ""
     start = final_runs(done, BASE)[0].scores
     names = "mode, seeds, style at 80 % content, at strength, style, content kept, Fréchet, diversity, damage, evaluations"
     lines = [
@@ -106,7 +107,7 @@ def table(done: Sequence[Record], modes: Sequence[str]) -> str:
         f"| base | 1 | | | {start['style']:.3f} | 100 % | {start['frechet']:.1f} | {start['diversity']:.2f} | "
         f"{start['damage']:.2f} | 0 |",
     ]
-    for row in rows_of(done, modes):
+    for row in rows:
         kept = row.mean("content").scaled(100 / start["content"])
         notes = ["too little to rank its style"] if kept.value < 100 * CONTENT_KEPT else []
         if any(run.steps_done < run.job.steps for run in row.runs.values()):
@@ -215,7 +216,8 @@ def savings(done: Sequence[Record]) -> str:
             continue
         cost = evaluations(dear)
         lines = [
-            f"*{name}* takes {cost} evaluations and has the settings of *{MODES[name].settings_of}*.",
+            f"*{name}* takes {cost} evaluations, has the settings of *{MODES[name].settings_of}*, and makes style "
+            f"{dear.told_style} at 80 % content.",
             "",
             f"| mode | evaluations | times fewer | style minus that of {name} | p |",
             "|---" * 5 + "|",

@@ -320,7 +320,7 @@ def test_the_page_says_who_gave_content_away(part, tmp_path, monkeypatch):
     text = page_of(part, tmp_path, monkeypatch, modes, [0, 1], score)
     rows = [line for line in text.splitlines() if line.startswith("| dpo on pairs | 2 |")]
     assert "40 ±0 % (too little to rank its style)" in rows[0]
-    assert "Not run yet: initial + none" in text
+    assert "Not run here: initial + none" in text
     assert "### Equal optimizer steps" in text
     assert "### Against" not in text, "with two seeds nothing can be compared"
     assert len(list((tmp_path / "images").glob("alignment_a-b_*.png"))) == 3
@@ -598,3 +598,15 @@ def test_a_world_that_cannot_be_is_refused_before_any_work(part, tmp_path, chang
     described = {"base_style": "twemoji", "winner_style": "openmoji", "work": tmp_path} | changes
     with pytest.raises(SystemExit, match=message):
         part("world").Description(**described).require()
+
+
+def test_worlds_on_a_base_trained_anew_say_so_and_are_of_another_base(part):
+    page, records = part("page"), part("records")
+    for world, first in page.AGAIN.items():
+        bases = [
+            {record.base for record in records.read(records.RESULTS / f"{name}.jsonl")}
+            for name in (world, first)
+        ]
+        assert all(len(found) == 1 for found in bases) and bases[0] != bases[1]
+        assert first in page.base_of(world)
+        assert page.titled(world) == f"{page.titled(first)} on another base"
