@@ -188,7 +188,7 @@ def section(path: Path, done: Sequence[Record]) -> str:
     frozen = next((r.settings_of for r in done if r.settings_of), "")
     finals = {name: final_runs(done, name) for name in MODES}
     shown = {name: runs for name, runs in finals.items() if runs}
-    pictures = plots.draw(world, base, shown, IMAGES)
+    pictures = [] if world in AGAIN else plots.draw(world, base, shown, IMAGES)
     runs = [r for r in done if r.job.split == "final"]
     commits = sorted({r.commit for r in done if r.commit})
     seeds = sorted({r.job.seed for r in runs if r.job.mode != BASE})
