@@ -2,9 +2,9 @@
 
 Thin SD1.5 and thin SDXL, 16x16 latents, float32, batch 1, one thread of a CPU, on every ComfyUI found. All ways take turns in
 one process, whose own processor time is counted, for the machine may be busy with other work; medians over the rounds. The limit is
-taken anew before each way that is compared with it. A step ends with the optimizer's. Evaluations are samples that went
-through the network, counted at its door: a forward is one, a forward with its backward three. Memory is each way's peak in a
-process of its own, on Linux alone.
+taken anew before each way that is compared with it, and what a way takes above it is the median of each round's share. A step ends
+with the optimizer's. Evaluations are samples that went through the network, counted at its door: a forward is one, a forward with
+its backward three. Memory is each way's peak in a process of its own, on Linux alone.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ SIZE, RANK, WINNERS = 16, 16, 4
 PLAIN_SAMPLER_STEPS, GUIDANCE, BETA = 50, 7.5, 2000.0
 ROUNDS = 5
 COUNTED = 4
-"""Fewer of our steps would be too few to tell their time by."""
+"""At least so many of our steps are timed a round."""
 Drawings = Mapping[str, tuple[int, int]]
 OURS: Drawings = {
     "ours": (1, 12),

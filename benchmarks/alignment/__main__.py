@@ -191,7 +191,7 @@ def main(argv: list[str] | None = None) -> None:
         settings_of if searched else "",
         searched,
     )
-    say("\n" + page.table(done, modes))
+    say("\n" + (page.table(done, modes) or "nothing was measured yet"))
 
 
 if __name__ == "__main__":

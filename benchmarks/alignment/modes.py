@@ -137,9 +137,9 @@ MODES: dict[str, Mode] = {
     **IDEAS,
 }
 """`latest + none` is SPIN-Diffusion's choice, `random + sign` the paper's. Modes with other than STEPS steps take as
-many as cost what the modes that draw samples cost in evaluations of the network. `plainly drawn` is what reuse and few
-sampler steps save: DDIM 50 with guidance, new samples each step. `initial + none, plainly drawn` is DPO as it is usually written where
-there are no pairs: the base draws the losers and is the reference."""
+many as cost what the modes that draw samples cost in evaluations of the network. `plainly drawn` shows what reuse and
+few sampler steps save: DDIM 50 with guidance, new samples each step. `initial + none, plainly drawn` is, but for the LoRA, DPO as it is
+usually written where there are no pairs: the base draws the losers and is the reference."""
 
 BASELINES = ("sft", "dpo on pairs")
 """Modes that have a longer twin of equal cost."""

@@ -1,4 +1,4 @@
-"""docs/benchmarks.md and its pictures, from the results alone: no sentence with a number is written by hand."""
+"""docs/benchmarks.md and its pictures: every table from the results, SHORT and HEAD written by hand."""
 
 import re
 from collections.abc import Collection, Mapping, Sequence
@@ -192,8 +192,9 @@ def section(path: Path, done: Sequence[Record]) -> str:
     runs = [r for r in done if r.job.split == "final"]
     commits = sorted({r.commit for r in done if r.commit})
     seeds = sorted({r.job.seed for r in runs if r.job.mode != BASE})
-    missing = [name for name in MODES if name not in shown and world not in AGAIN]
-    is_compared = len(finals[FINE_TUNING]) > 0
+    missing = [] if world in AGAIN else [name for name in MODES if name not in shown]
+    elsewhere = [other for other, first in AGAIN.items() if first == world]
+    beside_coin = comparisons(done, COIN, SAME_COST)
     parts = [
         f"## {world}{titled(world)}",
         base_of(world),
@@ -202,8 +203,10 @@ def section(path: Path, done: Sequence[Record]) -> str:
         else "",
         f"{len(done)} runs, of them {len(runs)} final ones with seeds {seeds}; "
         f"machine: {'; '.join(sorted({r.machine for r in done}))}; code: {', '.join(commits)}.",
-        f"Not run here: {'; '.join(missing)}." if missing else "",
-        f"Contents are compared at style {common_style(done):.3f}." if is_compared else "",
+        f"Not run here: {'; '.join(missing)}{', but in '.join(['', *elsewhere])}."
+        if missing
+        else "",
+        f"Contents are compared at style {common_style(done):.3f}." if finals[FINE_TUNING] else "",
         _under("Equal optimizer steps", table(done, SAME_STEPS)),
         _under("Equal evaluations of the network", table(done, SAME_COST)),
         _under("Against plain fine-tuning of as many steps", comparisons(done, "sft", SAME_STEPS)),
@@ -213,7 +216,7 @@ def section(path: Path, done: Sequence[Record]) -> str:
         _under("Against the paper's criterion", comparisons(done, PAPER, SAME_COST)),
         _under(
             "Is it the comparison with the anchor, or any gate?",
-            _joined(comparisons(done, COIN, SAME_COST), rates(done)),
+            _joined(beside_coin, rates(done)) if beside_coin else "",
         ),
         _under(
             "Does leaving samples out, or less weight, do anything?",
@@ -252,8 +255,8 @@ def base_of(world: str) -> str:
     """What is known of the base of a world by its name."""
     if first := AGAIN.get(world):
         return (
-            f"{base_of(first)} This base was trained anew in the way of that of {first}, which was not kept, so the runs here "
-            "compare with each other alone."
+            f"{base_of(first)} The base of {first} was not kept; this one was trained in the same way, so the runs here compare "
+            "with each other alone."
         )
     if re.search(r"-[0-9a-f]{8}$", world):
         return "With a base, winners, names or styles of somebody's own."
@@ -284,7 +287,7 @@ WORLDS = {
 AGAIN = {
     "openmoji-fluent-b081e166": "openmoji-fluent",
 }
-"""world -> the one whose base it has, trained another time."""
+"""world -> the one that it repeats, for a few modes, on a base trained anew."""
 
 TITLE = """# Does it align?
 
@@ -336,7 +339,7 @@ settings found it is judged on captions that are not among the winners, from noi
 | none, constant | every sample is pushed away, with full weight or with half |
 | sign, indicator | the anchor criterion: a sample that is not pushed away is learned from (the paper's), or left out |
 | coin | left out at random, as often as by *indicator* |
-| plainly drawn | new samples each step, 50 sampler steps with guidance; else two steps share them, drawn in 8 steps without. *initial + none, plainly drawn* is DPO as it is usually written where there are no pairs: the base draws the losers and is the reference |
+| plainly drawn | new samples each step, 50 sampler steps with a guidance of 2; else two steps share them, drawn in 8 steps without. *initial + none, plainly drawn* is, but for the LoRA, DPO as it is usually written where there are no pairs: the base draws the losers and is the reference. |
 | sample indicator, sample sign | the criterion asks for the sample's own margin, not for the winner's |
 | winner safe | the loser's gradient is scaled so that to first order the winner's error never rises |
 | winner kept | half the winner's error on top of the loss |
@@ -378,8 +381,8 @@ Comparisons are paired by seed (t-test), from five seeds on; "corrected" is Holm
 large models, and an effect absent here may be there. What all modes share (optimizer, sampler, two steps a sample) is the demo's, and
 one look at these test captions went into that (demo/README.md). Ideas were made up and kept or dropped by looks at the first pair's
 test captions, *reuse 8* by looks at the second pair's, too, so their p-values flatter them. The second pair was run twice: once
-early, with six modes, then again on a base trained anew, with the settings that the search has found now, in several batches as ideas came;
-the first run lies in the history.
+early, with six modes, then again on another base, with the settings that the search has found now, in several batches as ideas came;
+the first run lies in the history. Its base was not kept, so the plain DPO loop was run on a third.
 """
 
 
@@ -391,7 +394,7 @@ def write(results: Path, page: Path = PAGE) -> None:
         results.glob("*.jsonl"), key=lambda path: (rank.get(path.stem, len(rank)), path.stem)
     )
     worlds = {path.stem: records.read(path) for path in paths}
-    short = SHORT if worlds.keys() >= WORLDS.keys() else ""
+    short = SHORT if worlds.keys() >= WORLDS.keys() | AGAIN.keys() else ""
     sections = [section(path, worlds[path.stem]) for path in paths]
     parts = [TITLE, short, HEAD, verdict(worlds), *sections]
     page.write_text("\n\n".join(part.strip() for part in parts if part) + "\n", "utf-8")

@@ -203,21 +203,19 @@ def comparisons(done: Sequence[Record], against: str, modes: Sequence[str]) -> s
 
 
 def savings(done: Sequence[Record]) -> str:
-    """What evaluations modes of cheap samples save beside the dearer ones, and what that does to their style; empty if not run."""
+    """What evaluations modes of cheap samples save beside the dearer ones, and what that does to their style; empty where one is not known."""
     rows = whole_rows(done, list(MODES))
     parts = []
     for name in DEARER:
         cheap = dict.fromkeys((MODES[name].settings_of, "random + indicator", *IDEAS))
         dear = rows.get(name)
-        known = [
-            row for n in cheap if (row := rows.get(n)) and row.is_most and dear and dear.is_most
-        ]
-        if not known:
+        known = [row for n in cheap if (row := rows.get(n)) and row.is_most]
+        if not (known and dear and dear.is_most):
             continue
         cost = evaluations(dear)
         lines = [
             f"*{name}* takes {cost} evaluations, has the settings of *{MODES[name].settings_of}*, and makes style "
-            f"{dear.told_style} at 80 % content.",
+            f"{dear.style_at} at 80 % content. p is not corrected.",
             "",
             f"| mode | evaluations | times fewer | style minus that of {name} | p |",
             "|---" * 5 + "|",
