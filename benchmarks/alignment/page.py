@@ -286,6 +286,7 @@ WORLDS = {
 """Those of the repository, in the order of the page."""
 AGAIN = {
     "openmoji-fluent-b081e166": "openmoji-fluent",
+    "twemoji-openmoji-99fb9b6b": "twemoji-openmoji-strict",
 }
 """world -> the one that it repeats, for a few modes, on a base trained anew."""
 
@@ -315,11 +316,12 @@ and equal cost, five seeds each:
 - **Cheap samples.** What is ranked here draws in 8 or 12 steps without guidance and learns from each sample more than once. Beside a plain
   DPO loop (the base draws a loser for each step, in 50 steps with guidance, and every one is pushed away; with a LoRA and the settings found
   for `initial + none`), at a ninth of its evaluations, `indicator` with four steps on the same samples made significantly more style on the
-  first pair, where that loop made less than fine-tuning, too, and was not to be told from it on the second. The latter was
-  run on another base, in a section of its own. Beside `indicator` with samples drawn like that, two or
-  four steps on the same samples were not significantly worse on the first pair and in the strict form, but were on the second pair; a
-  fifth of the weight and eight steps on the same samples was not on either pair, but was in the strict form. So nine times without a loss
-  beside the same criterion holds in two of three worlds for either, and in all three for none. Four steps were not to be told from two in any world.
+  first pair, where that loop made less than fine-tuning, too, and was not to be told from it on the second and in the strict form. These two
+  were run on other bases, in sections of their own. Beside `indicator` with samples drawn like that, two or four steps on the same samples
+  were not significantly worse on the first pair and in the strict form, but were on the second pair; a fifth of the weight and eight steps
+  on the same samples was not on either pair, but was in the strict form. So nine times without a loss holds in all three worlds beside that
+  loop; beside the same criterion in two of three for either way, and in all three for none. Four steps were not to be told from two in
+  any world.
 - **What nodes begin with.** Preset `indicator`, by the above. Learning rate, beta and rank are the literature's, for those found for one
   small network need not hold for a large one. Each step draws its samples anew (`reuse` 1): at one winner a step, 200 steps with
   `reuse` 4 would show 50 winners.
