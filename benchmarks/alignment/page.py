@@ -81,7 +81,7 @@ def verdict(worlds: Mapping[str, Sequence[Record]]) -> str:
         "Significantly better in each world where the two can be compared, two at least:",
         "\n".join(["| than | |", "|---|---|", *won]),
     ]
-    return "\n\n".join(parts)
+    return _joined(*parts)
 
 
 def _best(columns: Mapping[str, Mapping[str, Compared]], known: Mapping[str, Collection]) -> str:
@@ -120,7 +120,7 @@ def tried(world: str, done: Sequence[Record], results: Path) -> str:
         parts = [TAKEN_OUT_HEAD, compared_ones]
     if searched := [record for record in gone if record.job.split == "tuning"]:
         parts += [SEARCHED_HEAD, searched_for(done, searched)]
-    return "\n\n".join(["### Ideas that were taken out again", *parts]) if parts else ""
+    return _under("Ideas that were taken out again", _joined(*parts))
 
 
 def searched_for(done: Sequence[Record], gone: Sequence[Record]) -> str:
@@ -386,7 +386,7 @@ large models, and an effect absent here may be there. What all modes share (opti
 one look at these test captions went into that (demo/README.md). Ideas were made up and kept or dropped by looks at the first pair's
 test captions, *reuse 8* by looks at the second pair's, too, so their p-values flatter them. The second pair was run twice: once
 early, with six modes, then again on another base, with the settings that the search has found now, in several batches as ideas came;
-the first run lies in the history. Its base was not kept, so the plain DPO loop was run on a third.
+the first run lies in the history. That base and the strict form's were not kept, so the plain DPO loop was run on others there.
 """
 
 
@@ -401,4 +401,4 @@ def write(results: Path, page: Path = PAGE) -> None:
     short = SHORT if worlds.keys() >= WORLDS.keys() | AGAIN.keys() else ""
     sections = [section(path, worlds[path.stem]) for path in paths]
     parts = [TITLE, short, HEAD, verdict(worlds), *sections]
-    page.write_text("\n\n".join(part.strip() for part in parts if part) + "\n", "utf-8")
+    page.write_text(_joined(*(part.strip() for part in parts)) + "\n", "utf-8")
