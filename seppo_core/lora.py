@@ -73,7 +73,7 @@ class LowRankPath:
     up_shape: tuple[int, ...]
 
     def __call__(self, x: Tensor, output: Tensor, down: Tensor, up: Tensor, scale: float) -> Tensor:
-        """The layer's output with the path's added; `down` and `up` come in the input's dtype, as the host casts its own.
+        """The layer's output with the path's added; `down` and `up` come as `Slot.of` gives them.
 
         Without gradients the output of a linear layer is added to in place, where nobody else can hold it.
         """
@@ -84,15 +84,19 @@ class LowRankPath:
             return output + convolve(hidden * scale, up).to(output.dtype)
         # One matrix and one kernel whatever grad mode says: torch folds x of another layout only for weights
         # that require gradients, so policy and reference would round in different kernels and tie no more.
-        hidden, up = F.linear(x.reshape(-1, x.shape[-1]), down), up.to(output.dtype).t()
-        learning, width = torch.is_grad_enabled(), output.shape[-1]
+        hidden = torch.mm(x.reshape(-1, x.shape[-1]), down)
+        learning, width, dtype = torch.is_grad_enabled(), output.shape[-1], output.dtype
+        if up.dtype != dtype:  # asking is ten times as fast as a `to` with nothing to do
+            up = up.to(dtype)
         # Unlike addmm_, torch.addmm takes the dtype that autocast says, which may not be the output's.
-        if learning and hidden.dtype == output.dtype:
+        if learning and hidden.dtype == dtype:
             added = torch.addmm(output.reshape(-1, width), hidden, up, alpha=scale)
             return added.view(output.shape)
         if learning or not self._is_ours(x, output):
             output = output.clone(memory_format=torch.contiguous_format)
-        output.view(-1, width).addmm_(hidden.to(output.dtype), up, alpha=scale)
+        if hidden.dtype != dtype:
+            hidden = hidden.to(dtype)
+        output.view(-1, width).addmm_(hidden, up, alpha=scale)
         return output
 
     def _is_ours(self, x: Tensor, output: Tensor) -> bool:
@@ -105,19 +109,24 @@ class Slot(dict[str, tuple[Tensor, Tensor]]):
 
     def __init__(self, weights: Iterable[tuple[str, tuple[Tensor, Tensor]]]) -> None:
         super().__init__(weights)
-        self._ready: dict[tuple[str, torch.dtype], tuple[Tensor, Tensor]] = {}
+        self._ready: dict[str, tuple[Tensor, Tensor]] = {}
 
     def of(self, name: str, x: Tensor) -> tuple[Tensor, Tensor]:
-        """A layer's, with the dtype and device of its input. A snapshot's are brought there once; casts of weights
-        that learn belong to their graph."""
+        """A layer's, with the dtype and device of its input, matrices transposed: [in, rank] and [rank, out].
+
+        A snapshot's are made ready once; those of weights that learn belong to their graph.
+        """
+        ready = self._ready.get(name)
+        if ready is not None and ready[0].dtype == x.dtype and ready[0].device == x.device:
+            return ready
         down, up = self[name]
-        if down.dtype == x.dtype and down.device == x.device:
-            return down, up
-        if down.requires_grad:
-            return down.to(x), up.to(x)
-        if (name, x.dtype) not in self._ready:
-            self._ready[name, x.dtype] = down.to(x), up.to(x)
-        return self._ready[name, x.dtype]
+        learning = down.requires_grad
+        if down.dtype != x.dtype or down.device != x.device:
+            down, up = down.to(x), up.to(x)
+        ready = (down.t(), up.t()) if down.dim() == 2 else (down, up)
+        if not learning:
+            self._ready[name] = ready
+        return ready
 
 
 def path_for(name: str, module: nn.Module, rank: int) -> LowRankPath:
