@@ -2,9 +2,9 @@
 
 Thin SD1.5 and thin SDXL, 16x16 latents, float32, batch 1, one thread of a CPU, on every ComfyUI found. All ways take turns in
 one process, whose own processor time is counted, for the machine may be busy with other work; medians over the rounds. The limit is
-taken anew before each way that is compared with it, and what a way takes above it is the median of each round's share. A step ends
-with the optimizer's. Evaluations are samples that went through the network, counted at its door: a forward is one, a forward with
-its backward three. Memory is each way's peak in a process of its own, on Linux alone.
+taken before and after each way that is compared with it, and what a way takes above the mean of both is the median of each round's
+share. A step ends with the optimizer's. Evaluations are samples that went through the network, counted at its door: a forward is one,
+a forward with its backward three. Memory is each way's peak in a process of its own, on Linux alone.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from each_host import MIB, apart, on_each_host, peak_bytes, reset_peak, version_
 KINDS = ("sd15", "sdxl")
 SIZE, RANK, WINNERS = 16, 16, 4
 PLAIN_SAMPLER_STEPS, GUIDANCE, BETA = 50, 7.5, 2000.0
-ROUNDS = 5
+ROUNDS = 7
 COUNTED = 4
 """At least so many of our steps are timed a round."""
 Drawings = Mapping[str, tuple[int, int]]
@@ -344,9 +344,12 @@ def beside_limit(
     bare: dict[str, list[tuple[float, float, float]]] = {way: [] for way in drawings}
     for _ in range(rounds):
         for way, measure in ways.items():
-            if way in drawings:  # as near in time as can be, for the machine's pace drifts
-                bare[way].append(limit(host, model(), kind))
+            # On both sides and as near in time as can be, for the machine's pace drifts.
+            sides = [limit(host, model(), kind)] if way in drawings else []
             found[way].append(measure(model()))
+            if sides:
+                sides.append(limit(host, model(), kind))
+                bare[way].append(tuple(map(statistics.mean, zip(*sides, strict=True))))
     print(f"ComfyUI {version_of(host)}, {name}, {SIZE}x{SIZE} latents, {rounds} rounds", flush=True)
     medians = {}
     for way, rows in found.items():
