@@ -343,13 +343,13 @@ def beside_limit(
     found: dict[str, list[tuple[float, float]]] = {way: [] for way in ways}
     bare: dict[str, list[tuple[float, float, float]]] = {way: [] for way in drawings}
     for _ in range(rounds):
-        for way, measure in ways.items():
-            # On both sides and as near in time as can be, for the machine's pace drifts.
-            sides = [limit(host, model(), kind)] if way in drawings else []
+        before = limit(host, model(), kind)
+        for way, measure in ways.items():  # ours come first, each between two limits
             found[way].append(measure(model()))
-            if sides:
-                sides.append(limit(host, model(), kind))
-                bare[way].append(tuple(map(statistics.mean, zip(*sides, strict=True))))
+            if way in drawings:  # on both sides and near in time, for the machine's pace drifts
+                after = limit(host, model(), kind)
+                bare[way].append(tuple(map(statistics.mean, zip(before, after, strict=True))))
+                before = after
     print(f"ComfyUI {version_of(host)}, {name}, {SIZE}x{SIZE} latents, {rounds} rounds", flush=True)
     medians = {}
     for way, rows in found.items():

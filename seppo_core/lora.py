@@ -86,7 +86,7 @@ class LowRankPath:
         # that require gradients, so policy and reference would round in different kernels and tie no more.
         hidden = torch.mm(x.reshape(-1, x.shape[-1]), down)
         learning, width, dtype = torch.is_grad_enabled(), output.shape[-1], output.dtype
-        if up.dtype != dtype:  # asking is ten times as fast as a `to` with nothing to do
+        if up.dtype != dtype:  # a `to` with nothing to do costs more than asking
             up = up.to(dtype)
         # Unlike addmm_, torch.addmm takes the dtype that autocast says, which may not be the output's.
         if learning and hidden.dtype == dtype:
@@ -117,16 +117,20 @@ class Slot(dict[str, tuple[Tensor, Tensor]]):
         A snapshot's are made ready once; those of weights that learn belong to their graph.
         """
         ready = self._ready.get(name)
-        if ready is not None and ready[0].dtype == x.dtype and ready[0].device == x.device:
+        if ready is not None and _suits(ready[0], x):
             return ready
         down, up = self[name]
         learning = down.requires_grad
-        if down.dtype != x.dtype or down.device != x.device:
+        if not _suits(down, x):
             down, up = down.to(x), up.to(x)
         ready = (down.t(), up.t()) if down.dim() == 2 else (down, up)
         if not learning:
             self._ready[name] = ready
         return ready
+
+
+def _suits(weight: Tensor, x: Tensor) -> bool:
+    return weight.dtype == x.dtype and weight.device == x.device
 
 
 def path_for(name: str, module: nn.Module, rank: int) -> LowRankPath:
