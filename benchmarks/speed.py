@@ -3,8 +3,9 @@
 Thin SD1.5 and thin SDXL, 16x16 latents, float32, batch 1, one thread of a CPU, on every ComfyUI found. All ways take turns in
 one process, whose own processor time is counted, for the machine may be busy with other work; medians over the rounds. The limit is
 taken before and after each way that is compared with it, and what a way takes above the mean of both is the median of each round's
-share. A step ends with the optimizer's. Evaluations are samples that went through the network, counted at its door: a forward is one,
-a forward with its backward three. Memory is each way's peak in a process of its own, on Linux alone.
+share; the mean comes with its standard error. A step ends with the optimizer's. Evaluations are samples that went through the
+network, counted at its door: a forward is one, a forward with its backward three. Memory is each way's peak in a process of its own,
+on Linux alone.
 """
 
 from __future__ import annotations
@@ -367,10 +368,16 @@ def beside_limit(
         print(
             f"  limit of '{way}': {1000 * statistics.median(least):.1f} ms in {steps / reuse:g} forwards of one, one of two, "
             f"one of two with backward; we take {statistics.median(above):+.1%} "
-            f"(rounds {min(above):+.0%} to {max(above):+.0%})",
+            f"(rounds {min(above):+.0%} to {max(above):+.0%}, mean {mean_with_error(above)})",
             flush=True,
         )
     return medians
+
+
+def mean_with_error(values: list[float]) -> str:
+    """Mean and standard error, in percent."""
+    error = statistics.stdev(values) / math.sqrt(len(values)) if len(values) > 1 else math.nan
+    return f"{statistics.mean(values):+.1%} +- {error:.1%}"
 
 
 if __name__ == "__main__":
