@@ -95,30 +95,26 @@ class Gradients:
 
     def _accumulate(self, step: int, window: Window) -> tuple[Tensor, float]:
         self._zero()
-        count, size = self.config.winners_per_step, self.micro_batch
-        parts = [
-            self._micro_batch(step, window, range(first, min(first + size, count)))
-            for first in range(0, count, size)
-        ]
+        parts = [self._part(step, window, part) for part in window.parts(self.micro_batch)]
         norm = self._clip()
         columns = torch.cat(parts, dim=1).cpu()  # the step's one wait for the device
         return columns, float(norm)
 
-    def _micro_batch(self, step: int, window: Window, indices: range) -> Tensor:
-        """Add the gradient of some of the step's winners; returns their statistics [8, B], detached.
+    def _part(self, step: int, window: Window, indices: range) -> Tensor:
+        """Add the gradient of some of the step's winners, of one shape; returns their statistics [8, B], detached.
 
         Rows: loss, role, logits, winner margin, sample margin, policy error, reference error, level as a share.
         """
         config, policy = self.config, self.policy
         conds = window.conds[indices.start : indices.stop]
-        latents = window.winners[indices.start : indices.stop]
+        latents = torch.stack(window.winners[indices.start : indices.stop])
         shape = tuple(latents.shape[1:])
         key = (config.seed, step, self.rank)
         noise = torch.stack([normal(shape, *key, "noise", i) for i in indices])
         shares = torch.cat([torch.rand(1, generator=generator(*key, "level", i)) for i in indices])
         levels = policy.levels(shares)
         shares = shares.to(latents.device)  # before the forwards, for it waits for the device
-        weight = self.scaling.factor / config.winners_per_step
+        weight = self.scaling.factor / window.fullest
 
         if window.samples is None:
             prepared = policy.prepare(conds, shape)
@@ -128,7 +124,7 @@ class Gradients:
             unknown = torch.full_like(error, math.nan)
             return torch.stack([error, *[unknown] * 4, error, unknown, shares])
 
-        samples = window.samples[indices.start : indices.stop]
+        samples = torch.stack(window.samples[indices.start : indices.stop])
         pairs = ((latents, samples), (noise, noise), (levels, levels))
         both = [*map(torch.cat, pairs), policy.prepare([*conds, *conds], shape)]
         with torch.no_grad(), self.lora.using(window.slot):

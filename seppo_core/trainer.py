@@ -188,6 +188,7 @@ class Trainer:
             self.held_out = HeldOut(self.policy, self.lora, winners, initial, size)
         if self.run is not None:
             self.run.begin(self.about, state)
+        log.info("%s", self.windows.plan.report(self.config.steps, self.config.window))
 
     def _take(self, state: TrainingState) -> None:
         """Weights, optimizer, pool and place of a checkpoint."""
@@ -323,11 +324,11 @@ class Trainer:
             return None, ""
         window = self.window
         if self.config.draws_samples:
-            return window.samples[:1], window.caption
+            return window.samples[0][None], window.caption
         example = self.dataset[0]
         with self.lora.evaluation():
-            drawn = self.windows.draw([example.cond], window.winners.shape[1:], 0)
-        return drawn, example.caption
+            (drawn,) = self.windows.draw([example.cond], [example.latents.shape], 0)
+        return drawn[None], example.caption
 
     def save_what_is_there(self) -> None:
         """Save on the way out of a fault, which must not be hidden by another one."""
