@@ -163,6 +163,8 @@ class Trainer:
         self.guard = Guard(config.guard)
         self.rollbacks = 0
         """how often the run went back; each time the learning rate was halved"""
+        self.judged_from = 0
+        """the step that it last went back to: the guard looks at those after it"""
         self.window: Window | None = None
         self.held_out: HeldOut | None = None
         self.ended = False
@@ -202,7 +204,9 @@ class Trainer:
         self.gradients.scaling.good_steps = int(scalars["good_steps"])
         self.gradients.micro_batch = min(int(scalars["micro_batch"]), self.config.batch_size)
         self.windows.draw_batch = min(int(scalars["draw_batch"]), self.windows.draw_batch)
-        self.guard = Guard(self.config.guard, state.metrics)
+        self.judged_from = int(scalars.get("judged_from", 0))
+        later = (line for line in state.metrics if line["step"] > self.judged_from)
+        self.guard = Guard(self.config.guard, later)
 
     def advance(self) -> StepReport:
         """One optimizer step, its bookkeeping, and what it was like."""
@@ -239,9 +243,8 @@ class Trainer:
                 self.run.append_metrics(report.metrics())
         if alarm := self.guard.judge(report.metrics()):
             self._obey(alarm)
-            return replace(report, alarm=alarm.reason)
-        if step % self.config.run.checkpoint_every == 0:
-            self.save()
+            report = replace(report, alarm=alarm.reason, undone=self.step < step)
+        self._checkpoint()
         return report
 
     def _enter_window(self, index: int) -> None:
@@ -274,8 +277,14 @@ class Trainer:
             )
 
     def _roll_back(self, where: str) -> None:
-        """Go on from the last checkpoint, or from the first weights, with half the learning rate."""
-        state = self.run.state() if self.run is not None else None
+        """Go on from the last checkpoint, or from the first weights, with half the learning rate.
+
+        If it can be helped not from the weights that gave steps that are not finite: they would give them again.
+        """
+        state = None
+        if self.run is not None:
+            last_good = self.step - self.guard.bad_steps
+            state = self.run.state(before=last_good) or self.run.state()
         self.optimizer = make_optimizer(self.parameters, self.config.optimizer)
         self.window = None
         self.rollbacks += 1
@@ -285,7 +294,8 @@ class Trainer:
             self.lora.load(self.pool.entries[0].weights)
             self.pool = ReferencePool(self.pool.entries[0], self.config.references.capacity)
             self.step = self.saved_step = 0
-            self.guard = Guard(self.config.guard)
+        self.judged_from = self.step
+        self.guard = Guard(self.config.guard)
         if self.run is not None:
             self.run.begin(self.about, state)
         log.warning("%s. Back to step %d, with half the learning rate", where, self.step)
@@ -337,6 +347,12 @@ class Trainer:
         except (OSError, SafetensorError, SePPOError) as error:
             log.error("the run could not be saved at step %d: %s", self.step, error)
 
+    def _checkpoint(self) -> None:
+        """Save if a multiple of N steps came by; while steps are not finite there is nothing to go back to."""
+        every = self.config.run.checkpoint_every
+        if self.step // every > self.saved_step // every and not self.guard.bad_steps:
+            self.save()
+
     def save(self) -> None:
         """Write the run's state if it moved since the last time."""
         if self.run is None or self.step == self.saved_step:
@@ -354,6 +370,7 @@ class Trainer:
                 "micro_batch": self.gradients.micro_batch,
                 "draw_batch": self.windows.draw_batch,
                 "rollbacks": self.rollbacks,
+                "judged_from": self.judged_from,
             },
         )
         weights = self.evaluated_weights()
