@@ -38,6 +38,7 @@ from .optim import (
     load_optimizer_state,
     make_optimizer,
     optimizer_state,
+    warmup_steps,
 )
 from .references import ReferencePool, Snapshot
 from .report import NOT_APPLIED, StepReport
@@ -161,6 +162,8 @@ class Trainer:
         self.optimizer: Optimizer = make_optimizer(self.parameters, config.optimizer)
         self.lora.evaluation = lambda: evaluation_weights(self.optimizer, self.parameters)
         self.guard = Guard(config.guard)
+        self.warm = warmup_steps(config.optimizer, config.steps)
+        """steps of the warm-up, as the run began: raising `steps` does not begin it again"""
         self.rollbacks = 0
         """how often the run went back; each time the learning rate was halved"""
         self.judged_from = 0
@@ -204,6 +207,7 @@ class Trainer:
         self.gradients.scaling.good_steps = int(scalars["good_steps"])
         self.gradients.micro_batch = min(int(scalars["micro_batch"]), self.config.batch_size)
         self.windows.draw_batch = min(int(scalars["draw_batch"]), self.windows.draw_batch)
+        self.warm = int(scalars.get("warmup_steps", self.warm))
         self.judged_from = int(scalars.get("judged_from", 0))
         later = (line for line in state.metrics if line["step"] > self.judged_from)
         self.guard = Guard(self.config.guard, later)
@@ -213,7 +217,8 @@ class Trainer:
         started = time.perf_counter()
         step = self.step + 1
         self._enter_window((step - 1) // self.config.window)
-        lr = learning_rate(self.config.optimizer, step, self.config.steps) / 2**self.rollbacks
+        lr = learning_rate(self.config.optimizer, step, self.config.steps, self.warm)
+        lr /= 2**self.rollbacks
         for group in self.optimizer.param_groups:
             group["lr"] = lr
         measured = self.gradients.of_step(step, self.window)
@@ -316,8 +321,10 @@ class Trainer:
         every = self.config.run.held_out_every
         if self.held_out is None or not every:
             return None
-        due = self.step % every == 0 or self.step == self.config.steps
-        return self.held_out.margin() if due else None
+        if self.step % every and self.step != self.config.steps:
+            return None
+        with self.lora.evaluation():
+            return self.held_out.margin()
 
     def ends(self) -> bool:
         """Whether the run ends before its last step, keeping what was trained."""
@@ -371,6 +378,7 @@ class Trainer:
                 "draw_batch": self.windows.draw_batch,
                 "rollbacks": self.rollbacks,
                 "judged_from": self.judged_from,
+                "warmup_steps": self.warm,
             },
         )
         weights = self.evaluated_weights()

@@ -181,6 +181,35 @@ def test_more_steps_continue_a_finished_run(make_policy, dataset, tmp_path):
     assert_same(whole, parts)
 
 
+def warming_up(share, **changes):
+    return {"optimizer": replace(CONFIG.optimizer, warmup=share), **changes}
+
+
+def test_more_steps_do_not_warm_up_again(make_policy, dataset, tmp_path):
+    """6 steps with 2 of warm-up; of 60 there would be 20. A third time, and where it stopped in the warm-up."""
+    for name, stop in (("finished", 6), ("stopped", 1)):
+        steps = train(make_policy(), dataset, run_in(tmp_path / name, **warming_up(1 / 3)))
+        rates = [next(steps).lr for _ in range(stop)]
+        steps.close()
+        for more in (8, 60):
+            steps = train(
+                make_policy(), dataset, run_in(tmp_path / name, **warming_up(1 / 3, steps=more))
+            )
+            rates += [next(steps).lr for _ in range(2)]
+            steps.close()
+        assert rates == [0.01] + [0.02] * (len(rates) - 1)
+
+
+def test_three_steps_and_three_more_equal_six_to_the_bit(make_policy, dataset, tmp_path):
+    """With the usual warm-up, a tenth of the steps: one step of three, as of six."""
+    whole, _ = weights_after(make_policy(), dataset, run_in(tmp_path / "whole", **warming_up(0.1)))
+    path = tmp_path / "parts"
+    weights_after(make_policy(), dataset, run_in(path, **warming_up(0.1, steps=3)))
+    parts, reports = weights_after(make_policy(), dataset, run_in(path, **warming_up(0.1)))
+    assert [r.lr for r in reports] == [0.02] * 3
+    assert_same(whole, parts)
+
+
 def test_a_fault_in_mid_step_keeps_everything_up_to_the_last_step(make_policy, dataset, tmp_path):
     whole, _ = weights_after(make_policy(), dataset, CONFIG)
     broken = make_policy()
