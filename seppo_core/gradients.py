@@ -2,7 +2,7 @@
 
 import logging
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -54,9 +54,11 @@ class Gradients:
     def of_step(self, step: int, window: Window) -> dict[str, Any] | None:
         """The step's gradient, clipped, and what StepReport says of it; None if loss or gradient is not finite.
 
-        Under float16 the same step is tried again with half the loss scale first. What does not fit into
-        memory is tried again in halves where `guard.out_of_memory` allows it.
+        A gradient that overflows float16 is computed again with half the loss scale; a loss has no such way out,
+        for the forwards know no scale. What does not fit into memory is tried again in halves where
+        `guard.out_of_memory` allows it.
         """
+        before = replace(self.scaling)
         while True:
             try:
                 columns, norm = self._accumulate(step, window)
@@ -64,10 +66,12 @@ class Gradients:
                 if not (is_out_of_memory(error) and self._may_split()):
                     raise
             else:
-                if math.isfinite(norm) and bool(columns[0].isfinite().all()):
+                finite = not columns[0].isnan().any() and not columns.isinf().any()
+                if finite and math.isfinite(norm):
                     rows = examples(window.positions, columns)
                     return {**statistics(columns), "grad_norm": norm, "examples": rows}
-                if self.scaling.factor <= 1.0:
+                if not finite or self.scaling.factor <= 1.0:
+                    self.scaling = before  # no scale helps, so this one is not to blame
                     return None
                 self.scaling.shrink()
                 continue

@@ -393,27 +393,71 @@ def test_pictures_on_the_way_are_drawn_with_the_weights_to_be_saved(make_policy,
         assert_same(policy.lora.state(), weights_after(make_policy(), dataset, config)[0])
 
 
-def test_half_precision_scales_the_loss_and_backs_off_when_it_overflows(make_policy, dataset):
-    plain, _ = weights_after(make_policy(), dataset, CONFIG)
-    policy = make_policy()
+class TooLarge(torch.autograd.Function):
+    """The identity, whose gradient is infinite where it comes in above `limit`."""
+
+    @staticmethod
+    def forward(ctx, x, limit):
+        ctx.limit = limit
+        return x.clone()
+
+    @staticmethod
+    def backward(ctx, gradient):
+        overflows = gradient.abs().max() > ctx.limit
+        return gradient * (math.inf if overflows else 1.0), None
+
+
+def half_precision(policy, limit=math.inf, loss=1.0):
+    """`policy` in float16: gradients above `limit` overflow; its errors times `loss`. Returns its attempts."""
     policy.compute_dtype = torch.float16
-    steps = train(policy, dataset, CONFIG)
-    scaled = [next(steps)]
-    original, overflow = policy.errors, []
+    original, attempts = policy.errors, []
 
-    def once_too_large(*args):
-        errors = original(*args)
-        if not torch.is_grad_enabled() or overflow:
-            return errors
-        overflow.append(True)
-        return errors * float("inf")
+    def errors(*args):
+        found = original(*args)
+        if not torch.is_grad_enabled():
+            return found
+        attempts.append(found)
+        return TooLarge.apply(found * loss, limit)
 
-    policy.errors = once_too_large
-    scaled += list(steps)
-    assert overflow == [True]
-    assert [r.step for r in scaled] == [1, 2, 3, 4, 5, 6]
-    for key, value in policy.lora.state().items():
+    policy.errors = errors
+    return attempts
+
+
+def test_half_precision_scales_the_loss_and_backs_off_when_the_gradient_overflows(
+    make_policy, dataset
+):
+    config = replace(CONFIG, loss=LossConfig(objective="winner_error"))
+    plain, _ = weights_after(make_policy(), dataset, config)
+    policy = make_policy()
+    # two winners: the gradient of each error is half the scale, 4096 at first and 512 at last
+    attempts = half_precision(policy, limit=256.0)
+    found, reports = weights_after(policy, dataset, config)
+    assert len(attempts) == 6 + 3
+    assert all(report.loss is not None for report in reports)
+    for key, value in found.items():
         torch.testing.assert_close(value, plain[key], rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("loss", [math.nan, math.inf])
+def test_half_precision_tries_a_loss_that_is_not_finite_once(make_policy, dataset, tmp_path, loss):
+    policy = make_policy()
+    attempts = half_precision(policy, loss=loss)
+    steps = train(policy, dataset, run_in(tmp_path))
+    assert next(steps).loss is None
+    assert len(attempts) == 1
+    steps.close()
+    assert Run(tmp_path).state().scalars["loss_scale"] == 4096
+
+
+def test_half_precision_keeps_its_scale_where_no_scale_helps(make_policy, dataset, tmp_path):
+    policy = make_policy()
+    attempts = half_precision(policy, limit=0.0)
+    config = replace(run_in(tmp_path), loss=LossConfig(objective="winner_error"))
+    steps = train(policy, dataset, config)
+    assert next(steps).loss is None
+    assert len(attempts) == 13  # 4096, 2048 ... 1
+    steps.close()
+    assert Run(tmp_path).state().scalars["loss_scale"] == 4096
 
 
 def test_cancel_while_a_preview_is_drawn_leaves_no_hole_in_the_metrics(
