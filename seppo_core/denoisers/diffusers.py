@@ -191,7 +191,9 @@ class DiffusersDenoiser:
         self.lora: LoRA | None = None
         self.is_flow = not hasattr(scheduler, "alphas_cumprod")
         if self.is_flow:
-            sigma = scheduler.sigmas[: scheduler.config.num_train_timesteps].flip(0).float().cpu()
+            # A scheduler that has drawn holds the few levels that it drew with; a new one those to train on.
+            fresh = type(scheduler).from_config(scheduler.config)
+            sigma = fresh.sigmas[: scheduler.config.num_train_timesteps].flip(0).float().cpu()
             alpha = 1 - sigma
             prediction = "flow"
             self._timesteps = sigma * scheduler.config.num_train_timesteps
