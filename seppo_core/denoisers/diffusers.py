@@ -287,14 +287,17 @@ class DiffusersDenoiser:
     @contextmanager
     def session(self, compute: ComputeConfig) -> Iterator[None]:
         network = self.network
-        home = next(network.parameters()).device
+        first = next(network.parameters())
+        home, self._stored = first.device, first.dtype
         dtype_before, self.compute_dtype = self.compute_dtype, self._dtype(compute)
         with torch.inference_mode(False), torch.enable_grad(), ExitStack() as undo:
             undo.callback(setattr, self, "compute_dtype", dtype_before)
             undo.callback(network.to, home)
+            autograd.replace_inference_tensors(network)
+            if self.compute_dtype != self._stored:
+                undo.enter_context(autograd.cast_weights(network, self.device, self.compute_dtype))
             undo.callback(drop_aborted_backward, self.device)
             network.to(self.device)
-            autograd.replace_inference_tensors(network)
             undo.enter_context(autograd.frozen(network))
             undo.enter_context(autograd.evaluating(network))
             undo.enter_context(checkpointing(network, compute.gradient_checkpointing))
@@ -323,7 +326,7 @@ class DiffusersDenoiser:
 
     def predict(self, x: Tensor, timestep: Tensor, cond: Batch) -> Tensor:
         """The network's raw output, float32."""
-        stored = next(self.network.parameters()).dtype
+        stored = self._stored
         needs_autocast = self.compute_dtype != stored
         with torch.autocast(self.device.type, self.compute_dtype, enabled=needs_autocast):
             inputs = {key: value.to(stored) for key, value in cond.items()}
