@@ -59,6 +59,7 @@ class Windows:
         self.plan = BatchPlan(dataset.shapes, config.winners_per_step, config.seed)
         self.draw_batch = config.references.batch_size
         """samples drawn at once; smaller after a split"""
+        self._last: tuple[Snapshot, Slot] | None = None
 
     def open(self, index: int, pool: ReferencePool) -> Window:
         """Read the winners of window `index`, select its reference and draw its samples."""
@@ -73,7 +74,7 @@ class Windows:
         if config.loss.objective == "preference":
             choice = generator(config.seed, "reference", index)  # the same on every rank
             reference = pool.select(config.references.selection, choice)
-            slot = self.lora.slot(reference.weights)
+            slot = self._slot(reference)
             if config.loss.paired:
                 samples = self._scaled([example.losing for example in examples])
             else:
@@ -81,6 +82,12 @@ class Windows:
                     samples = self.draw(conds, [winner.shape for winner in winners], index)
         caption, fullest = examples[0].caption, self.plan.fullest
         return Window(index, positions, conds, caption, winners, samples, fullest, reference, slot)
+
+    def _slot(self, reference: Snapshot) -> Slot:
+        """Its weights; while it stays the reference they stay on the device, cast."""
+        if self._last is None or self._last[0] is not reference:
+            self._last = (reference, self.lora.slot(reference.weights))
+        return self._last[1]
 
     def _scaled(self, latents: list[Tensor]) -> list[Tensor]:
         """Latents in the network's scale, on the device."""

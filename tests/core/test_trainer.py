@@ -12,6 +12,7 @@ from seppo_core.checkpoint import Run
 from seppo_core.config import LoRAConfig, LossConfig, OptimizerConfig, ReferenceConfig, RunConfig
 from seppo_core.data import in_memory
 from seppo_core.errors import CheckpointError, ConfigError, DatasetError
+from seppo_core.lora import LoRA
 from seppo_core.loss import DenoisingErrors, seppo_loss
 from seppo_core.randomness import generator, normal
 
@@ -67,7 +68,6 @@ def test_first_gradient_matches_a_plain_computation(policy, make_policy, dataset
 
     other = make_policy()
     from seppo_core.batches import BatchPlan
-    from seppo_core.lora import LoRA
 
     lora = LoRA(other.network, config.lora, config.seed, other.device)
     positions = BatchPlan(dataset.shapes, 2, 0).batch(0)
@@ -291,6 +291,18 @@ def test_reuse_draws_one_bank_per_window(policy, dataset):
     assert [r.reference_step for r in reports] == [r.reference_step for r in reports[:1]] * 3 + [
         reports[3].reference_step
     ] * 3
+
+
+@pytest.mark.parametrize(("selection", "expected"), [("initial", [0]), ("latest", [0, 2, 4])])
+def test_a_reference_that_stays_is_made_ready_once(
+    policy, dataset, monkeypatch, selection, expected
+):
+    made, slot = [], LoRA.slot
+    monkeypatch.setattr(LoRA, "slot", lambda *given: made.append(slot(*given)) or made[-1])
+    references = replace(CONFIG.references, selection=selection)
+    reports = list(train(policy, dataset, replace(CONFIG, references=references)))
+    assert len(made) == len(expected)
+    assert sorted({r.reference_step for r in reports}) == expected
 
 
 def test_the_criterion_reads_the_winners_margin(policy, dataset):
