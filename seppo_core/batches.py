@@ -50,10 +50,11 @@ class BatchPlan:
         """How often each winner is seen in `steps` optimizer steps, of which `window` share a batch."""
         passes, begun = divmod(-(-steps // window), self.per_epoch)
         low, high = passes * window, (passes + bool(begun)) * window
+        sizes = "one size" if len(self.groups) == 1 else f"{len(self.groups)} sizes"
         return (
-            f"{self.count} winners in {len(self.groups)} sizes: a pass over all takes "
-            f"{self.per_epoch * window} steps of up to {self.fullest} winners, so {steps} steps see each "
-            f"winner {f'{low} to {high}' if low < high else low} times"
+            f"{self.count} winners of {sizes}: a pass over all takes {self.per_epoch * window} steps of up to "
+            f"{self.fullest} winners, so {steps} steps see each winner "
+            f"{f'{low} to {high}' if low < high else low} times"
         )
 
 
