@@ -176,6 +176,10 @@ class Trainer:
     def start(self, state: TrainingState | None) -> None:
         """From the beginning, from given weights, or from where the run stood."""
         if state is not None:
+            before = self.run.about()["config"][
+                "steps"
+            ]  # read where an older state lacks its warm-up
+            self.warm = warmup_steps(self.config.optimizer, before)
             self._take(state)
             self.rollbacks = int(state.scalars["rollbacks"])
         else:

@@ -15,6 +15,7 @@ from seppo_core.errors import CheckpointError, ConfigError, DatasetError
 from seppo_core.lora import LoRA
 from seppo_core.loss import DenoisingErrors, seppo_loss
 from seppo_core.randomness import generator, normal
+from seppo_core.state import TrainingState
 
 CONFIG = SePPOConfig(
     steps=6,
@@ -198,6 +199,21 @@ def test_more_steps_do_not_warm_up_again(make_policy, dataset, tmp_path):
             rates += [next(steps).lr for _ in range(2)]
             steps.close()
         assert rates == [0.01] + [0.02] * (len(rates) - 1)
+
+
+def test_a_run_kept_before_states_told_their_warm_up_does_not_warm_up_again(
+    make_policy, dataset, tmp_path, monkeypatch
+):
+    def without(**given):
+        del given["scalars"]["warmup_steps"], given["scalars"]["judged_from"]
+        return TrainingState(**given)
+
+    with monkeypatch.context() as older:
+        older.setattr("seppo_core.trainer.TrainingState", without)
+        list(train(make_policy(), dataset, run_in(tmp_path, **warming_up(1 / 3))))
+    steps = train(make_policy(), dataset, run_in(tmp_path, **warming_up(1 / 3, steps=60)))
+    assert next(steps).lr == 0.02
+    steps.close()
 
 
 def test_three_steps_and_three_more_equal_six_to_the_bit(make_policy, dataset, tmp_path):
