@@ -205,7 +205,7 @@ class SePPOTrain(io.ComfyNode):
                 for report in reports:
                     picture = progress.show(report)
                     recorder.step(report, picture)
-                    if tests is not None and not report.alarm:
+                    if tests is not None and not report.undone:
                         tests.draw(policy, report, recorder)
         lora = comfy_state_dict(trained)
         aligned, _ = comfy.sd.load_lora_for_models(model, None, lora, 1.0, 0)

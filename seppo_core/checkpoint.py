@@ -133,9 +133,11 @@ class Run(OwnedFolder):
             else:
                 yield found
 
-    def state(self) -> TrainingState | None:
-        """The newest state that is whole, or None where there is none; what is damaged is logged."""
+    def state(self, before: int | None = None) -> TrainingState | None:
+        """The newest state that is whole, of a step `before` that one, or None; what is damaged is logged."""
         for found in self._checkpoints(log.warning, thoroughly=True):
+            if before is not None and found.step >= before:
+                continue
             try:
                 return self._read_state(found)
             except CheckpointError as error:

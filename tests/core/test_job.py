@@ -91,6 +91,8 @@ def job(pipeline, tmp_path):
 def test_a_job_file_trains_and_its_lora_loads_into_the_pipeline(job, pipeline, tmp_path, capsys):
     assert main(["train", "--config", str(job), "--set", "loss.beta=500"]) == 0
     printed = capsys.readouterr().out
+    assert "2 winners of one size: a pass over all takes 2 steps of up to 1 winners" in printed
+    assert "3 steps see each winner 1 to 2 times" in printed
     assert "step 3/3  loss" in printed
     run = Run(tmp_path / "run")
     assert run.config().loss.beta == 500
