@@ -9,7 +9,7 @@ from PIL import Image
 
 from .embedded import embedded_texts
 from .generation import Generation, NoPromptError
-from .graphs import api_graph, generation_of
+from .graphs import api_graph, generation_of, typed
 from .json_texts import graph_in, is_fooocus, json_object, told_in_json, unknown_json
 from .pictures import DAMAGE
 
@@ -60,6 +60,8 @@ def _graph_told(
     objects = {key: found for key, text in lower.items() if (found := json_object(text))}
     if "prompt" in objects:
         kind, graph = graph_in(objects["prompt"]) or ("prompt", objects["prompt"])
+        if kind == "prompt" and "workflow" in objects:
+            graph = typed(graph, objects["workflow"])
         return _of_graph(kind, graph, name, size_of_file)
     for values in objects.values():
         if found := graph_in(values):
@@ -139,6 +141,12 @@ MARKS = re.compile(
 """The same with the comma or space that would be left over."""
 
 
+UNRESOLVED = re.compile(
+    r"<(?:style|wildcard|wc|random|alternate|var|setvar|macro|setmacro)[:\[][^<>]*>", re.IGNORECASE
+)
+"""Marks that nodes and programs replace by words before a text is encoded."""
+
+
 def without_networks(text: str) -> str:
     """Without the marks that load a network, which nodes take out of a text before it is encoded."""
     bare = MARKS.sub("", text)
@@ -175,6 +183,10 @@ def _cleaned(found: Generation) -> Generation:
     prompt = _clean(without_networks(found.prompt), MAX_PROMPT + 1)
     if not prompt:
         raise NoPromptError("its prompt is empty")
+    if left := UNRESOLVED.search(prompt):
+        raise NoPromptError(
+            f"its prompt holds {left[0][:40]!r}, for which words were put that the file does not hold"
+        )
     if len(prompt) > MAX_PROMPT:
         raise NoPromptError(f"its prompt is over {MAX_PROMPT} characters")
     names = (found.sampler, found.scheduler, found.model)

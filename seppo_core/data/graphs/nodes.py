@@ -28,6 +28,10 @@ BRANCHES = {
     False: ("on_false", "if_false", "false", "ff_value", "text_b", "conditioning_b"),
 }
 
+UNTYPED = {"*", ""}
+WORDY = {"STRING", "TEXT", "ASCII", "INT", "FLOAT", "BOOLEAN", "COMBO", "SEED", "NUMBER"}
+"""Types of outputs that text can be made of."""
+
 MACHINES = re.compile(
     r"clip|model|vae|unet|pipe|ctx|context|tuple|cond|image|pixels|latent|samples|embeds|encoder|net$",
     re.IGNORECASE,
@@ -48,6 +52,8 @@ class Node(NamedTuple):
     id: str
     kind: str
     inputs: dict[str, Any]
+    gives: tuple[str, ...] = ()
+    """types of its outputs, where the editor's graph tells them"""
 
     def __str__(self) -> str:
         return f"node {self.id[:40]} ({self.kind[:60]})"
@@ -88,6 +94,9 @@ class Graph:
         behind = self.link(self.follow(link))
         if behind is None:
             return True
+        gives = self.nodes[behind[0]].gives
+        if 0 <= behind[1] < len(gives) and gives[behind[1]] not in UNTYPED:
+            return gives[behind[1]] in WORDY
         if self._machines is None:
             self._machines = self._all_machines()
         return behind[0] not in self._machines
@@ -164,7 +173,9 @@ def _node(key: str, value: Any) -> Node | None:
         inputs.setdefault(
             str(name).rpartition(".")[2], content
         )  # "model.prompt" of a dynamic input
-    return Node(key, value["class_type"], inputs)
+    gives = value.get("gives")
+    types = gives if isinstance(gives, list) else []
+    return Node(key, value["class_type"], inputs, tuple(map(str, types)))
 
 
 def _handed_on(node: Node) -> Any:

@@ -72,7 +72,8 @@ def pass_of(graph: Graph, node_id: str) -> Answering:
         own = read(graph, node)
     except NoPromptError as error:
         silence = error
-    if share == 1 and (silence or (own and own.prompt)):
+    draws = share is not None and share > REFINES and not _adds_noise(graph, node)
+    if (share == 1 or draws) and (silence or (own and own.prompt)):
         return _told(own, silence)
     before = _passes(graph, _begun_with(graph, node))
     if not before and own and not own.prompt:
@@ -89,12 +90,12 @@ def pass_of(graph: Graph, node_id: str) -> Answering:
         return own
     if not (own and own.prompt) or own.prompt == earlier.prompt:
         return earlier
-    if share is None or (share > REFINES and _adds_noise(graph, node)):
+    if share is None or share > REFINES:
         raise NoPromptError(
             f"{node} redraws an earlier picture by other words, and the graph does not tell whose "
             f"describe it: {_quoted([earlier.prompt, own.prompt])}"
         )
-    return earlier if share <= REFINES else own
+    return earlier
 
 
 def _told(own: Generation | None, silence: NoPromptError | None) -> Generation:

@@ -75,11 +75,10 @@ def _sampled(graph: Graph, node: Node) -> Generation:
     positive = conditioning_of(graph, drawn, "positive")
     if positive is None:
         raise NoPromptError(f"{drawn} is given no conditioning")
-    return Generation(
-        prompt=_prompt(graph, positive, "positive"),
-        negative=_negative(graph, conditioning_of(graph, drawn, "negative")),
-        **_settings(graph, node, drawn),
-    )
+    prompt = _prompt(graph, positive, "positive")
+    negative = _negative(graph, conditioning_of(graph, drawn, "negative"))
+    negative = "" if negative == prompt else negative  # one text that stands for both sides
+    return Generation(prompt, negative, **_settings(graph, node, drawn))
 
 
 def _prompt(graph: Graph, link: Link, side: str) -> str:

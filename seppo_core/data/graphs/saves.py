@@ -6,6 +6,9 @@ from ..generation import NoPromptError
 from .nodes import Graph, Node, number
 
 SAVES = re.compile(r"save|preview|combine|output|websocket", re.IGNORECASE)
+NO_PICTURE = re.compile(r"latent|audio|text|string|checkpoint|lora|model|clip|vae|3d|glb|any", re.I)
+"""Kinds that save something else, where no input tells that they take pictures."""
+
 PREVIEWS = re.compile(r"preview|websocket", re.IGNORECASE)
 MAX_SAVES = 50
 
@@ -54,7 +57,7 @@ def _saves(graph: Graph, node: Node, used: set[str]) -> bool:
             node.id not in used and node.inputs["image_output"] != "Hide"
         )
     if not links.keys() & {*SHOWN}:
-        return False
+        return bool(links and "filename_prefix" in node.inputs and not NO_PICTURE.search(node.kind))
     if "filename_prefix" in node.inputs or only_saves(graph, node):
         return True
     return bool(SAVES.search(node.kind)) and ("save" in node.kind.lower() or node.id not in used)

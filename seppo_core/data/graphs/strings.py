@@ -201,7 +201,7 @@ def _general(graph: Graph, node: Node, slot: int) -> Rule:
         return STRINGS[node.kind]
     plausible = plausible_names(graph, node)
     foreign = [name for name in graph.links(node) if name not in plausible and name not in SETTINGS]
-    foreign = [name for name in foreign if number(graph, node, name) is None]
+    foreign = [name for name in foreign if not _brings_number(graph, node, name)]
     names = [name for name in plausible if node.inputs[name] != ""]
     if names and not foreign and (computed := _computed(node)) is not None:
         if len(names) > 1 and JOINS.search(node.kind):
@@ -313,4 +313,11 @@ def plausible_names(graph: Graph, node: Node) -> list[str]:
 def _plausible_link(graph: Graph, node: Node, name: str) -> bool:
     if graph.link(node.inputs[name]) is None or NO_CONDITIONING.search(name):
         return False
-    return bool(WORDS.search(name)) or number(graph, node, name) is None
+    return bool(WORDS.search(name)) or not _brings_number(graph, node, name)
+
+
+def _brings_number(graph: Graph, node: Node, name: str) -> bool:
+    behind = graph.link(graph.follow(node.inputs[name]))
+    source = graph.nodes[behind[0]].inputs if behind else {}
+    written = (key for key, value in source.items() if isinstance(value, str))
+    return number(graph, node, name) is not None and not set(written) - SETTINGS
