@@ -541,6 +541,18 @@ PASSES = [
         ),
     ),
     Case(
+        *("host", "a part drawn anew behind a mask"),
+        second(denoise=1.0)
+        | {
+            "big": node("SetLatentNoiseMask", samples=["ks", 0], mask=["m", 0]),
+            "m": node("LoadImageMask", image="m.png", channel="red"),
+        },
+    ),
+    Case(
+        *("UltimateSDUpscale", "of a picture that is upscaled already"),
+        on_picture("UltimateSDUpscaleNoUpscale", image=None, upscaled_image=["dec", 0]),
+    ),
+    Case(
         *("ttN", "second pipeKSampler on the first one's pipe"),
         ttn(
             "Hide",
@@ -556,6 +568,11 @@ PASSES = [
     Case(
         *("host", "first pass whose text only the run made"),
         second(denoise=0.3) | {"pos": encode(["g", 0]), "g": node("GeminiNode", prompt="describe")},
+        None,
+    ),
+    Case(
+        *("host", "last pass whose text only the run made"),
+        second(denoise=1.0) | {"up": encode(["g", 0]), "g": node("GeminiNode", prompt="describe")},
         None,
     ),
     Case(

@@ -286,6 +286,10 @@ ENCODERS = [
         drawn_by(1, p=node("Zzz Encode", te=["ck", 1], mode="fast", my_prompt_words=FOX, seed=1)),
     ),
     Case(
+        *("an unknown pack", "two texts that say the same"),
+        drawn_by(0, p=node("Zzz Blend", clip=["ck", 1], prompt_now=FOX, prompt_then=FOX, t=0.5)),
+    ),
+    Case(
         *("an unknown pack", "two texts of which neither is the prompt by its name"),
         drawn_by(
             0, p=node("Zzz Blend", clip=["ck", 1], prompt_now="a fox", prompt_then="a cat", t=0.5)

@@ -2,6 +2,7 @@
 
 import re
 from collections import deque
+from collections.abc import Iterator
 
 from ..generation import Generation, NoPromptError
 from .nodes import CIRCLE, Answering, Graph, Link, Node, number
@@ -19,18 +20,14 @@ NO_SAMPLER = "no saved picture leads to a sampler"
 EMPTY = "its prompt is empty"
 
 PICTURES = re.compile(
-    r"(?!.*(mask|ref|style|control|clip|vision|upscaler?_model|scale_by))"
-    r".*(image|pixel|sample|latent|video|frame|picture).*|destination|source|IMAGE|LATENT|\d*",
+    r"(?!.*(mask|ref|style|control|clip|vision|upscale_model|width|height|size|num|count|output))"
+    r".*(image|pixel|sample|latent|video|frame|picture).*|destination|source|\d*",
     re.IGNORECASE,
 )
 """Inputs that bring what becomes the picture."""
 
-STARTS = re.compile(
-    r"(opt(ional)?_|input_|init_)?(latents?|images?|pixels|samples|video|frames)"
-    r"(_image|_override|_to_latent|_latents?)?(_opt)?",
-    re.IGNORECASE,
-)
-"""Inputs of samplers that bring what they begin with."""
+PARTS = re.compile(r"noise_?mask|inpaint", re.IGNORECASE)
+"""Kinds that leave all but a part of a picture as it is."""
 
 
 def picture_of(graph: Graph, node_id: str) -> Answering:
@@ -65,7 +62,7 @@ def pass_of(graph: Graph, node_id: str) -> Answering:
     node = graph.nodes[node_id]
     read = drawing(graph, node)
     assert read is not None
-    share = noise_share(graph, node)
+    share = 0.0 if _draws_a_part(graph, node) else noise_share(graph, node)
     own: Generation | None = None
     silence: NoPromptError | None = None
     try:
@@ -86,16 +83,17 @@ def pass_of(graph: Graph, node_id: str) -> Answering:
         if str(error) != CIRCLE:
             raise
         return _told(own, silence)
-    if own and (not earlier.prompt or (own.prompt == earlier.prompt and share is None)):
-        return own
-    if not (own and own.prompt) or own.prompt == earlier.prompt:
+    if share is not None and share <= REFINES:
+        return earlier if earlier.prompt else _told(own, silence)
+    own = _told(own, silence)
+    if not own.prompt:
         return earlier
-    if share is None or share > REFINES:
-        raise NoPromptError(
-            f"{node} redraws an earlier picture by other words, and the graph does not tell whose "
-            f"describe it: {_quoted([earlier.prompt, own.prompt])}"
-        )
-    return earlier
+    if earlier.prompt in ("", own.prompt):
+        return own
+    raise NoPromptError(
+        f"{node} redraws an earlier picture by other words, and the graph does not tell whose "
+        f"describe it: {_quoted([earlier.prompt, own.prompt])}"
+    )
 
 
 def _told(own: Generation | None, silence: NoPromptError | None) -> Generation:
@@ -111,27 +109,38 @@ def _quoted(prompts: list[str]) -> str:
 def _begun_with(graph: Graph, node: Node) -> list[Link]:
     """What a sampler begins with: latents or a picture, else what its bundle holds."""
     links = graph.links(node)
-    found = [link for name, link in links.items() if STARTS.fullmatch(name)]
+    found = [link for name, link in links.items() if PICTURES.fullmatch(name)]
     bundle = bundle_of(graph, node)
     return found or ([bundle] if bundle else [])
 
 
 def _passes(graph: Graph, links: list[Link]) -> list[Node]:
     """The nearest samplers behind these links, along what becomes the picture."""
-    found: list[Node] = []
+    found = [node for node in _way(graph, links) if drawing(graph, node)]
+    if len(found) > MAX_PASSES:
+        raise NoPromptError(f"it is made of over {MAX_PASSES} passes")
+    return found
+
+
+def _draws_a_part(graph: Graph, node: Node) -> bool:
+    """Whether what a sampler begins with is a picture of which a mask leaves the rest."""
+    return any(
+        PARTS.search(other.kind) and "mask" in graph.links(other)
+        for other in _way(graph, _begun_with(graph, node))
+    )
+
+
+def _way(graph: Graph, links: list[Link]) -> Iterator[Node]:
+    """The nodes behind these links, nearest first, along what becomes the picture, up to samplers."""
     waiting, seen = deque(links), set()
     while waiting:
         node = source_of(graph, waiting.popleft())
         if node is None or node.id in seen:
             continue
         seen.add(node.id)
-        if drawing(graph, node):
-            found.append(node)
-            if len(found) > MAX_PASSES:
-                raise NoPromptError(f"it is made of over {MAX_PASSES} passes")
-            continue
-        waiting += _onward(graph, node)
-    return found
+        yield node
+        if not drawing(graph, node):
+            waiting += _onward(graph, node)
 
 
 def _anywhere(graph: Graph, node: Node) -> list[Node]:

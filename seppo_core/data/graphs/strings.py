@@ -277,11 +277,18 @@ def _of_four(graph: Graph, node: Node, slot: int) -> Rule:
     return [("text", "text_b", "text_c", "text_d")[min(slot, 3)]], str
 
 
+def _of_two(graph: Graph, node: Node, slot: int) -> Rule:
+    """rgthree's SDXL Power Prompt, whose texts are its last two outputs."""
+    return ["prompt_l" if slot in (2, 4) else "prompt_g"], str
+
+
 RULES: dict[str, Callable[[Graph, Node, int], Rule]] = {
     "StringFormat": _formatted,
     "ttN text3BOX_3WAYconcat": _boxes,
     "ttN text7BOX_concat": _boxes,
     "Text String": _of_four,
+    "SDXL Power Prompt - Positive (rgthree)": _of_two,
+    "SDXL Power Prompt - Simple / Negative (rgthree)": _of_two,
 }
 """Kinds whose inputs differ from node to node, or from output to output."""
 

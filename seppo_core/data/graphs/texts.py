@@ -77,6 +77,10 @@ def conditioning_texts(graph: Graph, link: Link, side: str) -> Answering:
         parts += yield (conditioning_texts, source, inner_side)
     for name in names:
         parts.append((yield (own_text, node.id, name)))
+    if len(names) > 1 and min(map(_part, names)) < 0 and len(distinct(parts)) > 1:
+        raise NoPromptError(
+            f"{node} has several texts ({', '.join(names)[:80]}), and none is the prompt by its name"
+        )
     if inner or names:
         return distinct(parts if inner else _without_contained(parts))
     return (yield (_through, node.id, side))
@@ -159,7 +163,7 @@ def _takes_more(links: dict[str, Link]) -> bool:
 
 
 def text_names(graph: Graph, node: Node, side: str) -> list[str]:
-    """The inputs that hold the text of this side; empty where they are not plain to see."""
+    """The inputs that hold the text of this side, by their names; several may, empty is none."""
     words = [name for name in node.inputs if _holds_prompt(node, name)]
     negative = [name for name in words if NEGATIVE.fullmatch(name)]
     names = [name for name in words if name not in negative]
@@ -171,9 +175,7 @@ def text_names(graph: Graph, node: Node, side: str) -> list[str]:
         return [first]
     if not names and any(map(ENCODER.fullmatch, graph.links(node))):
         names = [name for name in plausible_names(graph, node) if not NEGATIVE.fullmatch(name)]
-    if len(names) > 1:
-        names = sorted(names, key=_part) if all(_part(name) >= 0 for name in names) else []
-    return names
+    return sorted(names, key=_part)
 
 
 def _part(name: str) -> int:
