@@ -12,7 +12,7 @@ from typing import Any
 from ..errors import ConfigError, DatasetError
 from .generation import Generation, NoPromptError
 from .pictures import StoredPicture, reasons
-from .prompts import read_generation
+from .prompts import graph_beside, is_graph, read_generation
 
 SUFFIXES = (".txt", ".caption", ".json")
 """Files that caption what lies beside them under the same name, in the order they are asked."""
@@ -102,7 +102,10 @@ def decoded(data: bytes) -> str:
 
 
 def written_caption(suffix: str, data: bytes) -> str:
-    """The caption that a file of this suffix holds. DatasetError gives the reason alone."""
+    """The caption that a file of this suffix holds, or the prompt of a graph of ComfyUI in it.
+
+    DatasetError gives the reason alone.
+    """
     text = decoded(data)
     if suffix != ".json":
         return text
@@ -110,7 +113,7 @@ def written_caption(suffix: str, data: bytes) -> str:
         values = json.loads(text)
     except (ValueError, RecursionError) as error:
         raise DatasetError(f"its .json is not valid JSON ({error})") from None
-    return caption_in(values)
+    return graph_beside(values) if is_graph(values) else caption_in(values)
 
 
 def caption_in(values: Any) -> str:
