@@ -68,6 +68,7 @@ class SePPOPickWinners(io.ComfyNode):
                 winners.captions_input(),
                 winners.duplicates_input(),
                 winners.strict_input(),
+                winners.lines_input(),
             ],
             outputs=winners.outputs(),
         )
@@ -98,8 +99,11 @@ class SePPOPickWinners(io.ComfyNode):
         captions: str = winners.CAPTIONS,
         near_duplicates: str = "report",
         strict: bool = False,
+        **settings: Any,
     ) -> io.NodeOutput:
-        reading = Reading(caption, captions, strict=strict, on_item=winners.interruptible)
+        reading = Reading(
+            caption, captions, strict=strict, on_item=winners.interruptible, **settings
+        )
         picked = read_picked(set_name, filled_set(set_name), roots(), reading)
         return winners.shown(cls, picked, near_duplicates, strict)
 

@@ -9,7 +9,7 @@ import torch
 from comfy_api.latest import io, ui
 from torch import Tensor
 
-from ..seppo_core.data.captions import SOURCES
+from ..seppo_core.data.captions import LINES, SOURCES
 from ..seppo_core.data.parquet import TIES
 from ..seppo_core.data.pictures import PictureTensor, picture_from_tensor
 from ..seppo_core.data.prepare import ClipSelection
@@ -68,6 +68,20 @@ def strict_input() -> Any:
         optional=True,
         advanced=True,
         tooltip="Stop with an error if anything cannot be used, instead of leaving it out.",
+    )
+
+
+def lines_input() -> Any:
+    return host.input(
+        io.Combo.Input,
+        "caption_lines",
+        options=list(LINES),
+        default=LINES[0],
+        optional=True,
+        advanced=True,
+        tooltip="For caption files of several lines. one is drawn: each line is a caption, a random one each "
+        "time. joined: all lines are one text. first: only the first counts. auto joins paragraphs and "
+        "wrapped texts, and draws a line of any others. The report says what was done.",
     )
 
 
@@ -145,6 +159,7 @@ class SePPOLoadWinners(io.ComfyNode):
                     tooltip="Only for parquet: which image of a pair wins that nobody decided.",
                 ),
                 strict_input(),
+                lines_input(),
             ],
             outputs=outputs(),
         )
