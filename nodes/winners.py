@@ -18,9 +18,9 @@ from ..seppo_core.data.sheet import contact_sheet
 from ..seppo_core.data.similar import DUPLICATES, examine
 from ..seppo_core.data.winners import Winners, pair_up
 from ..seppo_core.data.wording import Wording, reworded
-from ..seppo_core.errors import SePPOError
+from ..seppo_core.errors import ConfigError
 from ..seppo_core.identity import digest_value
-from . import host, sockets
+from . import host, queued, sockets
 
 THUMBNAILS = 24
 CAPTIONS = SOURCES[0]
@@ -165,14 +165,13 @@ class SePPOLoadWinners(io.ComfyNode):
         )
 
     @classmethod
-    def validate_inputs(cls, folder: str | None, location: str | None = "input") -> bool | str:
-        if folder is None or location is None:  # linked: known only when the graph runs
+    def validate_inputs(cls, folder: str | None) -> bool | str:
+        location = queued.inputs().get("location", "input")
+        if folder is None or not isinstance(
+            location, str
+        ):  # linked: known only when the graph runs
             return True
-        try:
-            host.data_path(location, folder)
-        except SePPOError as error:
-            return f"folder: {error}"
-        return True
+        return queued.checked(cls, lambda: host.data_path(location, folder))
 
     @classmethod
     def fingerprint_inputs(
@@ -244,6 +243,10 @@ class SePPOWinnersFromImages(io.ComfyNode):
         )
 
     @classmethod
+    def validate_inputs(cls, captions: list[str | None]) -> bool | str:
+        return queued.checked(cls, lambda: require_caption(captions))
+
+    @classmethod
     def execute(
         cls,
         images: list[Tensor],
@@ -253,6 +256,14 @@ class SePPOWinnersFromImages(io.ComfyNode):
         pictures = _pictures(images, "image")
         losing = _pictures(losing_images or [], "losing image")
         return io.NodeOutput(pair_up(pictures, captions, losing))
+
+
+def require_caption(captions: list[str | None]) -> None:
+    """ConfigError if nothing was typed where nothing is linked, which comes as None."""
+    if len(captions) == 1 and captions[0] is not None and not captions[0].strip():
+        raise ConfigError(
+            "type what is to be seen, one caption for all, or connect a list of texts"
+        )
 
 
 def _pictures(batches: list[Tensor], word: str) -> list[PictureTensor]:
