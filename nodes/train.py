@@ -11,16 +11,18 @@ from torch import Tensor
 
 from ..seppo_core.checkpoint import Run
 from ..seppo_core.config import PRESETS, RunConfig, SePPOConfig, apply_preset, from_dict
-from ..seppo_core.continuation import choose_directory
+from ..seppo_core.continuation import check_writable, choose_directory
 from ..seppo_core.denoisers.comfy import ComfyDenoiser
-from ..seppo_core.errors import ConfigError
 from ..seppo_core.files import load_tensors
 from ..seppo_core.loss import CRITERIA
 from ..seppo_core.report import StepReport
 from ..seppo_core.trainer import run_description, train
-from . import host, sockets, user_settings
-from .probes import TestPrompts
+from . import host, queued, sockets, user_settings
+from .probes import TestPrompts, require_negative
 from .recorder import Recorder, panel_of
+
+WITH_SAMPLES = ("seppo", "indicator", "spin")
+"""Presets that always draw reference samples."""
 
 
 class SePPOTrain(io.ComfyNode):
@@ -160,13 +162,16 @@ class SePPOTrain(io.ComfyNode):
 
     @classmethod
     def validate_inputs(cls, run_name: str | None) -> bool | str:
-        if run_name is None:  # linked: known only when the graph runs
-            return True
-        try:
-            host.confined_name(host.runs_root(), run_name)
-        except ConfigError as error:
-            return f"run_name: {error}"
-        return True
+        def check() -> None:
+            has_negative = "negative" in queued.inputs()
+            check_writable(host.runs_root() if run_name is None else host.run_directory(run_name))
+            guidance = queued.linked("tests").get("guidance")
+            require_negative("SePPO Test Prompts", guidance, has_negative)
+            if queued.inputs().get("preset") in WITH_SAMPLES:
+                guidance = queued.linked("references").get("guidance_scale")
+                require_negative("SePPO Reference Settings", guidance, has_negative)
+
+        return queued.checked(cls, check)
 
     @classmethod
     def execute(

@@ -73,13 +73,14 @@ def choose_directory(root: Path, name: str, about: dict[str, Any]) -> Path:
         number += 1
 
 
-def check_writable(directory: Path) -> None:
+def check_writable(
+    directory: Path, advice: str = "choose another run directory or free this one"
+) -> None:
     """CheckpointError if `directory` could not be made or written; makes nothing."""
     existing = directory
     while not existing.exists() and existing != existing.parent:
         existing = existing.parent
     if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
         raise CheckpointError(
-            f"{directory}: cannot be written ({existing} is not a writable folder); "
-            "choose another run directory or free this one"
+            f"{directory}: cannot be written ({existing} is not a writable folder); {advice}"
         )

@@ -14,7 +14,7 @@ from torch import Tensor
 from .batches import BatchPlan
 from .config import SePPOConfig, from_dict
 from .data import Conditioning, EncodedDataset
-from .data.captions import SOURCES
+from .data.captions import LINES, SOURCES
 from .data.encode import encode
 from .data.prepare import Preparation
 from .data.readers import AUTOMATIC, read_winners
@@ -67,6 +67,8 @@ class DataConfig:
     """A row of `data.similar.DUPLICATES`."""
     strict: bool = False
     """Whatever cannot be used is an error."""
+    caption_lines: str = LINES[0]
+    """What becomes of a caption file's lines: one of `data.captions.LINES`."""
     wording: Wording = field(default_factory=Wording)
     held_out: float = 0.0
     """Share of the winners that is not trained on; metrics.jsonl tells the margin on them."""
@@ -87,6 +89,7 @@ class DataConfig:
             captions=self.captions,
             ties=self.ties,
             strict=self.strict,
+            caption_lines=self.caption_lines,
         )
         examined = examine(found, self.near_duplicates, strict=self.strict)
         return reworded(examined, self.wording)
