@@ -109,6 +109,7 @@ export class Gallery {
     this.store.close();
     this.grid.dispose();
     this.details.dispose();
+    this.pairs.dispose();
     window.removeEventListener("keydown", this.strayed, true);
     api.removeEventListener("execution_success", this.finished);
     this.dialog.close();
