@@ -1,7 +1,7 @@
 // SePPO Compare: each pair of pictures under a slider, the base to its left, the aligned model to its right.
 
 import { address } from "./shared/api.js";
-import { element, remount, styled } from "./shared/dom.js";
+import { element, remount, styles } from "./shared/dom.js";
 
 const { app } = window.comfyAPI.app;
 const CLASS = "SePPOCompare";
@@ -10,9 +10,6 @@ const views = new Map(); // node -> PairView
 
 app.registerExtension({
   name: "seppo.compare",
-  setup() {
-    styled();
-  },
   nodeCreated(node) {
     if (node.comfyClass !== CLASS) return;
     const view = new PairView();
@@ -45,7 +42,7 @@ class PairView {
     this.select = element("select", { className: "seppo-select", ariaLabel: "pair", data: { testid: "pair-select" }, on: { change: () => this.#go(Number(this.select.value)) } });
     this.words = element("div", { className: "seppo-dim", data: { testid: "pair-words" } });
     this.stage = element("div", { className: "seppo-stage" }, this.base, this.aligned, element("span", { className: "seppo-corner" }, "base"), element("span", { className: "seppo-corner seppo-right" }, "aligned"));
-    this.box = element("div", { className: "seppo seppo-pairs", tabIndex: 0, data: { testid: "pairs" }, on: { keydown: (event) => this.#key(event) } }, element("div", { className: "seppo-row" }, this.select), this.stage, this.slider, this.words);
+    this.box = element("div", { className: "seppo seppo-pairs", tabIndex: 0, data: { testid: "pairs" }, on: { keydown: (event) => this.#key(event) } }, styles(), element("div", { className: "seppo-row" }, this.select), this.stage, this.slider, this.words);
     this.#draw();
   }
 

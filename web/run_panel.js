@@ -1,7 +1,6 @@
 // The run panel on SePPO Train, and the list of runs in a sidebar tab.
 
-import { element, remount, styled } from "./shared/dom.js";
-import { SHEET as CHARTS } from "./runs/charts.js";
+import { element, remount } from "./shared/dom.js";
 import { RunList } from "./runs/list.js";
 import { store } from "./runs/store.js";
 import { RunView } from "./runs/view.js";
@@ -16,8 +15,6 @@ const panels = new Map(); // node -> RunView
 app.registerExtension({
   name: "seppo.runs",
   setup() {
-    styled();
-    styled(CHARTS);
     store.listen();
     store.addEventListener("list", ({ detail }) => (detail.run ? show(detail) : showKnown()));
     store.addEventListener("step", ({ detail }) => show(detail));

@@ -50,7 +50,7 @@ export class Pairs {
     const act = (label, press, testid) => button(label, press, { data: { testid } });
     this.element = element(
       "div",
-      { className: "seppo-pairs", tabIndex: -1, data: { testid: "seppo-pairs" }, on: { keydown: (event) => this.key(event) } },
+      { className: "seppo-ab", tabIndex: -1, data: { testid: "seppo-pairs" }, on: { keydown: (event) => this.key(event) } },
       this.prompt,
       this.sides,
       element(

@@ -1,8 +1,8 @@
 // One run as a panel: state, buttons, curves, samples with their verdict, the anchor's map, test prompts over time.
 
 import { address, api, post } from "../shared/api.js";
-import { button, element, oncePerFrame, tell } from "../shared/dom.js";
-import { Chart, drawMap } from "./charts.js";
+import { button, element, oncePerFrame, styles, tell } from "../shared/dom.js";
+import { CHARTS, Chart, drawMap } from "./charts.js";
 
 const CURVES = [
   { title: "loss", columns: { loss: "loss" } },
@@ -27,6 +27,7 @@ export class RunView {
     this.box = element(
       "div",
       { className: "seppo seppo-run" },
+      styles(CHARTS),
       this.head,
       element("div", { className: "seppo-row" }, this.stop, this.cancel),
       this.samples,

@@ -1,11 +1,16 @@
 // Elements and the pack's style sheets. Text is always set as text: names and captions come from files.
 
-const SHEET = new URL("../seppo.css", import.meta.url).href;
+/** What a style sheet beside one of our modules says; it is asked for once, and nothing is drawn before it is here. */
+export async function sheet(name, base) {
+  const answer = await fetch(new URL(name, base), { cache: "no-cache" }).catch(() => null);
+  return answer?.ok ? answer.text() : ""; // plain, but it works
+}
 
-/** Load a style sheet once a page: the pack's, or a part's own. */
-export function styled(sheet = SHEET) {
-  if (document.querySelector(`link[href="${sheet}"]`)) return;
-  document.head.append(element("link", { rel: "stylesheet", href: sheet }));
+const SHEET = await sheet("../seppo.css", import.meta.url);
+
+/** The pack's styles as an element to put into what they style, so that the page's head stays as it is; `before` come first. */
+export function styles(...before) {
+  return element("style", { textContent: [...before, SHEET].join("\n") });
 }
 
 /**
