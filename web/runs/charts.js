@@ -19,6 +19,7 @@ export class Chart {
     this.title = title;
     this.plot = null;
     this.watch = new ResizeObserver(() => this.#fit());
+    this.box.addEventListener("transitionrun", () => this.plot?.redraw()); // the theme is another one
   }
 
   set([steps, ...values]) {
@@ -40,7 +41,7 @@ export class Chart {
   }
 
   #options() {
-    const colour = (name, other) => getComputedStyle(document.documentElement).getPropertyValue(name).trim() || other;
+    const colour = (name, other) => () => getComputedStyle(this.box).getPropertyValue(name).trim() || other;
     const ink = colour("--input-text", "#ddd");
     const line = colour("--border-color", "#4e4e4e");
     const axis = { stroke: ink, grid: { stroke: line, width: 0.5 }, ticks: { stroke: line, size: 4 }, font: "10px system-ui" };
