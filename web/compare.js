@@ -1,7 +1,7 @@
 // SePPO Compare: each pair of pictures under a slider, the base to its left, the aligned model to its right.
 
 import { address } from "./shared/api.js";
-import { element, remount, styles } from "./shared/dom.js";
+import { element, remount, showIn, styles } from "./shared/dom.js";
 
 const { app } = window.comfyAPI.app;
 const CLASS = "SePPOCompare";
@@ -13,8 +13,10 @@ app.registerExtension({
   nodeCreated(node) {
     if (node.comfyClass !== CLASS) return;
     const view = new PairView();
-    const widget = node.addDOMWidget("pairs", "seppo_pairs", view.box, { serialize: false, hideOnZoom: false, getMinHeight: () => HEIGHT });
-    widget.serialize = false;
+    showIn(node, "pairs", view.box, HEIGHT);
+    // The host would show a picture of the same pairs below: by the one in its new renderer, by the other on its canvas.
+    node.hideOutputImages = true;
+    node.onDrawBackground = () => {};
     views.set(node, view);
     const { onExecuted, onRemoved } = node;
     node.onExecuted = function (output, ...given) {

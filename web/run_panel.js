@@ -1,6 +1,6 @@
 // The run panel on SePPO Train, and the list of runs in a sidebar tab.
 
-import { element, remount } from "./shared/dom.js";
+import { element, remount, showIn } from "./shared/dom.js";
 import { RunList } from "./runs/list.js";
 import { store } from "./runs/store.js";
 import { RunView } from "./runs/view.js";
@@ -54,12 +54,7 @@ function addPanel(node) {
   node.properties[PROPERTY] ??= newId();
   const view = new RunView();
   view.box.dataset.testid = "run-panel";
-  const widget = node.addDOMWidget("run_panel", "seppo_run_panel", view.box, {
-    serialize: false,
-    hideOnZoom: false,
-    getMinHeight: () => HEIGHT,
-  });
-  widget.serialize = false;
+  showIn(node, "run_panel", view.box, HEIGHT);
   node.setSize([Math.max(node.size[0], WIDTH), node.computeSize()[1]]);
   panels.set(node, view);
   const { onRemoved, onConfigure, onAdded } = node;

@@ -1,7 +1,7 @@
 // One run as a panel: state, buttons, curves, samples with their verdict, the anchor's map, test prompts over time.
 
 import { address, api, post } from "../shared/api.js";
-import { button, element, oncePerFrame, styles, tell } from "../shared/dom.js";
+import { button, claimRoom, element, oncePerFrame, styles, tell } from "../shared/dom.js";
 import { CHARTS, Chart, drawMap } from "./charts.js";
 
 const CURVES = [
@@ -20,7 +20,7 @@ export class RunView {
     this.head = element("div", { className: "seppo-run-head", data: { testid: "run-state" } }, "No run yet");
     this.stop = button("Stop and keep", () => this.#stop(), { title: "End after this step and go on with what was learned", data: { testid: "run-stop" } });
     this.cancel = button("Cancel", () => api.interrupt(null), { title: "Cancel the graph; the run can be continued", data: { testid: "run-cancel" } });
-    this.samples = element("div", { className: "seppo-strip", data: { testid: "run-samples" } });
+    this.samples = element("div", { className: "seppo-strip seppo-newest-first", data: { testid: "run-samples" } });
     this.map = element("canvas", { className: "seppo-map", data: { testid: "run-map" } });
     this.mapBox = element("div", { className: "seppo-block" }, element("div", { className: "seppo-dim" }, "ahead of the reference: winner (down) by noise level (right: more)"), this.map);
     this.tests = new TestStrip();
@@ -36,6 +36,7 @@ export class RunView {
       this.mapBox
     );
     this.redraw = oncePerFrame(() => this.#draw());
+    new ResizeObserver(oncePerFrame(() => claimRoom(this.box))).observe(this.box);
     this.#draw();
   }
 
@@ -81,6 +82,7 @@ export class RunView {
     this.#drawSamples(run);
     this.#drawMap(run);
     this.tests.show(run);
+    claimRoom(this.box);
   }
 
   #drawSamples(run) {
