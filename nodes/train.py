@@ -202,7 +202,7 @@ class SePPOTrain(io.ComfyNode):
                 tests = tests.fitted(model, policy)
             node_id, shown = cls.hidden.unique_id, cls.hidden.extra_pnginfo or {}
             panel = panel_of(shown.get("workflow"), node_id)
-            progress = Progress(policy, config.steps, node_id)
+            progress = Progress(policy, config.steps, node_id, has_panel=bool(panel))
             with (
                 Recorder(trained, dataset, panel, config.steps) as recorder,
                 closing(train(policy, dataset, config)) as reports,
@@ -267,9 +267,12 @@ def comfy_state_dict(run: Run) -> dict[str, Tensor]:
 
 
 class Progress:
-    """The node's bar, its preview picture and its line of text."""
+    """The node's bar, its line of text, and its preview picture where no panel of ours shows it."""
 
-    def __init__(self, policy: ComfyDenoiser, steps: int, node_id: str) -> None:
+    def __init__(
+        self, policy: ComfyDenoiser, steps: int, node_id: str, has_panel: bool = False
+    ) -> None:
+        self.has_panel = has_panel
         self.policy = policy
         self.node_id = node_id
         self.bar = host.progress(steps)
@@ -280,7 +283,8 @@ class Progress:
         picture = None
         if report.preview is not None:
             picture = self.policy.latent_preview(report.preview)
-        self.bar.update_absolute(report.step, report.steps, host.preview_message(picture))
+        shown = None if self.has_panel else picture
+        self.bar.update_absolute(report.step, report.steps, host.preview_message(shown))
         self.seconds = [*self.seconds[-19:], report.seconds]
         pace = sum(self.seconds) / len(self.seconds)
         left = pace * (report.steps - report.step)
