@@ -43,6 +43,7 @@ from .optim import (
 from .references import ReferencePool, Snapshot
 from .report import NOT_APPLIED, StepReport
 from .state import TrainingState
+from .status import DONE, STOPPED
 from .windows import Window, Windows
 
 log = logging.getLogger(__name__)
@@ -126,9 +127,12 @@ def _steps(
         try:
             warn_if_short(policy, dataset, config, trainer.gradients.micro_batch)
             with trainer.lora.attached():
-                while trainer.step < config.steps and not trainer.ends():
+                while trainer.step < config.steps:
                     yield trainer.advance()
+                    if trainer.ends():
+                        break
             trainer.save()
+            trainer.tell_end()
         except BaseException as error:
             trainer.save_what_is_there()
             if is_out_of_memory(error):
@@ -170,8 +174,8 @@ class Trainer:
         """the step that it last went back to: the guard looks at those after it"""
         self.window: Window | None = None
         self.held_out: HeldOut | None = None
-        self.ended = False
-        """whether the run ends before its last step, keeping what was trained"""
+        self.ended = ""
+        """why the run ends before its last step, keeping what was trained; empty if it does not"""
 
     def start(self, state: TrainingState | None) -> None:
         """From the beginning, from given weights, or from where the run stood."""
@@ -278,7 +282,7 @@ class Trainer:
             self._roll_back(where)
         elif alarm.finite:
             log.warning("%s. The run ends here, with what it has learned", where)
-            self.ended = True
+            self.ended = alarm.reason
         else:
             raise NonFiniteLossError(
                 f"{where}; none of these steps was applied. Lower the learning rate or beta, or compute in "
@@ -332,7 +336,14 @@ class Trainer:
 
     def ends(self) -> bool:
         """Whether the run ends before its last step, keeping what was trained."""
-        return self.ended or (self.run is not None and self.run.stop_requested())
+        return bool(self.ended) or (self.run is not None and self.run.stop_requested())
+
+    def tell_end(self) -> None:
+        """Leave word whether the run has all its steps; one that ended before stays so until it is asked to go on."""
+        if self.run is not None and self.step < self.config.steps:
+            self.run.tell(STOPPED, self.ended)
+        elif self.run is not None:
+            self.run.tell(DONE)
 
     def evaluated_weights(self) -> dict[str, Tensor]:
         """The policy's weights as they are to be used."""
