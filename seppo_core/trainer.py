@@ -180,25 +180,20 @@ class Trainer:
     def start(self, state: TrainingState | None) -> None:
         """From the beginning, from given weights, or from where the run stood."""
         if state is not None:
-            before = self.run.about()["config"][
-                "steps"
-            ]  # read where an older state lacks its warm-up
-            self.warm = warmup_steps(self.config.optimizer, before)
+            before = self.run.about()["config"]["steps"]
+            self.warm = warmup_steps(self.config.optimizer, before)  # if an older state tells none
             self._take(state)
             self.rollbacks = int(state.scalars["rollbacks"])
         else:
-            if self.config.run.initial_weights:
-                weights, _ = load_lora(
-                    Path(self.config.run.initial_weights), self.config.lora.scale
-                )
-                self.lora.load(weights)
+            if initial := self.config.run.initial_weights:
+                self.lora.load(load_lora(Path(initial), self.config.lora.scale)[0])
             self.pool = ReferencePool(
                 Snapshot(0, self.lora.state()), self.config.references.capacity
             )
         if self.dataset.held_out is not None:
-            winners, initial = self.dataset.held_out, self.pool.entries[0].weights
+            winners, first = self.dataset.held_out, self.pool.entries[0].weights
             size = self.config.batch_size
-            self.held_out = HeldOut(self.policy, self.lora, winners, initial, size)
+            self.held_out = HeldOut(self.policy, self.lora, winners, first, size)
         if self.run is not None:
             self.run.begin(self.about, state)
         log.info("%s", self.windows.plan.report(self.config.steps, self.config.window))
