@@ -36,8 +36,10 @@ def _written_beside(texts: dict[str, str], silence: NoPromptError) -> Generation
     """What a node wrote in another program's way beside a graph that tells nothing."""
     try:
         return _other_programs({key: text for key, text in texts.items() if key != "prompt"})
-    except NoPromptError:
-        raise silence from None
+    except NoPromptError as error:
+        if str(error) == NO_TEXT:
+            raise silence from None
+        raise NoPromptError(f"{silence}; beside the graph, {error}") from None
 
 
 def _size(file: BinaryIO) -> tuple[int, int] | None:
