@@ -62,9 +62,12 @@ def _graph_told(
     objects = {key: found for key, text in lower.items() if (found := json_object(text))}
     if "prompt" in objects:
         kind, graph = graph_in(objects["prompt"]) or ("prompt", objects["prompt"])
-        if kind == "prompt" and "workflow" in objects:
-            graph = typed(graph, objects["workflow"])
-        return _of_graph(kind, graph, name, size_of_file)
+        try:
+            return _of_graph(kind, graph, name, size_of_file)
+        except NoPromptError:
+            if kind != "prompt" or "workflow" not in objects:
+                raise
+        return generation_of(typed(graph, objects["workflow"]), name, size_of_file)
     for values in objects.values():
         if found := graph_in(values):
             return _of_graph(*found, name, size_of_file)
