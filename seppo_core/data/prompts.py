@@ -88,13 +88,13 @@ def is_graph(values: Any) -> bool:
     return isinstance(values, dict) and graph_in(values) is not None
 
 
-def graph_beside(values: dict[str, Any]) -> str:
-    """The prompt of a graph of ComfyUI that stands in a file of its own; empty if it tells none."""
+def graph_beside(values: dict[str, Any]) -> str | None:
+    """The prompt of a graph of ComfyUI that stands in a file of its own; None if it tells none."""
     kind, graph = graph_in(values) or ("prompt", values)
     try:
         return _cleaned(_of_graph(kind, graph, "", lambda: None)).prompt
     except NoPromptError:
-        return ""
+        return None
 
 
 def _other_programs(texts: dict[str, str]) -> Generation:
