@@ -36,8 +36,10 @@ def _written_beside(texts: dict[str, str], silence: NoPromptError) -> Generation
     """What a node wrote in another program's way beside a graph that tells nothing."""
     try:
         return _other_programs({key: text for key, text in texts.items() if key != "prompt"})
-    except NoPromptError:
-        raise silence from None
+    except NoPromptError as error:
+        if str(error) == NO_TEXT:
+            raise silence from None
+        raise NoPromptError(f"{silence}; beside the graph, {error}") from None
 
 
 def _size(file: BinaryIO) -> tuple[int, int] | None:
@@ -60,9 +62,12 @@ def _graph_told(
     objects = {key: found for key, text in lower.items() if (found := json_object(text))}
     if "prompt" in objects:
         kind, graph = graph_in(objects["prompt"]) or ("prompt", objects["prompt"])
-        if kind == "prompt" and "workflow" in objects:
-            graph = typed(graph, objects["workflow"])
-        return _of_graph(kind, graph, name, size_of_file)
+        try:
+            return _of_graph(kind, graph, name, size_of_file)
+        except NoPromptError:
+            if kind != "prompt" or "workflow" not in objects:
+                raise
+        return generation_of(typed(graph, objects["workflow"]), name, size_of_file)
     for values in objects.values():
         if found := graph_in(values):
             return _of_graph(*found, name, size_of_file)
@@ -83,13 +88,13 @@ def is_graph(values: Any) -> bool:
     return isinstance(values, dict) and graph_in(values) is not None
 
 
-def graph_beside(values: dict[str, Any]) -> str:
-    """The prompt of a graph of ComfyUI that stands in a file of its own; empty if it tells none."""
+def graph_beside(values: dict[str, Any]) -> str | None:
+    """The prompt of a graph of ComfyUI that stands in a file of its own; None if it tells none."""
     kind, graph = graph_in(values) or ("prompt", values)
     try:
         return _cleaned(_of_graph(kind, graph, "", lambda: None)).prompt
     except NoPromptError:
-        return ""
+        return None
 
 
 def _other_programs(texts: dict[str, str]) -> Generation:

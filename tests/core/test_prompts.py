@@ -76,6 +76,82 @@ def test_graphs_within_one_comment_as_video_helpers_write_it(inner):
     assert read(Comment=json.dumps({"prompt": inner, "CreationTime": "2025"})) == TOLD
 
 
+SWARM = {
+    "prompt": "a red fox <lora:fur:0.8><segment:face,0.6,0.5> a sharp face",
+    "negativeprompt": "blurry",
+    **{"model": "sd15", "seed": 12, "steps": 20, "cfgscale": 7.0, "sampler": "euler"},
+    "scheduler": "normal",
+}
+
+
+def test_swarmui_settings_tell_the_prompt_of_the_whole_picture():
+    told = Generation("a red fox", "blurry", 12, 20, 7.0, "euler", "normal", "sd15")
+    text = json.dumps({"sui_image_params": SWARM, "sui_extra_data": {"date": "x"}})
+    assert read(parameters=text) == told
+    tags = Image.Exif()
+    tags.get_ifd(0x8769)[0x9286] = b"UNICODE\0" + text.encode("utf-16-le")
+    file = io.BytesIO()
+    Image.new("RGB", (16, 16)).save(file, "JPEG", exif=tags)
+    assert read_generation(file, "x.jpg") == told
+
+
+@pytest.mark.parametrize("mark", ["<random:red|blue>", "<style:oil>", "<setvar[a]:red>"])
+def test_marks_for_words_that_the_file_does_not_hold_are_told(mark):
+    swarm = json.dumps({"sui_image_params": {"prompt": f"a {mark} fox", "seed": 1}})
+    for told in (reason(parameters=swarm), reason(prompt=with_text(f"a {mark} fox"))):
+        assert told == (
+            f"its prompt holds {mark!r}, for which words were put that the file does not hold"
+        )
+
+
+def test_json_of_unknown_programs_is_told_by_its_keys_and_names_no_program():
+    told = "its text is JSON of a program that is not known (keys: 'foo', 'bar')"
+    assert reason(parameters='{"foo": 1, "bar": {"prompt": 2}}') == told
+    assert reason(parameters="{]") == (
+        "its text cannot be read as that of any program: it starts like JSON and is none"
+    )
+
+
+def test_settings_in_json_that_name_their_prompt_are_read():
+    found = read(parameters='{"prompt": "a red fox", "Seed": 3, "cfg_scale": "7.5", "steps": "x"}')
+    assert (found.prompt, found.seed, found.cfg, found.steps) == ("a red fox", 3, 7.5, None)
+
+
+@pytest.mark.parametrize("key", ["parameters", "Comment", "prompt", "anything"])
+@pytest.mark.parametrize(
+    "wrapped",
+    [GRAPH, {"client_id": "x", "prompt": GRAPH}, {"output": json.dumps(GRAPH), "workflow": {}}],
+    ids=["bare", "request", "both"],
+)
+def test_graphs_are_found_in_whatever_text_holds_them(key, wrapped):
+    assert read(**{key: json.dumps(wrapped)}) == TOLD
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "a red fox <lora:fur:0.8>",
+        "<lora:fur:0.8>, a red fox",
+        "a red fox, <lora:fur:0.8>, <lyco:b:1>",
+        "a <lora:fur:0.8:LBW=1,0> red fox",
+        "a red fox\n<hypernet:x:1>",
+    ],
+)
+def test_marks_for_networks_are_taken_out_of_graphs_texts(text):
+    assert read(prompt=with_text(text)).prompt == "a red fox"
+
+
+def test_types_in_the_editors_graph_tell_what_a_node_of_an_unknown_pack_gives():
+    """Both sides of the loader come from nodes that nothing in the API's graph tells apart."""
+    graph = json.loads(json.dumps(GRAPH))
+    graph["2"] = {"class_type": "Zzz", "inputs": {"words": "a red fox"}}
+    graph["3"]["inputs"].pop("model")
+    nodes = [{"id": 2, "type": "Zzz", "outputs": [{"type": "CONDITIONING"}]}]
+    typed = json.dumps({"nodes": nodes, "links": []})
+    assert "no saved picture leads to a sampler" in reason(prompt=json.dumps(graph))
+    assert read(prompt=json.dumps(graph), workflow=typed).prompt == "a red fox"
+
+
 def test_plain_text_under_prompt_is_the_prompt():
     assert read(prompt=" a red fox ") == Generation("a red fox")
 
@@ -133,6 +209,10 @@ def test_missing_parser_is_named_only_where_it_is_needed(monkeypatch):
         "AUTOMATIC1111 wrote its prompt, which is read with: pip install sd-parsers"
     )
     assert read(prompt=json.dumps(GRAPH)) == TOLD
+    assert reason(prompt=with_text(["9", 0]), parameters=A1111) == (
+        "input 'text' of node 2 (CLIPTextEncode) holds no text; beside the graph, AUTOMATIC1111 wrote "
+        "its prompt, which is read with: pip install sd-parsers"
+    )
 
 
 def save(path: Path, **texts: str) -> Path:
@@ -156,6 +236,15 @@ def test_what_is_written_beside_comes_first_and_the_folders_words_last(tmp_path)
     save(tmp_path / "d.png")
     captions = [winner.caption for winner in read_winners(tmp_path, caption="for all")]
     assert captions == ["for all", "written beside", "a red fox", "folder words"]
+
+
+def test_graph_in_a_json_beside_captions_the_picture(tmp_path):
+    beside = save(tmp_path / "a.png")
+    beside.with_suffix(".json").write_text(json.dumps(GRAPH))
+    plain = save(tmp_path / "b.png", prompt=json.dumps(GRAPH))
+    silent = json.loads(with_text(["9", 0])) | {"text": {"class_type": "Note", "inputs": {}}}
+    plain.with_suffix(".json").write_text(json.dumps(silent))
+    assert [winner.caption for winner in read_winners(tmp_path)] == ["a red fox", "a red fox"]
 
 
 def test_files_alone_are_asked_on_request(tmp_path):

@@ -11,8 +11,9 @@ from PIL import Image, PngImagePlugin
 from seppo_core.data.generation import NoPromptError
 from seppo_core.data.prompts import read_generation
 
-sys.path.append(str(Path(__file__).resolve().parent))
-from pack_chains import CASES  # noqa: E402
+HERE = Path(__file__).resolve().parent
+sys.path += [str(HERE), str(HERE.parents[1] / "scripts")]
+from pack_passes import CASES  # noqa: E402
 
 
 def picture(graph) -> io.BytesIO:
@@ -31,3 +32,10 @@ def test_prompt_of(case):
         return
     found = read_generation(picture(case.graph), "ComfyUI_00001_.png")
     assert (found.prompt, found.negative) == (case.prompt, case.negative)
+
+
+def test_page_counts_the_graphs_that_are_tried_here():
+    from real_data import COMPARED
+
+    silent = sum(case.prompt is None for case in CASES)
+    assert f"| seppo | {len(CASES) - silent} | 0 | 0 | {silent} |" in COMPARED
