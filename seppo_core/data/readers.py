@@ -15,6 +15,7 @@ from .folder import read_folder, suffix_of
 from .parquet import read_parquet
 from .tars import read_tars
 from .winners import (
+    NAMED,
     LeftOut,
     NothingUsableError,
     Winners,
@@ -47,9 +48,6 @@ READERS: dict[str, Reader] = {
 }
 
 AUTOMATIC = "auto"
-NAMED = 8
-"""kinds of files, and files of each other kind, that a report names"""
-
 LITTER = ("thumbs.db", "desktop.ini")
 """What Windows leaves in folders."""
 
