@@ -48,6 +48,7 @@ READERS: dict[str, Reader] = {
 }
 
 AUTOMATIC = "auto"
+
 LITTER = ("thumbs.db", "desktop.ini")
 """What Windows leaves in folders."""
 
@@ -101,6 +102,7 @@ NO_SUFFIX = "without suffix"
 FOLDER_LINK = "is a link to a folder, which is not followed; put the folder itself there"
 DEAD_LINK = "is a link that leads to no file; put the file itself there"
 LONE_CAPTION = "captions nothing, for no file of its name lies beside it"
+OTHER_KINDS = {FOLDER_LINK, DEAD_LINK, LONE_CAPTION}
 
 
 def unread_files(path: Path, reader: Reader) -> list[Unread]:
@@ -151,9 +153,6 @@ def why_unread(unread: list[Unread], name: str) -> list[LeftOut]:
         word = "a file without suffix" if kind == NO_SUFFIX else kind
         reasons[kind] = f"{word} is not for reader '{name}'{advice}"
     return [LeftOut(one.name, reasons.get(one.kind, one.kind)) for one in unread]
-
-
-OTHER_KINDS = {FOLDER_LINK, DEAD_LINK, LONE_CAPTION}
 
 
 def listing(path: Path) -> list[tuple[str, int, int]]:
