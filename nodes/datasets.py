@@ -54,8 +54,8 @@ class SePPOEncodeWinners(io.ComfyNode):
                     options=list(MODES),
                     default=default.mode,
                     tooltip="keep aspect: wide images stay wide, and small ones stay small. square: all "
-                    "are cropped to a square of the resolution, and small ones are enlarged; choose it for "
-                    "batches larger than 1 when your images have many shapes.",
+                    "are cropped to a square of the resolution, and small ones are enlarged; it is faster "
+                    "for batches larger than 1 when your images have many shapes.",
                 ),
                 host.input(
                     io.Int.Input,

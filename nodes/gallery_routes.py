@@ -79,6 +79,8 @@ async def small(request: web.Request) -> web.StreamResponse:
     if request.headers.get("If-None-Match") == tag:
         return web.Response(status=304, headers=headers)
     async with DRAWING:
+        if request.transport is None:  # the page scrolled on while this one waited
+            return web.Response(status=503)
         data = await asyncio.to_thread(thumbnail, path, side, thumbnails_root())
     return web.Response(body=data, content_type="image/webp", headers=headers)
 

@@ -22,6 +22,7 @@ from server import PromptServer
 from torch import Tensor
 
 from ..seppo_core.errors import ConfigError
+from ..seppo_core.ownership import OwnedFolder
 from . import user_settings
 
 PREVIEW_SIDE = 512
@@ -227,6 +228,15 @@ def run_directory(name: str) -> Path:
     if here.exists():
         return here
     return next((confined_name(root, name) for root in runs_roots(name)[1:]), here)
+
+
+def continued(name: str | None) -> str:
+    """How often the runs that one of this name may be, numbered ones too, went on after a stop; of any name for None."""
+    begins = "*" if name is None else glob.escape(name)
+    numbered = [] if name is None else [f"{begins}_[0-9]*"]
+    places = {path.parent for kind in (begins, *numbered) for path in run_files(kind)}
+    counts = {place: OwnedFolder(place).record().continued for place in sorted(places)}
+    return " ".join(f"{place} {count}" for place, count in counts.items() if count)
 
 
 SCORERS = "seppo_scorers"

@@ -8,6 +8,7 @@ from typing import Any
 from .checkpoint import Run
 from .config import SePPOConfig
 from .errors import CheckpointError
+from .status import STOPPED
 
 RESUMABLE_UNFINISHED = ("optimizer.learning_rate",)
 """Of a run that has all its steps nothing would be trained with the new value, so there it makes another run."""
@@ -71,6 +72,13 @@ def choose_directory(root: Path, name: str, about: dict[str, Any]) -> Path:
             if about["config"]["steps"] >= step and not differences(run.about(), about, step):
                 return directory
         number += 1
+
+
+def stays_stopped(run: Run, steps: int) -> bool:
+    """Whether a run that was stopped is to be taken as it is: nobody asked it to go on, nor for more steps."""
+    if not run.exists() or run.status().state != STOPPED:
+        return False
+    return run.step() < steps <= run.config().steps
 
 
 def check_writable(

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .batches import BatchPlan
 from .config import SePPOConfig, from_dict
 from .data import Conditioning, EncodedDataset
 from .data.captions import LINES, SOURCES
@@ -260,5 +261,7 @@ def run_job(
     cache = Path(job.data.cache) if job.data.cache else run_directory.parent / "cache"
     dataset = pipeline.dataset(job.data, winners, cache)
     on_message(dataset.report())
-    on_message(f"training on {len(dataset)} winners, {job.training.steps} steps")
-    yield from train(denoiser, dataset, job.training)
+    training = job.training
+    plan = BatchPlan(dataset.shapes, training.winners_per_step, training.seed)
+    on_message(f"training: {plan.report(training.steps, training.window)}")
+    yield from train(denoiser, dataset, training)

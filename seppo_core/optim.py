@@ -140,9 +140,16 @@ SCHEDULES: dict[str, Callable[[float], float]] = {
 """Factor of the learning rate after the warm-up, for progress in [0, 1)."""
 
 
-def learning_rate(config: OptimizerConfig, step: int, steps: int) -> float:
-    """The rate of optimizer step `step` (from 1) of `steps`: a linear warm-up, then the schedule."""
-    warm = math.ceil(config.warmup * steps)
+def warmup_steps(config: OptimizerConfig, steps: int) -> int:
+    return math.ceil(config.warmup * steps)
+
+
+def learning_rate(config: OptimizerConfig, step: int, steps: int, warm: int | None = None) -> float:
+    """The rate of optimizer step `step` (from 1) of `steps`: a linear warm-up, then the schedule.
+
+    `warm`: steps of the warm-up, of a run that began with another number of steps.
+    """
+    warm = warmup_steps(config, steps) if warm is None else warm
     if step <= warm:
         return config.learning_rate * step / warm
     progress = (step - warm - 1) / max(1, steps - warm)

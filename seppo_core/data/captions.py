@@ -14,7 +14,7 @@ from typing import Any
 from ..errors import ConfigError, DatasetError
 from .generation import Generation, NoPromptError
 from .pictures import StoredPicture, reasons
-from .prompts import read_generation
+from .prompts import graph_beside, is_graph, read_generation
 
 SUFFIXES = (".txt", ".caption", ".json")
 """Files that caption what lies beside them under the same name, in the order they are asked."""
@@ -168,7 +168,10 @@ def decoded(data: bytes) -> str:
 
 
 def written_captions(suffix: str, data: bytes, reading: Reading) -> Written:
-    """What a file of this suffix holds. DatasetError gives the reason alone."""
+    """What a file of this suffix holds, or the prompt of a graph of ComfyUI in it.
+
+    DatasetError gives the reason alone.
+    """
     text = decoded(data)
     if suffix != ".json":
         return captions_of_lines(text, reading)
@@ -176,7 +179,7 @@ def written_captions(suffix: str, data: bytes, reading: Reading) -> Written:
         values = json.loads(text)
     except (ValueError, RecursionError) as error:
         raise DatasetError(f"its .json is not valid JSON ({error})") from None
-    return as_written(caption_in(values))
+    return as_written(graph_beside(values) if is_graph(values) else caption_in(values))
 
 
 def first_written(found: Iterable[Written]) -> Written:
