@@ -82,12 +82,17 @@ class SePPOScore(io.ComfyNode):
 
     @classmethod
     def validate_inputs(cls, weights: list[str | None]) -> bool | str:
-        scorer = queued.inputs().get("scorer")
-        if weights[0] is None or not isinstance(
-            scorer, str
-        ):  # linked: known only when the graph runs
-            return True
-        return queued.checked(cls, lambda: require_at_hand(scorer, weights[0]))
+        given = queued.inputs()
+        scorer, prompts = given.get("scorer"), given.get("prompts")
+
+        def check() -> None:
+            if weights[0] is not None:
+                require_at_hand(scorer, weights[0])
+            if isinstance(prompts, str) and not lines_of(prompts):
+                captions_for([], 1, make_scorer(scorer).reads_captions)
+
+        # What is linked is known only when the graph runs.
+        return queued.checked(cls, check) if isinstance(scorer, str) else True
 
     @classmethod
     def execute(
@@ -133,6 +138,8 @@ def captions_for(prompts: Sequence[str], count: int, needed: bool) -> list[str]:
     given = lines_of(prompts[0]) if len(prompts) == 1 else list(prompts)
     if not needed and len(given) != count:
         return [""] * count
+    if not given:
+        raise ConfigError("write one prompt for all pictures, or one on each line for each")
     if len(given) not in (1, count):
         raise ConfigError(
             f"{count} pictures but {len(given)} prompts; write one prompt for all, or one on each line for "

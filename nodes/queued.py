@@ -35,15 +35,28 @@ def inputs() -> dict[str, Any]:
 
 def linked(name: str) -> dict[str, Any]:
     """Inputs of the node that is linked to an input of the one that is validated; empty without a link."""
+    return _inputs_of(_linked_id(name))
+
+
+def linked_class(name: str) -> str:
+    """The class of that node."""
+    return str(_node(_linked_id(name)).get("class_type", ""))
+
+
+def _linked_id(name: str) -> Any:
     link = inputs().get(name)
-    return _inputs_of(link[0]) if isinstance(link, list) and link else {}
+    return link[0] if isinstance(link, list) and link else None
 
 
 def _inputs_of(node_id: Any) -> dict[str, Any]:
+    found = _node(node_id).get("inputs")
+    return found if isinstance(found, dict) else {}
+
+
+def _node(node_id: Any) -> dict[str, Any]:
     graph = _REQUEST.get().get("prompt")
     node = graph.get(str(node_id)) if isinstance(graph, dict) else None
-    found = node.get("inputs") if isinstance(node, dict) else None
-    return found if isinstance(found, dict) else {}
+    return node if isinstance(node, dict) else {}
 
 
 def checked(node: type[io.ComfyNode], check: Callable[[], Any]) -> bool | str:

@@ -102,9 +102,13 @@ class SePPOSaveAligned(io.ComfyNode):
             given = queued.inputs()
             if filename_prefix is not None:  # else linked: known only when the graph runs
                 checked_prefix("loras", filename_prefix)
-            if given.get("format") == CHECKPOINT and "model" not in given:
-                raise needs_base(CHECKPOINT)
-            folder = merged_folder(given) if given.get("format") == CHECKPOINT else "loras"
+            format = given.get("format")
+            from_here = queued.linked_class("run") == "SePPOTrain"
+            if "model" not in given and (
+                format == CHECKPOINT or format == "diffusers" and from_here
+            ):
+                raise needs_base(format)
+            folder = merged_folder(given) if format == CHECKPOINT else "loras"
             check_writable(host.output() / folder, "give ComfyUI the right to write there")
 
         return queued.checked(cls, check)

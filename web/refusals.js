@@ -4,15 +4,23 @@ import { api } from "./shared/api.js";
 
 const { app } = window.comfyAPI.app;
 const OURS = "SePPO";
+const TOGETHER = 2000;
+/** Milliseconds: what several nodes say of one graph comes within that time. */
 
-/** Stays until it is closed; the same words are shown once. */
+let shown = [];
+let last = 0;
+
+/** Stays until it is closed, or until there is something else to say. */
 function say(summary, detail) {
-  const toast = app.extensionManager.toast;
-  if (shown) toast.remove(shown);
-  shown = { severity: "error", summary, detail };
-  toast.add(shown);
+  const { toast } = app.extensionManager;
+  if (Date.now() - last > TOGETHER) {
+    shown.forEach((message) => toast.remove(message));
+    shown = [];
+  }
+  last = Date.now();
+  shown.push({ severity: "error", summary, detail });
+  toast.add(shown.at(-1));
 }
-let shown = null;
 
 app.registerExtension({
   name: "seppo.refusals",
@@ -21,8 +29,7 @@ app.registerExtension({
     api.addEventListener("execution_error", ({ detail }) => {
       const kind = detail?.node_type ?? "";
       if (!kind.startsWith(OURS)) return;
-      const title = window.LiteGraph.registered_node_types[kind]?.title ?? kind;
-      say(title, detail.exception_message.trim());
+      say(window.LiteGraph.registered_node_types[kind]?.title ?? kind, detail.exception_message.trim());
     });
   },
 });

@@ -15,6 +15,7 @@ from .folder import read_folder, suffix_of
 from .parquet import read_parquet
 from .tars import read_tars
 from .winners import (
+    NAMED,
     LeftOut,
     NothingUsableError,
     Winners,
@@ -47,8 +48,6 @@ READERS: dict[str, Reader] = {
 }
 
 AUTOMATIC = "auto"
-NAMED = 8
-"""kinds of files, and files of each other kind, that a report names"""
 
 LITTER = ("thumbs.db", "desktop.ini")
 """What Windows leaves in folders."""
@@ -103,6 +102,7 @@ NO_SUFFIX = "without suffix"
 FOLDER_LINK = "is a link to a folder, which is not followed; put the folder itself there"
 DEAD_LINK = "is a link that leads to no file; put the file itself there"
 LONE_CAPTION = "captions nothing, for no file of its name lies beside it"
+OTHER_KINDS = {FOLDER_LINK, DEAD_LINK, LONE_CAPTION}
 
 
 def unread_files(path: Path, reader: Reader) -> list[Unread]:
@@ -153,9 +153,6 @@ def why_unread(unread: list[Unread], name: str) -> list[LeftOut]:
         word = "a file without suffix" if kind == NO_SUFFIX else kind
         reasons[kind] = f"{word} is not for reader '{name}'{advice}"
     return [LeftOut(one.name, reasons.get(one.kind, one.kind)) for one in unread]
-
-
-OTHER_KINDS = {FOLDER_LINK, DEAD_LINK, LONE_CAPTION}
 
 
 def listing(path: Path) -> list[tuple[str, int, int]]:

@@ -5,6 +5,7 @@ The files of a sample share their name up to the first dot: `000012.jpg`, `00001
 
 import io
 import tarfile
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,7 +16,7 @@ from . import captions, folder
 from .captions import Reading, caption_of, first_written, written_captions
 from .folder import files_of, suffix_of
 from .pictures import StoredPicture
-from .winners import LeftOut, Winner, Winners
+from .winners import NAMED, LeftOut, Winner, Winners, printable
 
 COMPRESSED = (".gz", ".tgz", ".bz2", ".xz", ".zst")
 SUFFIXES = (".tar", *COMPRESSED)
@@ -112,8 +113,9 @@ def read_tars(path: Path, reading: Reading) -> Winners:
     """
     winners: list[Winner] = []
     left_out: list[LeftOut] = []
+    others: Counter[str] = Counter()
     for file, name in files_of(path, SUFFIXES, left_out):
-        for sample in samples_of(file, name, left_out):
+        for sample in samples_of(file, name, left_out, others):
             if sample.picture is None:
                 continue
             try:
@@ -121,7 +123,13 @@ def read_tars(path: Path, reading: Reading) -> Winners:
             except DatasetError as error:
                 left_out.append(LeftOut(sample.picture.name, str(error)))
             reading.on_item(len(winners) + len(left_out))
-    return Winners(winners, path.name, left_out, reading.notes())
+    notes = reading.notes()
+    if others:
+        most = ", ".join(f"{count} {kind}" for kind, count in others.most_common(NAMED))
+        notes.append(printable(f"in the archives and not read: {most}"))
+    if not winners:
+        left_out += [LeftOut(path.name, note) for note in notes]
+    return Winners(winners, path.name, left_out, notes)
 
 
 def _winner(sample: Sample, picture: PictureInTar, reading: Reading) -> Winner:
@@ -138,8 +146,10 @@ def _winner(sample: Sample, picture: PictureInTar, reading: Reading) -> Winner:
     return Winner(picture, caption, about=about, more=tuple(more))
 
 
-def samples_of(path: str, name: str, left_out: list[LeftOut]) -> list[Sample]:
+def samples_of(path: str, name: str, left_out: list[LeftOut], others: Counter[str]) -> list[Sample]:
     """The samples of one archive in its order, grouped by key wherever their files stand.
+
+    Files of kinds that are not read are counted in `others`.
 
     A file that a sample already has begins another sample of the same key. Captions are read, pictures
     only located.
@@ -152,6 +162,7 @@ def samples_of(path: str, name: str, left_out: list[LeftOut]) -> list[Sample]:
                 key, ending = split_key(member.name)
                 kind = suffix_of(ending)
                 if kind not in folder.SUFFIXES and kind not in captions.SUFFIXES:
+                    others[kind or "without suffix"] += 1
                     continue
                 sample = latest.get(key)
                 if sample is None or ending in sample.endings:

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from .wording import Wording
 
 MAX_REASONS = 50
+NAMED = 8
+"""kinds of files, or files of one kind, that a line of a report names"""
 
 
 @dataclass(frozen=True, slots=True)

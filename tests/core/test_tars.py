@@ -239,3 +239,29 @@ def test_a_header_that_claims_megabytes_is_not_taken_into_memory(tmp_path, kind)
     assert [winner.caption for winner in winners] == ["red"]
     (left_out,) = winners.left_out
     assert "a header of 67108864 bytes" in left_out.reason
+
+
+def test_lines_and_empty_captions_mean_in_an_archive_what_they_mean_in_a_folder(tmp_path):
+    files = [
+        *(("a.png", picture("red")), ("a.txt", b"1girl, hat\r\na girl with a hat\r\n")),
+        *(("b.png", picture("blue")), ("b.txt", "a dog".encode("utf-16-le"))),
+        *(("c.png", picture("green")), ("c.txt", b" \n")),
+    ]
+    pack(tmp_path / "0.tar", files)
+    winners = read_winners(tmp_path)
+    assert [winner.captions() for winner in winners] == [
+        ("1girl, hat", "a girl with a hat"),
+        ("a dog",),
+    ]
+    assert "1 caption file holds several lines: one is drawn" in winners.report()
+    assert winners.left_out[0].reason.startswith("its caption is empty")
+
+
+def test_what_an_archive_holds_of_other_kinds_is_counted(tmp_path):
+    photos = [("a.HEIC", b"photo"), ("a.txt", b"a cat"), ("b.heic", b"photo"), ("b.cls", b"1")]
+    pack(tmp_path / "0.tar", photos)
+    counted = "in the archives and not read: 2 .heic, 1 .cls"
+    with pytest.raises(DatasetError, match=f"no usable image.*\n.*{counted}"):
+        read_winners(tmp_path)
+    pack(tmp_path / "1.tar", [("c.png", picture()), ("c.txt", b"a fox")])
+    assert counted in read_winners(tmp_path).notes

@@ -141,7 +141,7 @@ def test_weights_may_be_a_folder_or_file_or_lie_where_the_host_is_told(host, tmp
         ({"scorer": "aesthetic", "weights": "hub:a/b"}, "ConfigError", "may ask for none"),
         ({"scorer": "fid"}, "ConfigError", "unknown scorer 'fid'"),
         ({"prompts": "a\nb\nc"}, "ConfigError", "2 pictures but 3 prompts"),
-        ({"prompts": ""}, "ConfigError", "2 pictures but 0 prompts"),
+        ({"prompts": ""}, "ConfigError", "write one prompt for all"),
         ({"images_b": batch(1, 2, 3)}, "ConfigError", "images has 2 pictures and images_b 3"),
         ({"images": []}, "ConfigError", "no image is there"),
         ({"images": torch.zeros(1, 8, 8, 2)}, "DatasetError", "1, 3 or 4 channels"),

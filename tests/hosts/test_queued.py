@@ -13,6 +13,7 @@ from folders import draw
 from inprocess import GraphError
 
 LINK = ["nothing", 0]
+HUB = "hub:yuvalkirstain/PickScore_v1"
 
 
 def complete(host, class_type: str) -> dict[str, Any]:
@@ -88,6 +89,7 @@ def test_a_folder_that_is_a_link_is_told_as_one(host, folders, tmp_path):
     [
         ("SePPOScore", {"scorer": "pickscore", "weights": "none"}, "Get all of yuvalkirstain"),
         ("SePPOScore", {"weights": "hub:somebody/else"}, "graphs may ask for hub:"),
+        ("SePPOScore", {"weights": HUB}, "write one prompt for all"),
         ("SePPOCompare", {"scorers": "aesthetic=none", "run": LINK}, "sac+logos"),
         ("SePPOCompare", {}, "connect a `run`"),
         ("SePPOCompare", {"prompts": " ", "run": LINK}, "write at least one"),
@@ -143,11 +145,18 @@ def test_guidance_without_a_negative_is_told_before_anything_is_encoded(
     assert not errors_of(host, "SePPOTrain", **graph, negative=LINK)
 
 
+def test_a_lora_for_diffusers_needs_the_base_if_the_run_is_trained_here(host):
+    train = {"train": {"class_type": "SePPOTrain", "inputs": complete(host, "SePPOTrain")}}
+    save = {"format": "diffusers", "run": ["train", 3], "others": train}
+    assert "connect it to `model`" in said(host, "SePPOSaveAligned", **save)
+    assert not errors_of(host, "SePPOSaveAligned", **save, model=LINK)
+
+
 def test_nodes_with_their_defaults_are_refused_for_good_reasons_alone(host, folders):
     if not (folders / "winners").exists():
         draw(folders / "winners" / "a.png")
     fine = {
-        "SePPOScore": {"weights": "hub:yuvalkirstain/PickScore_v1"},
+        "SePPOScore": {"weights": HUB, "prompts": "a fox"},
         "SePPOCompare": {"run": LINK},
         "SePPOWinnersFromImages": {"captions": LINK},
         "SePPOWinnersFromVideos": {"captions": LINK},
