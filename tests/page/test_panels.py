@@ -148,9 +148,9 @@ def winners(base):
     draw_winners(base / "input" / FOLDER)
 
 
-def test_what_training_draws_is_shown_once(open_page, checkpoint, winners):
+def test_what_training_draws_is_shown_once(open_page, checkpoint, winners, vue):
     page = open_page()
-    prompt = training(checkpoint, "shown_once", LONG)
+    prompt = training(checkpoint, f"shown_once_{vue}", LONG, seed=int(vue))  # not cached
     for unused in ("positive", "negative", "sample", "latents"):
         del prompt[unused]
     page.load(prompt)

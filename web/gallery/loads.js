@@ -4,21 +4,20 @@ import { address } from "../shared/api.js";
 
 /** Browsers keep six connections to a server; marks and prompts need some of them. */
 const AT_ONCE = 4;
-/** Milliseconds; what is scrolled past sooner is never asked for. */
+/** Milliseconds that changes are gathered; what is scrolled past sooner is never asked for. */
 const REST = 60;
 
-const wanted = new Map(); // image -> { route, timer }
-const waiting = new Set(); // images that are next
+const routes = new Map(); // of every image that is wanted
+const waiting = new Set();
 const running = new Set();
+let resting = null;
 
 /** Give an image its picture, once it is its turn. Its own events tell how that went. */
 export function load(image, route) {
-  for (const end of ["load", "error"]) image.addEventListener(end, () => forget(image), { once: true });
-  const timer = setTimeout(() => {
-    waiting.add(image);
-    next();
-  }, REST);
-  wanted.set(image, { route, timer });
+  for (const end of ["load", "error"]) image.addEventListener(end, () => ended(image), { once: true });
+  routes.set(image, route);
+  waiting.add(image);
+  soon();
 }
 
 /** What is below `box` goes away: its pictures are not asked for any more, and those on their way are given up. */
@@ -27,12 +26,23 @@ export function giveUp(box) {
     if (running.has(image)) image.removeAttribute("src"); // or it goes on, unseen
     forget(image);
   }
+  soon();
+}
+
+function ended(image) {
+  forget(image);
+  if (!resting) next();
 }
 
 function forget(image) {
-  clearTimeout(wanted.get(image)?.timer);
-  for (const known of [wanted, waiting, running]) known.delete(image);
-  next();
+  for (const known of [routes, waiting, running]) known.delete(image);
+}
+
+function soon() {
+  resting ??= setTimeout(() => {
+    resting = null;
+    next();
+  }, REST);
 }
 
 function next() {
@@ -40,7 +50,7 @@ function next() {
     const [image] = [...waiting].sort((a, b) => unseen(a) - unseen(b));
     waiting.delete(image);
     running.add(image);
-    image.src = address(wanted.get(image).route);
+    image.src = address(routes.get(image));
   }
 }
 

@@ -20,7 +20,7 @@ export class RunView {
     this.head = element("div", { className: "seppo-run-head", data: { testid: "run-state" } }, "No run yet");
     this.stop = button("Stop and keep", () => this.#stop(), { title: "End after this step and go on with what was learned", data: { testid: "run-stop" } });
     this.cancel = button("Cancel", () => api.interrupt(null), { title: "Cancel the graph; the run can be continued", data: { testid: "run-cancel" } });
-    this.samples = element("div", { className: "seppo-strip seppo-newest-first", data: { testid: "run-samples" } });
+    this.samples = element("div", { className: "seppo-strip", data: { testid: "run-samples" } });
     this.map = element("canvas", { className: "seppo-map", data: { testid: "run-map" } });
     this.mapBox = element("div", { className: "seppo-block" }, element("div", { className: "seppo-dim" }, "ahead of the reference: winner (down) by noise level (right: more)"), this.map);
     this.tests = new TestStrip();

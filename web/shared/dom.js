@@ -70,7 +70,7 @@ export function showIn(node, name, box, height) {
   const widget = node.addDOMWidget(name, `seppo_${name}`, box, { serialize: false, hideOnZoom: false, getMinHeight });
   widget.serialize = false;
   // The host's list of a node's properties draws each widget once more, and leaves the list's width in it.
-  Object.defineProperty(widget, "width", { get: () => undefined, set: () => {} });
+  Object.defineProperty(widget, "width", { configurable: true, get: () => undefined, set: () => {} });
   return widget;
 }
 
