@@ -2,6 +2,7 @@
 
 import logging
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,12 +14,15 @@ from .denoisers import Denoiser
 from .lora import LoRA
 from .loss import DenoisingErrors, seppo_loss
 from .memory import free_memory, is_out_of_memory
-from .randomness import generator, normal
+from .randomness import derived_seed, generator, isolated_global_rng, normal
 from .report import examples, statistics
 from .windows import Window
 
 FIRST_LOSS_SCALE = 2.0**12
 STEPS_TO_DOUBLE_SCALE = 200
+
+ROUNDING = 1e-4
+"""Of the error: no kernel rounds so differently from one call to the next."""
 
 log = logging.getLogger(__name__)
 
@@ -65,6 +69,7 @@ class Gradients:
                     raise
             else:
                 if math.isfinite(norm) and bool(columns[0].isfinite().all()):
+                    self._warn_of_noise(step, columns)
                     rows = examples(window.positions, columns)
                     return {**statistics(columns), "grad_norm": norm, "examples": rows}
                 if self.scaling.factor <= 1.0:
@@ -88,6 +93,15 @@ class Gradients:
         """Tell that the optimizer took the step."""
         if self.half:
             self.scaling.grow()
+
+    def _warn_of_noise(self, step: int, columns: Tensor) -> None:
+        margin, error = columns[3].abs().max(), columns[5].mean()
+        if step == 1 and margin > ROUNDING * error:  # policy and reference are still one
+            log.warning(
+                "the network predicts something else each time, on the same input with the same weights: winner "
+                "margins, flips and the criterion are that noise. Take what draws at random out of the way to "
+                "SePPO Train"
+            )
 
     def _zero(self) -> None:
         for parameter in self.parameters:
@@ -121,8 +135,8 @@ class Gradients:
         weight = self.scaling.factor / config.winners_per_step
 
         if window.samples is None:
-            prepared = policy.prepare(conds, shape)
-            errors = policy.errors(latents, noise, levels, prepared)
+            alone = (latents, noise, levels, policy.prepare(conds, shape))
+            errors = self._errors(alone, *key, indices.start)
             (errors.sum() * weight).backward()
             error = errors.detach()
             unknown = torch.full_like(error, math.nan)
@@ -132,8 +146,8 @@ class Gradients:
         pairs = ((latents, samples), (noise, noise), (levels, levels))
         both = [*map(torch.cat, pairs), policy.prepare([*conds, *conds], shape)]
         with torch.no_grad(), self.lora.using(window.slot):
-            reference = DenoisingErrors(*policy.errors(*both).chunk(2))
-        current = DenoisingErrors(*policy.errors(*both).chunk(2))
+            reference = DenoisingErrors(*self._errors(both, *key, indices.start).chunk(2))
+        current = DenoisingErrors(*self._errors(both, *key, indices.start).chunk(2))
         given = config.loss
         terms = seppo_loss(
             current,
@@ -154,6 +168,11 @@ class Gradients:
             shares,
         )
         return torch.stack([row.detach() for row in rows])
+
+    def _errors(self, inputs: Sequence[Any], *key: int) -> Tensor:
+        """Errors [B] of the active weights; what draws at random on the way draws the same for the same key."""
+        with isolated_global_rng(derived_seed(*key, "forward")):
+            return self.policy.errors(*inputs)
 
     def _clip(self) -> Tensor:
         """Undo the loss scale, clip, and return the norm before clipping, on the device."""
