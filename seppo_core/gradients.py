@@ -2,8 +2,9 @@
 
 import logging
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -15,6 +16,7 @@ from .lora import LoRA
 from .loss import DenoisingErrors, seppo_loss
 from .memory import free_memory, is_out_of_memory
 from .randomness import derived_seed, generator, isolated_global_rng, normal
+from .reach import explained, require_reach
 from .report import examples, statistics
 from .windows import Window
 
@@ -54,6 +56,9 @@ class Gradients:
         self.scaling = Scaling(FIRST_LOSS_SCALE if self.half else 1.0)
         self.micro_batch = config.batch_size
         """winners that go through the network at once; smaller after a split"""
+        self.again: Callable[[], Tensor] | None = None
+        """the errors of the last micro-batch once more, until every layer is known to get a gradient"""
+        self.reached = False
 
     def of_step(self, step: int, window: Window) -> dict[str, Any] | None:
         """The step's gradient, clipped, and what StepReport says of it; None if loss or gradient is not finite.
@@ -69,6 +74,7 @@ class Gradients:
                     raise
             else:
                 if math.isfinite(norm) and bool(columns[0].isfinite().all()):
+                    self._require_reach()
                     self._warn_of_noise(step, columns)
                     rows = examples(window.positions, columns)
                     return {**statistics(columns), "grad_norm": norm, "examples": rows}
@@ -103,6 +109,12 @@ class Gradients:
                 "SePPO Train"
             )
 
+    def _require_reach(self) -> None:
+        """Once in a session: a gradient reaches every layer."""
+        if not self.reached:
+            require_reach(self.lora, self.again, zeros_tell=not self.half)
+            self.reached, self.again = True, None
+
     def _zero(self) -> None:
         for parameter in self.parameters:
             parameter.grad = None
@@ -110,10 +122,11 @@ class Gradients:
     def _accumulate(self, step: int, window: Window) -> tuple[Tensor, float]:
         self._zero()
         count, size = self.config.winners_per_step, self.micro_batch
-        parts = [
-            self._micro_batch(step, window, range(first, min(first + size, count)))
-            for first in range(0, count, size)
-        ]
+        with isolated_global_rng(0):  # also where checkpointed blocks are computed again
+            parts = [
+                self._micro_batch(step, window, range(first, min(first + size, count)))
+                for first in range(0, count, size)
+            ]
         norm = self._clip()
         columns = torch.cat(parts, dim=1).cpu()  # the step's one wait for the device
         return columns, float(norm)
@@ -137,7 +150,8 @@ class Gradients:
         if window.samples is None:
             alone = (latents, noise, levels, policy.prepare(conds, shape))
             errors = self._errors(alone, *key, indices.start)
-            (errors.sum() * weight).backward()
+            with explained():
+                (errors.sum() * weight).backward()
             error = errors.detach()
             unknown = torch.full_like(error, math.nan)
             return torch.stack([error, *[unknown] * 4, error, unknown, shares])
@@ -156,7 +170,8 @@ class Gradients:
             criterion=given.criterion,
             loser_weight=given.loser_weight,
         )
-        (terms.loss.sum() * weight).backward()
+        with explained():
+            (terms.loss.sum() * weight).backward()
         rows = (
             terms.loss,
             terms.role,
@@ -171,6 +186,8 @@ class Gradients:
 
     def _errors(self, inputs: Sequence[Any], *key: int) -> Tensor:
         """Errors [B] of the active weights; what draws at random on the way draws the same for the same key."""
+        if not self.reached:
+            self.again = partial(self._errors, inputs, *key)
         with isolated_global_rng(derived_seed(*key, "forward")):
             return self.policy.errors(*inputs)
 
