@@ -6,7 +6,7 @@ No framework is named here; every denoiser may use it.
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from functools import wraps
 from types import FrameType
 from typing import Any
@@ -217,6 +217,25 @@ def evaluating(network: nn.Module) -> Iterator[None]:
     finally:
         for module, training in states:
             module.training = training
+
+
+@contextmanager
+def uncompiled(network: nn.Module) -> Iterator[None]:
+    """Modules that torch.compile was put around, or into, run as they were written.
+
+    Compiled code knows nothing of hooks that were added after it was traced, and is traced anew for each
+    set of weights.
+    """
+    with ExitStack() as undo:
+        for module in list(network.modules()):
+            if module._compiled_call_impl is not None:
+                undo.callback(setattr, module, "_compiled_call_impl", module._compiled_call_impl)
+                module._compiled_call_impl = None
+            for name, child in list(module._modules.items()):
+                if isinstance(original := getattr(child, "_orig_mod", None), nn.Module):
+                    undo.callback(module._modules.__setitem__, name, child)
+                    module._modules[name] = original
+        yield
 
 
 def inference_tensors(network: nn.Module) -> list[str]:
