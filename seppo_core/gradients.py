@@ -3,7 +3,7 @@
 import logging
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -63,9 +63,11 @@ class Gradients:
     def of_step(self, step: int, window: Window) -> dict[str, Any] | None:
         """The step's gradient, clipped, and what StepReport says of it; None if loss or gradient is not finite.
 
-        Under float16 the same step is tried again with half the loss scale first. What does not fit into
-        memory is tried again in halves where `guard.out_of_memory` allows it.
+        A gradient that overflows float16 is computed again with half the loss scale; a loss has no such way out,
+        for the forwards know no scale. What does not fit into memory is tried again in halves where
+        `guard.out_of_memory` allows it.
         """
+        before = replace(self.scaling)
         while True:
             try:
                 columns, norm = self._accumulate(step, window)
@@ -73,12 +75,14 @@ class Gradients:
                 if not (is_out_of_memory(error) and self._may_split()):
                     raise
             else:
-                if math.isfinite(norm) and bool(columns[0].isfinite().all()):
+                finite = not columns[0].isnan().any() and not columns.isinf().any()
+                if finite and math.isfinite(norm):
                     self._require_reach()
                     self._warn_of_noise(step, columns)
                     rows = examples(window.positions, columns)
                     return {**statistics(columns), "grad_norm": norm, "examples": rows}
-                if self.scaling.factor <= 1.0:
+                if not finite or self.scaling.factor <= 1.0:
+                    self.scaling = before  # no scale helps, so this one is not to blame
                     return None
                 self.scaling.shrink()
                 continue
@@ -121,31 +125,27 @@ class Gradients:
 
     def _accumulate(self, step: int, window: Window) -> tuple[Tensor, float]:
         self._zero()
-        count, size = self.config.winners_per_step, self.micro_batch
         with isolated_global_rng(0):  # also where checkpointed blocks are computed again
-            parts = [
-                self._micro_batch(step, window, range(first, min(first + size, count)))
-                for first in range(0, count, size)
-            ]
+            parts = [self._part(step, window, part) for part in window.parts(self.micro_batch)]
         norm = self._clip()
         columns = torch.cat(parts, dim=1).cpu()  # the step's one wait for the device
         return columns, float(norm)
 
-    def _micro_batch(self, step: int, window: Window, indices: range) -> Tensor:
-        """Add the gradient of some of the step's winners; returns their statistics [8, B], detached.
+    def _part(self, step: int, window: Window, indices: range) -> Tensor:
+        """Add the gradient of some of the step's winners, of one shape; returns their statistics [8, B], detached.
 
         Rows: loss, role, logits, winner margin, sample margin, policy error, reference error, level as a share.
         """
         config, policy = self.config, self.policy
         conds = window.conds[indices.start : indices.stop]
-        latents = window.winners[indices.start : indices.stop]
+        latents = torch.stack(window.winners[indices.start : indices.stop])
         shape = tuple(latents.shape[1:])
         key = (config.seed, step, self.rank)
         noise = torch.stack([normal(shape, *key, "noise", i) for i in indices])
         shares = torch.cat([torch.rand(1, generator=generator(*key, "level", i)) for i in indices])
         levels = policy.levels(shares)
         shares = shares.to(latents.device)  # before the forwards, for it waits for the device
-        weight = self.scaling.factor / config.winners_per_step
+        weight = self.scaling.factor / window.fullest
 
         if window.samples is None:
             alone = (latents, noise, levels, policy.prepare(conds, shape))
@@ -156,7 +156,7 @@ class Gradients:
             unknown = torch.full_like(error, math.nan)
             return torch.stack([error, *[unknown] * 4, error, unknown, shares])
 
-        samples = window.samples[indices.start : indices.stop]
+        samples = torch.stack(window.samples[indices.start : indices.stop])
         pairs = ((latents, samples), (noise, noise), (levels, levels))
         both = [*map(torch.cat, pairs), policy.prepare([*conds, *conds], shape)]
         with torch.no_grad(), self.lora.using(window.slot):
