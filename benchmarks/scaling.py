@@ -46,7 +46,7 @@ class Curve:
     unit: str
     """what one more of is counted in memory"""
     each: str = ""
-    """the measurement that is expected for one more, where *SePPO Train*'s estimate of a step does not count it"""
+    """the measurement that is expected for one more, where the estimate of a step does not count it"""
 
 
 CURVES = (
@@ -106,8 +106,8 @@ def measure(host, kind: str, point: Point) -> dict[str, float]:
     estimate = core("estimate")
     fresh = core("denoisers.comfy").ComfyDenoiser(host.thin_model(kind, "fp32"))
     with torch.inference_mode(False), fresh.session(settings.compute):
-        call = estimate.call_of(fresh, dataset)
-        expected = estimate.step_bytes(fresh, call, settings, point.batch)
+        calls = estimate.calls_of(fresh, dataset)
+        expected = estimate.step_bytes(fresh, calls, settings, point.batch)
     return {
         "seconds": statistics.median(times[-STEPS:]),
         "MiB": peak / MIB,

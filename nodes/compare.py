@@ -5,7 +5,6 @@ from typing import Any
 
 import comfy.sample
 import comfy.samplers
-import comfy.sd
 import torch
 from comfy_api.latest import io, ui
 from torch import Tensor
@@ -251,7 +250,7 @@ def aligned_model(model: Any, run: Run | None, aligned: Any) -> Any:
     """The model with the run's LoRA; without a run the other model that is connected."""
     if run is not None:
         run.require_base(ComfyDenoiser(model).identity())
-        return comfy.sd.load_lora_for_models(model, None, comfy_state_dict(run), 1.0, 0)[0]
+        return host.with_lora(model, comfy_state_dict(run))
     if aligned is None:
         raise ConfigError(NOTHING_ALIGNED)
     return aligned

@@ -11,17 +11,22 @@ from pathlib import Path
 from typing import Any
 
 import comfy.model_management
+import comfy.sd
 import comfy.sd1_clip
 import comfy.utils
 import folder_paths
 import numpy as np
 import torch
 from comfy_api.latest import io
+from comfy_api.torch_helpers.torch_compile import apply_torch_compile_factory
 from PIL import Image
 from server import PromptServer
 from torch import Tensor
 
-from ..seppo_core.errors import ConfigError
+from ..seppo_core.denoisers.autograd import uncompiled
+from ..seppo_core.denoisers.patcher import COMPILED, compiled_patches
+from ..seppo_core.denoisers.patcher import uncompiled as uncompiled_clone
+from ..seppo_core.errors import ConfigError, ShortageError, UnsupportedModelError
 from ..seppo_core.ownership import OwnedFolder
 from . import user_settings
 
@@ -328,3 +333,35 @@ def gradients_allowed() -> Iterator[None]:
     """Nodes run in inference mode, where nothing can be trained; inside this block they do not."""
     with torch.inference_mode(False), torch.enable_grad():
         yield
+
+
+def with_lora(model: Any, lora: dict[str, Tensor], compiled: bool = True) -> Any:
+    """The MODEL with a LoRA on its weights; compiled if it was and `compiled` is true.
+
+    Under an object patch of torch.compile the host finds no weight by its name, so those become its wrapper.
+    """
+    plain = uncompiled_clone(model)
+    with uncompiled(model.model):
+        aligned, _ = comfy.sd.load_lora_for_models(plain, None, lora, 1.0, 0)
+    known = {key.removesuffix(".lora_up.weight") for key in lora if key.endswith(".lora_up.weight")}
+    if not any(f"{name}.weight" in aligned.patches for name in known):
+        raise UnsupportedModelError(
+            "ComfyUI found none of the LoRA's layers in this MODEL; take nodes that replace or compile parts "
+            "of it out of the way to SePPO, and put them behind it"
+        )
+    if compiled:
+        for wrapper in model.get_wrappers(*COMPILED):
+            aligned.add_wrapper_with_key(*COMPILED, wrapper)
+        if patches := compiled_patches(model):
+            aligned.add_wrapper_with_key(*COMPILED, apply_torch_compile_factory(patches))
+    return aligned
+
+
+@contextmanager
+def models_leave_if_short() -> Iterator[None]:
+    """The host unloads its models after errors of torch's for want of memory; so it does after ours."""
+    try:
+        yield
+    except ShortageError:
+        comfy.model_management.unload_all_models()
+        raise

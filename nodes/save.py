@@ -4,7 +4,6 @@ import re
 from pathlib import Path
 from typing import Any
 
-import comfy.sd
 import comfy.utils
 import folder_paths
 from comfy_api.latest import io, ui
@@ -210,7 +209,7 @@ def save_merged(
     """The model with the LoRA in its weights, through the host's own saving; metadata key `seppo`."""
     folder = merged_folder({"clip": clip, "vae": vae})
     path = numbered(folder, prefix)
-    merged, _ = comfy.sd.load_lora_for_models(model, None, lora, 1.0, 0)
+    merged = host.with_lora(model, lora, compiled=False)
     hidden = node.hidden
     save_checkpoint(
         merged,

@@ -5,7 +5,6 @@ from contextlib import closing
 from dataclasses import replace
 from typing import Any
 
-import comfy.sd
 from comfy_api.latest import io, ui
 from PIL import Image
 from torch import Tensor
@@ -201,7 +200,7 @@ class SePPOTrain(io.ComfyNode):
             run_name
         )  # a name that cannot be used is refused before anything is computed
         initial = run.weights_path() if run else None
-        with host.gradients_allowed():
+        with host.models_leave_if_short(), host.gradients_allowed():
             config = configuration(
                 **with_user_settings(widgets), initial_weights=str(initial or "")
             )
@@ -225,7 +224,7 @@ class SePPOTrain(io.ComfyNode):
                             if tests is not None and not report.undone:
                                 tests.draw(policy, report, recorder)
         lora = comfy_state_dict(trained)
-        aligned, _ = comfy.sd.load_lora_for_models(model, None, lora, 1.0, 0)
+        aligned = host.with_lora(model, lora)
         losses = (line["loss"] for line in trained.metrics())
         loss = {"loss": [value for value in losses if value is not None]}
         text = f"{trained.name}: {trained.status().text}"

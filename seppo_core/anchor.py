@@ -18,7 +18,7 @@ from .denoisers import Denoiser
 from .errors import ConfigError, DatasetError
 from .lora import LoRA, Slot
 from .loss import make_criterion
-from .randomness import derived_seed, normal
+from .randomness import derived_seed, isolated_global_rng, normal
 
 OnCall = Callable[[int, int], None]
 """(calls done, calls in all): called before every network call; may raise to stop"""
@@ -131,7 +131,8 @@ def anchor_map(
             for side, slot in enumerate(sides):
                 on_call(calls, total)
                 calls += 1
-                found = _errors(denoiser, contest, slot, winners, noise, noisy_levels, prepared)
+                with isolated_global_rng(derived_seed(seed, "anchor", position, first)):
+                    found = _errors(denoiser, contest, slot, winners, noise, noisy_levels, prepared)
                 errors[side, row, first : first + len(part)] = found.float().cpu()
     errors = errors.unflatten(-1, (levels, draws))
     roles = None

@@ -1,12 +1,12 @@
 """What a training step will keep in memory, computed on torch's meta device: no weight is copied, nothing is allocated.
 
-A twin of the network without data runs one forward and backward on inputs shaped like the real ones, and every
-tensor that autograd keeps is counted while it lives; attention counts as a fused kernel keeps it (q, k, v, output).
+A tool beside training, for tables; a run measures what its steps take (memory.py). A twin of the network
+without data runs one forward and backward on inputs shaped like the real ones, and every tensor that autograd
+keeps is counted while it lives; attention counts as a fused kernel keeps it (q, k, v, output).
 Buffers inside one operation, the CUDA context and fragmentation are not in the number.
 """
 
 import copy
-import logging
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from typing import Any
@@ -18,9 +18,7 @@ from torch import Tensor, nn
 from .config import SePPOConfig
 from .data import EncodedDataset
 from .denoisers import Denoiser, autograd
-from .files import first_line
 from .lora import LoRA
-from .memory import free_bytes, remedies
 
 SFT = "winner_error"
 META = torch.device("meta")
@@ -31,39 +29,9 @@ COPIES = 4
 Call = tuple[tuple, Mapping[str, Any]]
 """Arguments of a network's forward, by place and by name."""
 
-log = logging.getLogger(__name__)
 
-
-def warn_if_short(
-    policy: Denoiser, dataset: EncodedDataset, config: SePPOConfig, micro_batch: int
-) -> None:
-    """Log what to change if a step will need more memory than the device has free; inside a session.
-
-    `micro_batch`: winners that go through the network at once. Says nothing where the device does not tell
-    what it has, or the network cannot be run without data.
-    """
-    free = free_bytes(policy.device)
-    if free is None:
-        return
-    call = call_of(policy, dataset)
-    try:
-        needed = step_bytes(policy, call, config, micro_batch)
-    except Exception as error:  # a kernel that knows no meta device: any type, from any library
-        log.info("the memory of a step could not be estimated (%s)", first_line(error))
-        return
-    if needed > free:
-        log.warning(
-            "a step will need about %.1f GiB beside the model, and %s has %.1f GiB free: it will probably "
-            "not fit. To need less: %s",
-            needed / GIB,
-            policy.device,
-            free / GIB,
-            "; ".join(remedies(config)),
-        )
-
-
-def call_of(policy: Denoiser, dataset: EncodedDataset) -> Call:
-    """How the network is called for one winner, of the largest shape; runs it once, without gradient."""
+def calls_of(policy: Denoiser, dataset: EncodedDataset) -> list[Call]:
+    """How the network is called for one winner, of the largest shape, once or more; runs it without gradient."""
     sizes = [torch.Size(shape).numel() for shape in dataset.shapes]
     example = dataset[sizes.index(max(sizes))]
     latents = policy.scale_latents(example.latents[None])
@@ -71,27 +39,29 @@ def call_of(policy: Denoiser, dataset: EncodedDataset) -> Call:
     level = policy.levels(torch.full((1,), 0.5))
     with torch.no_grad(), recorded(policy.network) as calls:
         policy.errors(latents, torch.zeros(latents.shape), level, prepared)
-    (call,) = calls
-    return call
+    return calls
 
 
-def step_bytes(policy: Denoiser, call: Call, config: SePPOConfig, micro_batch: int) -> int:
+def step_bytes(policy: Denoiser, calls: list[Call], config: SePPOConfig, micro_batch: int) -> int:
     """What `micro_batch` winners keep for the backward, their samples too, and what comes with the LoRA."""
     count = micro_batch * (1 if config.loss.objective == SFT else 2)
-    args, kwargs = on_meta(call[0], count), on_meta(dict(call[1]), count)
-    if "transformer_options" in kwargs:
-        kwargs["transformer_options"]["optimized_attention_override"] = _fused_attention
+    empty = [(on_meta(args, count), on_meta(dict(kwargs), count)) for args, kwargs in calls]
+    for _, kwargs in empty:
+        if "transformer_options" in kwargs:
+            kwargs["transformer_options"]["optimized_attention_override"] = _fused_attention
     twin, checkpointing = meta_twin(policy.network), config.compute.gradient_checkpointing
     if policy.family == "diffusers":
         twin.to(policy.compute_dtype)  # stands for autocast, which knows no meta device
-        args, kwargs = (_cast(value, policy.compute_dtype) for value in (args, kwargs))
+        empty = _cast(empty, policy.compute_dtype)
     lora = LoRA(twin, config.lora, config.seed, META)
     with ExitStack() as stack:
         stack.enter_context(lora.attached())
         if checkpointing and policy.family == "comfy":
             stack.enter_context(autograd.checkpointed(autograd.find_blocks(twin)))
         stack.enter_context(autograd.out_of_place())
-        kept = kept_for_backward(twin, lambda: output_of(twin(*args, **kwargs)))
+        kept = kept_for_backward(
+            twin, lambda: sum(output_of(twin(*args, **kwargs)).sum() for args, kwargs in empty)
+        )
     weights = sum(p.numel() * p.element_size() for p in lora.parameters())
     return kept + COPIES * weights
 

@@ -2,7 +2,9 @@
 
 import logging
 import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -13,12 +15,16 @@ from .denoisers import Denoiser
 from .lora import LoRA
 from .loss import DenoisingErrors, seppo_loss
 from .memory import free_memory, is_out_of_memory
-from .randomness import generator, normal
+from .randomness import derived_seed, generator, isolated_global_rng, normal
+from .reach import explained, require_reach
 from .report import examples, statistics
 from .windows import Window
 
 FIRST_LOSS_SCALE = 2.0**12
 STEPS_TO_DOUBLE_SCALE = 200
+
+ROUNDING = 1e-4
+"""Of the error: no kernel rounds so differently from one call to the next."""
 
 log = logging.getLogger(__name__)
 
@@ -50,6 +56,9 @@ class Gradients:
         self.scaling = Scaling(FIRST_LOSS_SCALE if self.half else 1.0)
         self.micro_batch = config.batch_size
         """winners that go through the network at once; smaller after a split"""
+        self.again: Callable[[], Tensor] | None = None
+        """the errors of the last micro-batch once more, until every layer is known to get a gradient"""
+        self.reached = False
 
     def of_step(self, step: int, window: Window) -> dict[str, Any] | None:
         """The step's gradient, clipped, and what StepReport says of it; None if loss or gradient is not finite.
@@ -68,6 +77,8 @@ class Gradients:
             else:
                 finite = not columns[0].isnan().any() and not columns.isinf().any()
                 if finite and math.isfinite(norm):
+                    self._require_reach()
+                    self._warn_of_noise(step, columns)
                     rows = examples(window.positions, columns)
                     return {**statistics(columns), "grad_norm": norm, "examples": rows}
                 if not finite or self.scaling.factor <= 1.0:
@@ -93,13 +104,29 @@ class Gradients:
         if self.half:
             self.scaling.grow()
 
+    def _warn_of_noise(self, step: int, columns: Tensor) -> None:
+        margin, error = columns[3].abs().max(), columns[5].mean()
+        if step == 1 and margin > ROUNDING * error:  # policy and reference are still one
+            log.warning(
+                "the network predicts something else each time, on the same input with the same weights: winner "
+                "margins, flips and the criterion are that noise. Take what draws at random out of the way to "
+                "SePPO Train"
+            )
+
+    def _require_reach(self) -> None:
+        """Once in a session: a gradient reaches every layer."""
+        if not self.reached:
+            require_reach(self.lora, self.again, zeros_tell=not self.half)
+            self.reached, self.again = True, None
+
     def _zero(self) -> None:
         for parameter in self.parameters:
             parameter.grad = None
 
     def _accumulate(self, step: int, window: Window) -> tuple[Tensor, float]:
         self._zero()
-        parts = [self._part(step, window, part) for part in window.parts(self.micro_batch)]
+        with isolated_global_rng(0):  # also where checkpointed blocks are computed again
+            parts = [self._part(step, window, part) for part in window.parts(self.micro_batch)]
         norm = self._clip()
         columns = torch.cat(parts, dim=1).cpu()  # the step's one wait for the device
         return columns, float(norm)
@@ -121,9 +148,10 @@ class Gradients:
         weight = self.scaling.factor / window.fullest
 
         if window.samples is None:
-            prepared = policy.prepare(conds, shape)
-            errors = policy.errors(latents, noise, levels, prepared)
-            (errors.sum() * weight).backward()
+            alone = (latents, noise, levels, policy.prepare(conds, shape))
+            errors = self._errors(alone, *key, indices.start)
+            with explained():
+                (errors.sum() * weight).backward()
             error = errors.detach()
             unknown = torch.full_like(error, math.nan)
             return torch.stack([error, *[unknown] * 4, error, unknown, shares])
@@ -132,8 +160,8 @@ class Gradients:
         pairs = ((latents, samples), (noise, noise), (levels, levels))
         both = [*map(torch.cat, pairs), policy.prepare([*conds, *conds], shape)]
         with torch.no_grad(), self.lora.using(window.slot):
-            reference = DenoisingErrors(*policy.errors(*both).chunk(2))
-        current = DenoisingErrors(*policy.errors(*both).chunk(2))
+            reference = DenoisingErrors(*self._errors(both, *key, indices.start).chunk(2))
+        current = DenoisingErrors(*self._errors(both, *key, indices.start).chunk(2))
         given = config.loss
         terms = seppo_loss(
             current,
@@ -142,7 +170,8 @@ class Gradients:
             criterion=given.criterion,
             loser_weight=given.loser_weight,
         )
-        (terms.loss.sum() * weight).backward()
+        with explained():
+            (terms.loss.sum() * weight).backward()
         rows = (
             terms.loss,
             terms.role,
@@ -154,6 +183,13 @@ class Gradients:
             shares,
         )
         return torch.stack([row.detach() for row in rows])
+
+    def _errors(self, inputs: Sequence[Any], *key: int) -> Tensor:
+        """Errors [B] of the active weights; what draws at random on the way draws the same for the same key."""
+        if not self.reached:
+            self.again = partial(self._errors, inputs, *key)
+        with isolated_global_rng(derived_seed(*key, "forward")):
+            return self.policy.errors(*inputs)
 
     def _clip(self) -> Tensor:
         """Undo the loss scale, clip, and return the norm before clipping, on the device."""

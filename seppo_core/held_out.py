@@ -13,7 +13,7 @@ from .anchor import level_positions
 from .data import EncodedDataset
 from .denoisers import Denoiser
 from .lora import LoRA
-from .randomness import normal
+from .randomness import derived_seed, isolated_global_rng, normal
 
 MOST_WINNERS = 16
 LEVELS = 4
@@ -63,7 +63,8 @@ class HeldOut:
         noise = torch.stack([normal(shape, "held out", *draw) for draw in batch])
         levels = self.policy.levels(level_positions(LEVELS)[[level for _, level in batch]])
         prepared = self.policy.prepare([example.cond for example in examples], shape)
-        return self.policy.errors(latents, noise, levels, prepared)
+        with isolated_global_rng(derived_seed("held out", *batch[0])):
+            return self.policy.errors(latents, noise, levels, prepared)
 
 
 def _batches(shapes: list[tuple[int, ...]], size: int) -> list[list[Draw]]:

@@ -146,9 +146,10 @@ def path_for(name: str, module: nn.Module, rank: int) -> LowRankPath:
 def find_paths(network: nn.Module, config: LoRAConfig) -> list[LowRankPath]:
     """Paths for every layer the settings choose, in the network's own order."""
     chosen = MODULES[config.modules]
-    paths = [
+    names = ((name.replace("_orig_mod.", ""), module) for name, module in network.named_modules())
+    paths = [  # torch.compile adds to the names of what it is put around
         path_for(name, module, config.rank)
-        for name, module in network.named_modules()
+        for name, module in names
         if chosen(name, module) and re.search(config.pattern, name)
     ]
     if not paths:

@@ -1,6 +1,7 @@
 """What to do and to say when a device has no room left."""
 
 import gc
+import logging
 import re
 from dataclasses import dataclass
 
@@ -12,24 +13,39 @@ from .errors import ShortageError
 GIB = 2**30
 UNITS = {"KiB": 2**10, "MiB": 2**20, "GiB": 2**30, "bytes": 1}
 ASKED = re.compile(r"allocate ([0-9.]+) (KiB|MiB|GiB|bytes)")
-CPU_ALLOCATOR = "DefaultCPUAllocator"
+WORDS = re.compile(r"out of memory|DefaultCPUAllocator|_ALLOC_FAILED|OUT_OF_(DEVICE|HOST)_MEMORY")
+"""What the runtime errors say by which devices and their libraries tell that memory ran out."""
+CUDA_MEMORY_ALLOCATION = 2
+"""`error_code` of torch's AcceleratorError then."""
+
+log = logging.getLogger(__name__)
 
 
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether torch or Python says with this error that memory ran out."""
-    kinds = [getattr(torch, "OutOfMemoryError", None), torch.cuda.OutOfMemoryError, MemoryError]
-    return isinstance(error, tuple(filter(None, kinds))) or (
-        isinstance(error, RuntimeError) and CPU_ALLOCATOR in str(error)
-    )
+    if isinstance(
+        error, torch.cuda.OutOfMemoryError | MemoryError
+    ):  # torch.OutOfMemoryError by its older name
+        return True
+    code = getattr(error, "error_code", None)
+    known = code == CUDA_MEMORY_ALLOCATION or WORDS.search(str(error))
+    return isinstance(error, RuntimeError) and bool(known)
 
 
 def drop_aborted_backward(device: torch.device) -> None:
     """Let go of the graph, and so of the activations, that a backward pass ended by an error left behind.
 
-    Torch keeps them until the next backward pass on this device, so here is one.
+    Torch keeps them until the next backward pass on this device, so here is one. A device may tell of an
+    error twice, the second time in the first thing asked of it afterwards.
     """
-    with torch.enable_grad():
-        torch.zeros((), device=device, requires_grad=True).mul(1).backward()
+    for attempt in range(2):
+        try:
+            with torch.enable_grad():
+                torch.zeros((), device=device, requires_grad=True).mul(1).backward()
+            return
+        except RuntimeError:
+            if attempt:
+                raise
 
 
 def free_memory(device: torch.device) -> None:
@@ -46,6 +62,52 @@ def free_bytes(device: torch.device) -> int | None:
         return None
     held_back = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
     return torch.cuda.mem_get_info(device)[0] + held_back
+
+
+def used_bytes(device: torch.device) -> tuple[int, int] | None:
+    """What torch holds on `device` now and at its highest so far; None where it does not tell."""
+    if device.type != "cuda":
+        return None
+    return torch.cuda.memory_allocated(device), torch.cuda.max_memory_allocated(device)
+
+
+class Footprint:
+    """Says in the log what a step takes beside the model: after the first, and after one that took more."""
+
+    GROWTH = 1.1
+    """times what was said before it is said again"""
+    LITTLE = 0.1
+    """of a step's need: less room than this is worth a warning"""
+
+    def __init__(self, device: torch.device, config: SePPOConfig) -> None:
+        self.device, self.config = device, config
+        self.said = 0
+        if device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(device)
+        used = used_bytes(device)
+        self.before = used[0] if used else 0
+
+    def look(self, step: int) -> None:
+        used, free = used_bytes(self.device), free_bytes(self.device)
+        if used is None or free is None:
+            return
+        now, highest = used
+        took, left = highest - self.before, free - (highest - now)
+        if took <= self.said * self.GROWTH:
+            return
+        self.said = took
+        told = (
+            f"step {step} took {took / GIB:.1f} GiB beside the model, and {self.device} had "
+            f"{max(left, 0) / GIB:.1f} GiB left"
+        )
+        if left < took * self.LITTLE:
+            log.warning(
+                "%s: larger pictures may not fit. To need less: %s",
+                told,
+                "; ".join(remedies(self.config)),
+            )
+        else:
+            log.info("%s", told)
 
 
 @dataclass(frozen=True)

@@ -25,13 +25,12 @@ from .continuation import check_writable, differences
 from .data import EncodedDataset
 from .denoisers import Denoiser
 from .errors import CheckpointError, DatasetError, NonFiniteLossError, SePPOError
-from .estimate import warn_if_short
 from .export import describe, load_lora, save_run_weights
 from .gradients import Gradients
 from .guard import MOST_ROLLBACKS, Alarm, Guard
 from .held_out import HeldOut
 from .lora import LoRA, check_fit, find_paths
-from .memory import Shortage, free_memory, is_out_of_memory
+from .memory import Footprint, Shortage, free_memory, is_out_of_memory
 from .optim import (
     evaluation_weights,
     learning_rate,
@@ -125,10 +124,12 @@ def _steps(
         trainer.start(state)
         del state
         try:
-            warn_if_short(policy, dataset, config, trainer.gradients.micro_batch)
+            footprint = Footprint(policy.device, config)
             with trainer.lora.attached():
                 while trainer.step < config.steps:
-                    yield trainer.advance()
+                    report = trainer.advance()
+                    footprint.look(report.step)
+                    yield report
                     if trainer.ends():
                         break
             trainer.save()

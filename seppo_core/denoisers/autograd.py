@@ -6,7 +6,7 @@ No framework is named here; every denoiser may use it.
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from functools import wraps
 from types import FrameType
 from typing import Any
@@ -17,6 +17,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils.checkpoint import checkpoint
 
 from ..errors import UnsupportedModelError
+from ..randomness import global_rng, global_rng_kept, set_global_rng
 
 OUT_OF_PLACE: dict[Callable[..., Tensor], Callable[..., Tensor]] = {
     torch.Tensor.add_: torch.add,
@@ -135,6 +136,7 @@ def _forgetful(forward: Callable[..., Any]) -> Callable[..., Any]:
         again = [dict(value) if isinstance(value, dict) else value for value in args]
         again_named = {k: dict(v) if isinstance(v, dict) else v for k, v in kwargs.items()}
         versions = [(t, t._version) for t in _tensors((args, kwargs)) if not t.is_inference()]
+        drawn_from = global_rng()  # all that patches of a block may draw from, not torch's alone
         computed = False
 
         def compute() -> Any:
@@ -144,9 +146,10 @@ def _forgetful(forward: Callable[..., Any]) -> Callable[..., Any]:
                     computed = True
                     return forward(*args, **kwargs)
                 _require_unchanged(versions, forward)
-                return forward(*again, **again_named)
+                with global_rng_kept():
+                    set_global_rng(drawn_from)
+                    return forward(*again, **again_named)
 
-        # The networks draw nothing at random in evaluation mode, so no generator needs restoring.
         return checkpoint(compute, use_reentrant=False, preserve_rng_state=False)
 
     return run
@@ -214,6 +217,25 @@ def evaluating(network: nn.Module) -> Iterator[None]:
     finally:
         for module, training in states:
             module.training = training
+
+
+@contextmanager
+def uncompiled(network: nn.Module) -> Iterator[None]:
+    """Modules that torch.compile was put around, or into, run as they were written.
+
+    Compiled code knows nothing of hooks that were added after it was traced, and is traced anew for each
+    set of weights.
+    """
+    with ExitStack() as undo:
+        for module in list(network.modules()):
+            if module._compiled_call_impl is not None:
+                undo.callback(setattr, module, "_compiled_call_impl", module._compiled_call_impl)
+                module._compiled_call_impl = None
+            for name, child in list(module._modules.items()):
+                if isinstance(original := getattr(child, "_orig_mod", None), nn.Module):
+                    undo.callback(module._modules.__setitem__, name, child)
+                    module._modules[name] = original
+        yield
 
 
 @contextmanager

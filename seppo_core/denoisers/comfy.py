@@ -24,13 +24,18 @@ from ..lora import LoRA, is_linear
 from ..memory import drop_aborted_backward
 from ..randomness import derived_seed, isolated_global_rng
 from . import DTYPES, autograd
+from .attention import WithGradient
 from .inputs import alike, check_conditioning, check_dataset, settled, stacked
 from .patcher import (
+    as_written,
     checkpoint_name,
     compute_dtype,
     is_elsewhere,
     patcher_conditions,
     patcher_identity,
+    set_cast,
+    takes_fp8,
+    uncompiled,
 )
 
 CACHED_CONDITIONINGS = 32
@@ -76,7 +81,7 @@ class ComfyDenoiser:
 
     @property
     def network(self) -> nn.Module:
-        return self._static.model.diffusion_model
+        return as_written(self._static.model.diffusion_model)
 
     def base_name(self) -> str:
         """The checkpoint's file name without suffix where the host kept it, else the architecture's."""
@@ -141,9 +146,10 @@ class ComfyDenoiser:
     def session(self, compute: ComputeConfig) -> Iterator[None]:
         with torch.inference_mode(False), torch.enable_grad(), ExitStack() as undo:
             undo.callback(self._forget)
-            patcher = self._patcher = self._static.clone()
+            patcher = self._patcher = uncompiled(self._static)
             patcher.add_wrapper("apply_model", _unless_cancelled)  # WrappersMP.APPLY_MODEL
             self._load(compute, undo)
+            undo.enter_context(autograd.uncompiled(patcher.model))
             undo.callback(drop_aborted_backward, self.device)
             undo.enter_context(autograd.frozen(self.network))
             undo.enter_context(autograd.evaluating(self.network))
@@ -195,34 +201,43 @@ class ComfyDenoiser:
     @contextmanager
     def _kernels(self, training: bool) -> Iterator[None]:
         """Whether the host uses kernels that have a gradient (2026 hosts ask `in_training`, 0.3.64's fp8
-        layers whether they train) or those it samples with."""
+        layers whether they train, 0.33's whether their weight has to be cast) or those it samples with."""
         import comfy.model_management as management
 
         layers = [m for name, m in self.network.named_modules() if is_linear(name, m)]
         before = getattr(management, "in_training", None)
         states = [layer.training for layer in layers]
-        try:
+
+        def switch(host: bool, modes: Sequence[bool]) -> None:
             if before is not None:
-                management.in_training = training
-            for layer in layers:
-                layer.training = training
+                management.in_training = host
+            for layer, mode in zip(layers, modes, strict=True):
+                layer.training = mode
+                if takes_fp8(layer):
+                    set_cast(layer, mode)
+
+        try:
+            switch(training, [training] * len(layers))
             yield
         finally:
-            if before is not None:
-                management.in_training = before
-            for layer, state in zip(layers, states, strict=True):
-                layer.training = state
+            switch(before, states)
 
     def _model_options(self) -> dict[str, Any]:
-        """The clone's options as a sampler hands them to the model: patches, wrappers, callbacks."""
+        """The clone's options as a sampler hands them to the model: patches, wrappers, callbacks.
+
+        Attention goes by kernels that have a gradient; samples are drawn with the clone's own options.
+        """
         import comfy.model_patcher
         import comfy.sampler_helpers
+        from comfy.ldm.modules.attention import attention_pytorch
 
         options = comfy.model_patcher.create_model_options_clone(self._patcher.model_options)
         comfy.sampler_helpers.prepare_model_patcher(self._patcher, {}, options)
+        inner, name = options["transformer_options"], "optimized_attention_override"
+        inner[name] = WithGradient(attention_pytorch, inner.get(name))
         sigmas = getattr(self._patcher.model.model_sampling, "sigmas", None)
         if sigmas is not None:
-            options["transformer_options"]["sample_sigmas"] = sigmas.flip(0).to(self.device)
+            inner["sample_sigmas"] = sigmas.flip(0).to(self.device)
         return options
 
     # Inside a session

@@ -1,5 +1,6 @@
 """What ComfyUI's ModelPatcher says about itself, read off its attributes."""
 
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +9,47 @@ from torch import Tensor, nn
 
 from ..identity import digest_tensors, leaves
 from .conditions import digest_state
+
+COMPILED = ("apply_model", "torch.compile")
+"""Kind and key of the wrapper by which the host compiles a MODEL."""
+
+
+def as_written(value: Any) -> Any:
+    """What torch.compile was given; anything else as it is."""
+    for attribute in ("_orig_mod", "_torchdynamo_orig_callable"):
+        value = getattr(value, attribute, value)
+    return value
+
+
+def compiled_patches(patcher: Any) -> dict[str, Any]:
+    """Object patches that torch.compile made: how hosts and packs compiled before there was a wrapper."""
+    patches = patcher.object_patches.items()
+    return {name: value for name, value in patches if as_written(value) is not value}
+
+
+def uncompiled(patcher: Any) -> Any:
+    """A clone that is compiled neither by the host's wrapper nor by object patches."""
+    clone = patcher.clone()
+    clone.remove_wrappers_with_key(*COMPILED)
+    clone.wrappers = {kind: found for kind, found in clone.wrappers.items() if found}
+    clone.model_options.pop("torch_compile_kwargs", None)
+    for name, value in compiled_patches(clone).items():
+        clone.object_patches[name] = as_written(value)
+        if clone.object_patches[name] is _unpatched(clone, name):
+            del clone.object_patches[name]
+    return clone
+
+
+def _unpatched(patcher: Any, name: str) -> Any:
+    """What the model itself has under a dotted name, whatever is patched over it now."""
+    if name in patcher.object_patches_backup:
+        return patcher.object_patches_backup[name]
+    return attrgetter(name)(patcher.model)
+
+
+def plain_name(name: str) -> str:
+    """A layer's or weight's name without what torch.compile adds to it."""
+    return name.replace("_orig_mod.", "")
 
 
 def compute_dtype(patcher: Any) -> torch.dtype:
@@ -36,10 +78,10 @@ def patcher_identity(patcher: Any, prefix: str = "", without: tuple[str, ...] = 
         if name in patcher.hook_backup:
             weight = patcher.hook_backup[name][0]
         weight = getattr(weight, "_qdata", weight)  # 0.33's quantized tensors wrap plain ones
-        items.append((name, weight.to(_stored_dtype(patcher.model, name, weight))))
+        items.append((plain_name(name), weight.to(_stored_dtype(patcher.model, name, weight))))
     for name, patches in patcher.patches.items():
         for place, patch in enumerate(patches):
-            items.extend(leaves(f"patch {name} {place}", patch))
+            items.extend(leaves(f"patch {plain_name(name)} {place}", patch))
     return digest_tensors(items)
 
 
@@ -57,12 +99,30 @@ def _same(one: torch.device, other: torch.device) -> bool:
     return one.type == other.type and (None in indices or indices[0] == indices[1])
 
 
+def takes_fp8(layer: nn.Module) -> bool:
+    """Whether the layer's weight is plain float8, which 0.33 multiplies as such where the device can."""
+    weight = getattr(layer, "weight", None)
+    plain = type(weight) is nn.Parameter and hasattr(layer, "bias_function")
+    return plain and weight.dtype in (torch.float8_e4m3fn, torch.float8_e5m2)
+
+
+def set_cast(layer: nn.Module, wanted: bool) -> None:
+    """Have such a layer's weight cast instead: a product in float8 has no gradient (0.33 casts for functions)."""
+    others = [function for function in layer.bias_function if function is not _unchanged]
+    layer.bias_function = [*others, _unchanged] if wanted else others
+
+
+def _unchanged(bias: Tensor) -> Tensor:
+    return bias
+
+
 def patcher_conditions(patcher: Any) -> str:
     """A hash over a ModelPatcher's noise schedule and everything that nodes put on it besides weights.
 
     What is loaded does not matter: object patches show on the model only then, and are read off the
-    patcher.
+    patcher. Nor does torch.compile, which training leaves out.
     """
+    patcher = uncompiled(patcher)
     names = "object_patches weight_wrapper_patches model_options wrappers callbacks injections"
     state = {name: getattr(patcher, name, None) for name in names.split()}
     return digest_state([patcher.get_model_object("model_sampling"), state])

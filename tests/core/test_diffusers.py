@@ -488,7 +488,7 @@ def test_conditions_name_the_schedule_the_latent_scale_and_where_guided_the_nega
 def foreseen_and_kept(policy, dataset, config):
     """The estimate of a step, and what autograd keeps of winner and sample in a real one, with the LoRA's copies."""
     with policy.session(config.compute):
-        foreseen = estimate.step_bytes(policy, estimate.call_of(policy, dataset), config, 1)
+        foreseen = estimate.step_bytes(policy, estimate.calls_of(policy, dataset), config, 1)
         lora = LoRA(policy.network, config.lora, 0, policy.device)
         pair = torch.stack([dataset[i].latents for i in (0, 1)])
         prepared = policy.prepare([dataset[i].cond for i in (0, 1)], (4, 8, 8))

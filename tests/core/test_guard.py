@@ -469,6 +469,16 @@ def test_a_split_run_resumes_to_the_bit(make_policy, dataset, tmp_path):
 def test_errors_of_other_kinds_are_no_shortage():
     assert is_out_of_memory(MemoryError())
     assert is_out_of_memory(RuntimeError("DefaultCPUAllocator: can't allocate memory"))
+    assert is_out_of_memory(
+        RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling cublas")
+    )
+    assert is_out_of_memory(RuntimeError("MPS backend out of memory (MPS allocated: 9 GB)"))
+    accelerator = getattr(torch, "AcceleratorError", RuntimeError)
+    assert is_out_of_memory(accelerator("CUDA error: out of memory"))
+    numbered = accelerator("CUDA error: something new")
+    assert not is_out_of_memory(numbered)
+    numbered.error_code = 2
+    assert is_out_of_memory(numbered)
     assert not is_out_of_memory(RuntimeError("shapes differ"))
     assert Shortage.of(OUT_OF_MEMORY, torch.device("cpu")).needed == 2.5 * 2**30
 

@@ -1,9 +1,19 @@
 """Global generators around foreign code: seeded for it, and afterwards as they were."""
 
+import logging
+import random
+
+import numpy as np
 import pytest
 import torch
+from torch import nn
 
+from seppo_core.config import SePPOConfig
+from seppo_core.denoisers.autograd import checkpointed
 from seppo_core.randomness import isolated_global_rng
+from seppo_core.trainer import train
+
+DRAWS = (lambda: torch.rand(()).item(), random.random, np.random.rand)
 
 
 def test_foreign_code_draws_the_same_whatever_was_drawn_before_and_leaves_no_trace():
@@ -39,3 +49,45 @@ def test_generators_of_other_devices_are_given_back_even_after_an_error(
         assert state["seed"] == 7
         raise KeyError
     assert state["seed"] == 5
+
+
+@pytest.mark.parametrize("draw", DRAWS)
+def test_a_block_that_is_computed_again_draws_again_what_it_drew(draw):
+    class Noisy(nn.Module):
+        def forward(self, x):
+            return torch.sin(x * (1 + draw()))
+
+    block, grads, drawn = Noisy(), [], []
+    for blocks in ([], [block]):
+        x = torch.ones(3, requires_grad=True)
+        with isolated_global_rng(5), checkpointed(blocks):
+            out = block(block(x)).sum()
+            between = draw()
+            (grad,) = torch.autograd.grad(out, x)
+            drawn.append((between, draw()))
+        grads.append(grad)
+    assert torch.equal(*grads)
+    assert drawn[0] == drawn[1]
+
+
+def test_patches_that_draw_at_random_draw_the_same_for_policy_and_reference(
+    policy, dataset, caplog
+):
+    for draw in DRAWS:
+        hook = policy.network.conv.register_forward_hook(
+            lambda module, args, output, draw=draw: output * (1 + draw())
+        )
+        (report, *_) = train(policy, dataset, SePPOConfig(steps=1))
+        hook.remove()
+        assert report.winner_margin == 0
+    assert not caplog.records
+
+
+def test_who_predicts_another_thing_each_time_is_warned_once(policy, dataset, caplog):
+    own = torch.Generator().manual_seed(0)
+    policy.network.conv.register_forward_hook(
+        lambda module, args, output: output * (1 + torch.rand((), generator=own))
+    )
+    with caplog.at_level(logging.WARNING):
+        list(train(policy, dataset, SePPOConfig(steps=2)))
+    assert caplog.text.count("predicts something else each time") == 1

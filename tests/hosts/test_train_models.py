@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import shutil
+import sys
 
 import pytest
 import torch
 from runs import make_run
-from training import graph, run_of, sampled
+from training import dataset, graph, latents, run_of, sampled
 
 
 def trained(host, kind, name, model, **settings):
@@ -58,17 +59,17 @@ def left_behind(model):
 
 def assert_trains_and_stays(host, kind, name, model):
     """Train on `model`; it is left to the bit and the aligned MODEL is another. Returns the outputs."""
-    latents = sampled(host, kind, model)
+    drawn = sampled(host, kind, model)
     weights = bits(model)  # with the patches that the host put on to sample
     patches = {key: len(found) for key, found in model.patches.items()}
     outputs = trained(host, kind, name, model)
     aligned = outputs[0]
     assert len(run_of(host, name).metrics()) == 3
     assert {key: len(found) for key, found in model.patches.items()} == patches
-    assert torch.equal(sampled(host, kind, model), latents)
+    assert torch.equal(sampled(host, kind, model), drawn)
     moved = sampled(host, kind, aligned)
-    assert torch.isfinite(moved).all() and not torch.equal(moved, latents)
-    assert torch.equal(sampled(host, kind, model), latents)
+    assert torch.isfinite(moved).all() and not torch.equal(moved, drawn)
+    assert torch.equal(sampled(host, kind, model), drawn)
     after = bits(model)
     assert weights.keys() == after.keys()
     assert all(torch.equal(weights[key], after[key]) for key in weights)
@@ -111,3 +112,40 @@ def test_the_model_samples_as_the_hosts_own_lora_loader_with_the_saved_file(host
     (saved,) = (host.output / "loras").glob(f"as_saved_{kind}_x*.safetensors")
     for file in (saved, outputs["train"][3].weights_path()):
         assert torch.equal(aligned, sampled(host, kind, with_lora(host, loaded(host, kind), file)))
+
+
+RANDOM = {
+    "TomePatchModel": {"ratio": 0.3},
+    "HyperTile": {"tile_size": 1, "swap_size": 4, "max_depth": 0, "scale_depth": False},
+}
+
+
+@pytest.mark.parametrize("node", list(RANDOM))
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_patches_that_draw_at_random_draw_alike_for_policy_and_reference(
+    host, monkeypatch, node, checkpointing
+):
+    drawn, original = [], torch.randint
+
+    def counted(*args, **kwargs):
+        drawn.append(original(*args, **kwargs))
+        return drawn[-1]
+
+    module = {"TomePatchModel": torch, "HyperTile": sys.modules[host.node("HyperTile").__module__]}
+    monkeypatch.setattr(module[node], "randint", counted)
+    name = f"{node}_{checkpointing}"
+    prompt = graph(
+        host,
+        "sd15",
+        name,
+        train={"steps": 1},
+        optimizer={"gradient_checkpointing": checkpointing},
+        dataset=host.constant(dataset(host, "sd15", latents=latents("sd15", size=16))),
+    )
+    inputs = RANDOM[node] | {"model": ["model", 0]}
+    prompt["patched"] = {"class_type": node, "inputs": inputs}
+    prompt["train"]["inputs"]["model"] = ["patched", 0]
+    host.run_graph(prompt, wanted=["train"])
+    (line,) = run_of(host, name).metrics()
+    assert (line["winner_margin"], line["flip_rate"]) == (0.0, 1.0)
+    assert len({tuple(x.flatten().tolist()) for x in drawn}) > 1
