@@ -10,11 +10,12 @@ from torch import Tensor
 
 from .config import SePPOConfig
 from .denoisers import Denoiser
-from .lora import LoRA
+from .lora import LoRA, Slot
 from .loss import DenoisingErrors, seppo_loss
 from .memory import free_memory, is_out_of_memory
 from .randomness import generator, normal
 from .report import examples, statistics
+from .rounding import brought_near, reach
 from .windows import Window
 
 FIRST_LOSS_SCALE = 2.0**12
@@ -96,17 +97,24 @@ class Gradients:
     def _accumulate(self, step: int, window: Window) -> tuple[Tensor, float]:
         self._zero()
         count, size = self.config.winners_per_step, self.micro_batch
+        slot, times = window.slot, 1.0
+        if window.reference is not None:
+            times = reach(self.policy.compute_dtype, step, window.reference.step)
+            slot = slot if times == 1.0 else self.lora.beyond(slot, times)
         parts = [
-            self._micro_batch(step, window, range(first, min(first + size, count)))
+            self._micro_batch(step, window, range(first, min(first + size, count)), slot, times)
             for first in range(0, count, size)
         ]
         norm = self._clip()
         columns = torch.cat(parts, dim=1).cpu()  # the step's one wait for the device
         return columns, float(norm)
 
-    def _micro_batch(self, step: int, window: Window, indices: range) -> Tensor:
+    def _micro_batch(
+        self, step: int, window: Window, indices: range, slot: Slot | None, times: float
+    ) -> Tensor:
         """Add the gradient of some of the step's winners; returns their statistics [8, B], detached.
 
+        `slot` has weights `times` as far from the policy as the reference.
         Rows: loss, role, logits, winner margin, sample margin, policy error, reference error, level as a share.
         """
         config, policy = self.config, self.policy
@@ -131,9 +139,11 @@ class Gradients:
         samples = window.samples[indices.start : indices.stop]
         pairs = ((latents, samples), (noise, noise), (levels, levels))
         both = [*map(torch.cat, pairs), policy.prepare([*conds, *conds], shape)]
-        with torch.no_grad(), self.lora.using(window.slot):
-            reference = DenoisingErrors(*policy.errors(*both).chunk(2))
-        current = DenoisingErrors(*policy.errors(*both).chunk(2))
+        with torch.no_grad(), self.lora.using(slot):
+            far = policy.errors(*both)
+        errors = policy.errors(*both)
+        current = DenoisingErrors(*errors.chunk(2))
+        reference = DenoisingErrors(*brought_near(far, errors.detach(), times).chunk(2))
         given = config.loss
         terms = seppo_loss(
             current,

@@ -27,6 +27,7 @@ from .denoisers import Denoiser
 from .errors import CheckpointError, DatasetError, NonFiniteLossError, SePPOError
 from .estimate import warn_if_short
 from .export import describe, load_lora, save_run_weights
+from .floor import Floor
 from .gradients import Gradients
 from .guard import MOST_ROLLBACKS, Alarm, Guard
 from .held_out import HeldOut
@@ -182,8 +183,10 @@ class Trainer:
             self.pool = ReferencePool(
                 Snapshot(0, self.lora.state()), self.config.references.capacity
             )
+        initial = self.pool.entries[0].weights
+        self.floor = Floor(self.policy, self.lora, self.dataset, initial)
         if self.dataset.held_out is not None:
-            winners, initial = self.dataset.held_out, self.pool.entries[0].weights
+            winners = self.dataset.held_out
             size = self.config.batch_size
             self.held_out = HeldOut(self.policy, self.lora, winners, initial, size)
         if self.run is not None:
@@ -212,7 +215,8 @@ class Trainer:
         for group in self.optimizer.param_groups:
             group["lr"] = lr
         measured = self.gradients.of_step(step, self.window)
-        # Drawing a preview may be cancelled, so it comes before anything of the step is applied.
+        # Measuring and drawing may be cancelled, so they come before anything of the step is applied.
+        floor = self.floor.of(step, self.window, measured)
         preview, caption = self._preview(step)
         if measured is not None:
             self.optimizer.step()
@@ -226,6 +230,7 @@ class Trainer:
             report = StepReport(
                 step=step,
                 **(measured or NOT_APPLIED),
+                winner_margin_floor=floor,
                 lr=lr,
                 reference_step=self.window.reference.step if self.window.reference else None,
                 seconds=time.perf_counter() - started,
