@@ -11,8 +11,7 @@ from .data import EncodedDataset
 from .denoisers import Denoiser
 from .draws import FixedDraws
 from .lora import LoRA, Slot
-from .rounding import floor, is_rough, reach, roughness
-from .windows import Window
+from .rounding import floor, is_rough, roughness
 
 WINNERS = 2
 """How many the roughness is measured on, which takes about as long as an optimizer step."""
@@ -41,13 +40,15 @@ class Floor:
     ) -> None:
         self.policy, self.lora, self.dataset, self.initial = policy, lora, dataset, initial
 
-    def of(self, step: int, window: Window, measured: Mapping[str, Any] | None) -> float | None:
-        """Of the mean winner margin that was `measured`; None where there is none, and in float32."""
+    def of(self, measured: Mapping[str, Any] | None, count: int, times: float) -> float | None:
+        """Of the mean winner margin of `count` winners, `measured` so many times as far away as the reference.
+
+        None where there is none, and in float32.
+        """
         error = measured and measured["reference_error"]
-        if window.reference is None or error is None or self._roughness is None:
+        if error is None or self._roughness is None:
             return None
-        times = reach(self.policy.compute_dtype, step, window.reference.step)
-        return floor(self._roughness, error, len(window.positions)) / times
+        return floor(self._roughness, error, count) / times
 
     @cached_property
     def _roughness(self) -> float | None:

@@ -13,6 +13,7 @@ from .denoisers import Denoiser
 from .lora import LoRA, Slot
 from .loss import DenoisingErrors, seppo_loss
 from .memory import free_memory, is_out_of_memory
+from .optim import AVERAGED
 from .randomness import generator, normal
 from .report import examples, statistics
 from .rounding import brought_near, reach
@@ -82,6 +83,12 @@ class Gradients:
                 self.micro_batch,
             )
 
+    def reach(self, step: int, window: Window) -> float:
+        """How many times as far from the policy as the reference the step's margins are measured."""
+        if window.reference is None or self.config.optimizer.name in AVERAGED:
+            return 1.0
+        return reach(self.policy.compute_dtype, step, window.reference.step)
+
     def _may_split(self) -> bool:
         return self.config.guard.out_of_memory == "split" and self.micro_batch > 1
 
@@ -97,10 +104,8 @@ class Gradients:
     def _accumulate(self, step: int, window: Window) -> tuple[Tensor, float]:
         self._zero()
         count, size = self.config.winners_per_step, self.micro_batch
-        slot, times = window.slot, 1.0
-        if window.reference is not None:
-            times = reach(self.policy.compute_dtype, step, window.reference.step)
-            slot = slot if times == 1.0 else self.lora.beyond(slot, times)
+        times = self.reach(step, window)
+        slot = window.slot if times == 1.0 else self.lora.beyond(window.slot, times)
         parts = [
             self._micro_batch(step, window, range(first, min(first + size, count)), slot, times)
             for first in range(0, count, size)

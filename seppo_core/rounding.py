@@ -25,7 +25,7 @@ FAR = 16
 
 
 def is_rough(dtype: torch.dtype) -> bool:
-    """Whether rounding shows in margins: in half precision. In float32 it is thousands of times smaller."""
+    """Whether rounding shows in margins: in half precision. float32 keeps 16 bits more than bf16, 13 more than fp16."""
     return dtype.itemsize < 4
 
 

@@ -216,7 +216,8 @@ class Trainer:
             group["lr"] = lr
         measured = self.gradients.of_step(step, self.window)
         # Measuring and drawing may be cancelled, so they come before anything of the step is applied.
-        floor = self.floor.of(step, self.window, measured)
+        times = self.gradients.reach(step, self.window)
+        floor = self.floor.of(measured, len(self.window.positions), times)
         preview, caption = self._preview(step)
         if measured is not None:
             self.optimizer.step()

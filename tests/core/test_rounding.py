@@ -176,6 +176,19 @@ def test_a_run_in_half_precision_reports_the_floor_beside_the_margin(dataset, tm
     assert names[names.index("winner_margin") + 1] == "winner_margin_floor"
 
 
+def test_optimizers_whose_snapshots_are_averages_are_measured_at_them(
+    dataset, tmp_path, monkeypatch
+):
+    """Nobody knows how many steps lie between such a snapshot and the weights in training."""
+    reached = []
+    monkeypatch.setattr(LoRA, "beyond", lambda lora, slot, times: reached.append(times) or slot)
+    run(Half(), dataset, tmp_path / "plain")
+    assert reached == [16.0] * 4
+    averaged = replace(CONFIG.optimizer, name="adamw_schedule_free")
+    run(Half(), dataset, tmp_path / "averaged", optimizer=averaged)
+    assert len(reached) == 4
+
+
 def test_the_first_step_in_half_precision_is_a_tie_to_the_bit(dataset, tmp_path):
     first, second = run(Half(), dataset, tmp_path)[:2]
     assert (first.winner_margin, first.flip_rate, first.implicit_accuracy) == (0.0, 1.0, 0.5)
