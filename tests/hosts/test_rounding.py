@@ -9,7 +9,7 @@ from training import graph
 STEPS = 2
 
 
-def trained(host, precision: str):
+def trained(host, precision: str, model):
     prompt = graph(
         host,
         "sd3",
@@ -17,19 +17,19 @@ def trained(host, precision: str):
         train={"preset": "seppo", "steps": STEPS},
         optimizer={"precision": precision},
     )
+    prompt |= {"model": host.constant(model)}
     return host.run_graph(prompt, wanted=["train"])["train"][3]
 
 
 def test_a_run_in_bf16_ties_at_first_and_tells_the_floor_of_its_margins(host):
-    run = trained(host, "bf16")
+    model = host.thin_model("sd3")
+    run = trained(host, "bf16", model)
     first, second = run.metrics()
     assert (first["winner_margin"], first["flip_rate"]) == (0.0, 1.0)
     assert first["loss"] == pytest.approx(0.6931472, abs=1e-6)
     assert second["winner_margin"] != 0
     floors = [line["winner_margin_floor"] for line in (first, second)]
     assert all(0 < each < 0.1 for each in floors)
-
-    model = host.thin_model("sd3", dtype="fp16")
     widgets = {"winners": 1, "levels": 2, "draws": 1, "draw_samples": False}
     _, text = host.call(
         "SePPOAnchorPreview",
@@ -43,5 +43,5 @@ def test_a_run_in_bf16_ties_at_first_and_tells_the_floor_of_its_margins(host):
 
 
 def test_a_run_in_float32_has_no_floor(host):
-    lines = trained(host, "fp32").metrics()
+    lines = trained(host, "fp32", host.thin_model("sd3")).metrics()
     assert [line["winner_margin_floor"] for line in lines] == [None] * STEPS
