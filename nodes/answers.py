@@ -1,14 +1,6 @@
-"""What all routes of the pack share: who may ask, and how they say no."""
-
-from urllib.parse import urlsplit
+"""How the pack's routes say no. Who may ask is the host's to say: it refuses pages of other sites before us."""
 
 from aiohttp import web
-
-
-def same_origin(request: web.Request) -> bool:
-    """Browsers name the page's site in every POST; what names none is no browser."""
-    origin = request.headers.get("Origin")
-    return origin is None or urlsplit(origin).netloc.lower() == request.host.lower()
 
 
 def refusal(status: int, reason: str) -> web.Response:

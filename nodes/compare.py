@@ -13,16 +13,25 @@ from torch import Tensor
 from ..seppo_core.checkpoint import Run
 from ..seppo_core.data.captions import encodable
 from ..seppo_core.denoisers.comfy import ComfyDenoiser
-from ..seppo_core.errors import ConfigError, SePPOError
+from ..seppo_core.errors import ConfigError
 from ..seppo_core.evaluation.scoring import Choice, choices
 from ..seppo_core.evaluation.statistics import compare, told
-from . import host, sockets
-from .evaluate import WEIGHTS, chosen, lines_of, pictures_of, require_usable, scored
+from . import host, queued, sockets
+from .evaluate import (
+    WEIGHTS,
+    chosen,
+    lines_of,
+    pictures_of,
+    require_at_hand,
+    require_usable,
+    scored,
+)
 from .train import comfy_state_dict
 
 PIXELS = 8
 """What a latent's value spans in most models; the host fits empty latents to the others."""
 BATCH = 8
+NOTHING_ALIGNED = "connect a `run` whose aligned model to draw with, or another model to `aligned`"
 
 
 class SePPOCompare(io.ComfyNode):
@@ -161,11 +170,17 @@ class SePPOCompare(io.ComfyNode):
 
     @classmethod
     def validate_inputs(cls, scorers: str | None) -> bool | str:
-        try:
-            scorers_in(scorers or "")  # None: linked, known only when the graph runs
-        except SePPOError as error:
-            return f"scorers: {error}"
-        return True
+        def check() -> None:
+            for name, weights in choices((scorers or "").splitlines()):  # None: linked, not known
+                require_at_hand(name, weights)
+            given = queued.inputs()
+            if isinstance(prompts := given.get("prompts"), str):
+                prompts_in(prompts)
+            require_known({name: value for name, value in given.items() if isinstance(value, str)})
+            if given and "run" not in given and "aligned" not in given:
+                raise ConfigError(NOTHING_ALIGNED)
+
+        return queued.checked(cls, check)
 
     @classmethod
     def execute(
@@ -188,9 +203,7 @@ class SePPOCompare(io.ComfyNode):
 
         if clip is None:
             raise ConfigError("`clip` is empty: this checkpoint brings no text encoder, load one")
-        texts = list(dict.fromkeys(encodable(line) for line in lines_of(prompts)))
-        if not texts:
-            raise ConfigError("prompts: write at least one, each on a line of its own")
+        texts = prompts_in(prompts)
         require_known(sampling)
         ratings = scorers_in(scorers)
         for choice in ratings:
@@ -214,11 +227,19 @@ class SePPOCompare(io.ComfyNode):
         return io.NodeOutput(grid, *batches, summary, captions, ui=shown)
 
 
+def prompts_in(text: str) -> list[str]:
+    """Each once; ConfigError if there is none."""
+    texts = list(dict.fromkeys(encodable(line) for line in lines_of(text)))
+    if not texts:
+        raise ConfigError("prompts: write at least one, each on a line of its own")
+    return texts
+
+
 def require_known(sampling: dict[str, Any]) -> None:
     """ConfigError for a sampler or scheduler that is none; 0.3.64 checks no choices."""
     known = comfy.samplers.KSampler
     for name, options in (("sampler_name", known.SAMPLERS), ("scheduler", known.SCHEDULERS)):
-        if sampling[name] not in list(options):
+        if name in sampling and sampling[name] not in list(options):
             raise ConfigError(f"{name}: unknown {sampling[name]!r}; choose from {list(options)}")
 
 
@@ -232,9 +253,7 @@ def aligned_model(model: Any, run: Run | None, aligned: Any) -> Any:
         run.require_base(ComfyDenoiser(model).identity())
         return comfy.sd.load_lora_for_models(model, None, comfy_state_dict(run), 1.0, 0)[0]
     if aligned is None:
-        raise ConfigError(
-            "connect a `run` whose aligned model to draw with, or another model to `aligned`"
-        )
+        raise ConfigError(NOTHING_ALIGNED)
     return aligned
 
 

@@ -7,13 +7,14 @@ import torch
 from comfy_api.latest import io
 from torch import Tensor
 
+from ..seppo_core.continuation import check_writable
 from ..seppo_core.data import EncodedDataset, Example
 from ..seppo_core.data.encode import MOST_HELD_OUT, encode
 from ..seppo_core.data.latents import pair_latents
 from ..seppo_core.data.prepare import FITS, MODES, ClipSelection, Preparation
 from ..seppo_core.data.winners import Winners
 from ..seppo_core.errors import ConfigError, DatasetError
-from . import encoders, host, sockets
+from . import encoders, host, queued, sockets
 
 log = logging.getLogger(__name__)
 
@@ -53,8 +54,8 @@ class SePPOEncodeWinners(io.ComfyNode):
                     options=list(MODES),
                     default=default.mode,
                     tooltip="keep aspect: wide images stay wide, and small ones stay small. square: all "
-                    "are cropped to a square of the resolution, and small ones are enlarged; choose it for "
-                    "batches larger than 1 when your images have many shapes.",
+                    "are cropped to a square of the resolution, and small ones are enlarged; it is faster "
+                    "for batches larger than 1 when your images have many shapes.",
                 ),
                 host.input(
                     io.Int.Input,
@@ -141,6 +142,16 @@ class SePPOEncodeWinners(io.ComfyNode):
                 ),
             ],
         )
+
+    @classmethod
+    def validate_inputs(cls, winners: Any) -> bool | str:
+        def check() -> None:
+            given = queued.inputs()
+            known = {"resolution": int, "multiple": int, "background": str}
+            Preparation(**{n: given[n] for n, kind in known.items() if type(given.get(n)) is kind})
+            check_writable(host.cache_root(), "give ComfyUI the right to write there")
+
+        return queued.checked(cls, check)
 
     @classmethod
     def execute(

@@ -12,7 +12,7 @@ from ..seppo_core.evaluation import SCORERS, make_scorer
 from ..seppo_core.evaluation.scoring import Choice, fetch, find, require_loadable, score
 from ..seppo_core.evaluation.statistics import compare, summary, told
 from ..seppo_core.evaluation.weights import HUB
-from . import host, sockets
+from . import host, queued, sockets
 
 LISTED = 40
 """Pictures whose scores a report names one by one."""
@@ -81,6 +81,15 @@ class SePPOScore(io.ComfyNode):
         )
 
     @classmethod
+    def validate_inputs(cls, weights: list[str | None]) -> bool | str:
+        scorer = queued.inputs().get("scorer")
+        if weights[0] is None or not isinstance(
+            scorer, str
+        ):  # linked: known only when the graph runs
+            return True
+        return queued.checked(cls, lambda: require_at_hand(scorer, weights[0]))
+
+    @classmethod
     def execute(
         cls,
         images: list[Tensor],
@@ -134,19 +143,32 @@ def captions_for(prompts: Sequence[str], count: int, needed: bool) -> list[str]:
 
 def chosen(name: str, weights: str) -> Choice:
     """The scorer with its files; ConfigError or ScorerError says what is wrong with them."""
-    scorer = make_scorer(name)
-    weights = weights.strip()
-    if weights.startswith(HUB):
-        if weights.removeprefix(HUB) not in scorer.hub:
-            known = ", ".join(HUB + repository for repository in scorer.hub) or "none"
-            raise ConfigError(
-                f"{host.quoted(weights)} is not downloaded for {name}; graphs may ask for {known}. Others "
-                f"you download yourself, into models/{host.SCORERS}"
-            )
-        place = fetch(name, weights)
-    else:
-        place = host.scorers_path(weights or scorer.folder)
+    if from_hub(name, weights):
+        return find(name, fetch(name, weights.strip()), host.clip_words())
+    return on_disk(name, weights)
+
+
+def on_disk(name: str, weights: str) -> Choice:
+    place = host.scorers_path(weights.strip() or make_scorer(name).folder)
     return find(name, place, host.clip_words())
+
+
+def from_hub(name: str, weights: str) -> bool:
+    """Whether the weights are fetched; ConfigError if graphs may not ask for these."""
+    scorer, weights = make_scorer(name), weights.strip()
+    if weights.startswith(HUB) and weights.removeprefix(HUB) not in scorer.hub:
+        known = ", ".join(HUB + repository for repository in scorer.hub) or "none"
+        raise ConfigError(
+            f"{host.quoted(weights)} is not downloaded for {name}; graphs may ask for {known}. Others "
+            f"you download yourself, into models/{host.SCORERS}"
+        )
+    return weights.startswith(HUB)
+
+
+def require_at_hand(name: str, weights: str) -> None:
+    """When a graph is queued: ConfigError or ScorerError if these weights cannot be had; nothing is fetched."""
+    if not from_hub(name, weights):
+        on_disk(name, weights)
 
 
 def scored(

@@ -6,6 +6,7 @@ import os
 import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from difflib import SequenceMatcher
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from server import PromptServer
 from torch import Tensor
 
 from ..seppo_core.errors import ConfigError
+from ..seppo_core.ownership import OwnedFolder
 from . import user_settings
 
 PREVIEW_SIDE = 512
@@ -62,6 +64,10 @@ def confined(root: str | Path, relative: str) -> Path:
     except (OSError, RuntimeError, ValueError):  # too long, a loop of links, or not to be encoded
         raise outside from None
     if not path.is_relative_to(base):
+        if Path(os.path.normpath(base / relative)).is_relative_to(base):
+            raise ConfigError(
+                f"{outside}, but a link leads out of there; put what it leads to there"
+            )
         raise outside
     return path
 
@@ -138,9 +144,47 @@ def data_path(location: str, name: str) -> Path:
         path = confined(root, name)
         if path.exists():
             return path
+        if (Path(root) / name).is_symlink():
+            raise ConfigError(f"{name!r} inside {root} is a link that leads to nothing; mend it")
     raise ConfigError(
-        f"there is no folder {name!r} inside {places}; create it and put your winning images there"
+        f"there is no folder {name!r} inside {places}. {_instead(location, name, roots)}"
     )
+
+
+NAMED_FOLDERS = 12
+"""that a message lists"""
+
+
+def _instead(location: str, name: str, roots: list[str]) -> str:
+    """What to do about a folder that is not there: others, the one of the nearest name first."""
+    for other, its_roots in LOCATIONS.items():
+        if other != location and any((Path(root) / name).is_dir() for root in its_roots()):
+            return f"There is one in {other}: choose location '{other}'"
+    parent = name.replace("\\", "/").rpartition("/")[0]
+    found = {folder for root in roots for folder in _folders(root, parent)}
+    if not found:
+        return "Create it and put your winning images there"
+    order = sorted(found, key=lambda folder: (-_likeness(name, folder), folder))
+    more = f" and {len(order) - NAMED_FOLDERS} more" if len(order) > NAMED_FOLDERS else ""
+    there = ", ".join(map(quoted, order[:NAMED_FOLDERS])) + more
+    return f"There are: {there}. Take one of these, or create it and put your winning images there"
+
+
+def _folders(root: str, parent: str) -> list[str]:
+    """Names, from the root, of the folders in `parent` there; in the root where there is no such one."""
+    base = Path(root)
+    try:
+        place = confined(base, parent) if parent else base
+        if not place.is_dir():
+            parent, place = "", base
+        names = [one.name for one in os.scandir(place) if one.is_dir() and one.name[0] != "."]
+    except (ConfigError, OSError):
+        return []
+    return [f"{parent}/{name}" if parent else name for name in names]
+
+
+def _likeness(one: str, other: str) -> float:
+    return SequenceMatcher(None, one.lower(), other.lower()).ratio()
 
 
 RUN_FOLDER = "seppo"
@@ -184,6 +228,15 @@ def run_directory(name: str) -> Path:
     if here.exists():
         return here
     return next((confined_name(root, name) for root in runs_roots(name)[1:]), here)
+
+
+def continued(name: str | None) -> str:
+    """How often the runs that one of this name may be, numbered ones too, went on after a stop; of any name for None."""
+    begins = "*" if name is None else glob.escape(name)
+    numbered = [] if name is None else [f"{begins}_[0-9]*"]
+    places = {path.parent for kind in (begins, *numbered) for path in run_files(kind)}
+    counts = {place: OwnedFolder(place).record().continued for place in sorted(places)}
+    return " ".join(f"{place} {count}" for place, count in counts.items() if count)
 
 
 SCORERS = "seppo_scorers"

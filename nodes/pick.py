@@ -7,11 +7,11 @@ import folder_paths
 from comfy_api.latest import io
 
 from ..seppo_core.data.captions import Reading
-from ..seppo_core.errors import ConfigError, SePPOError
+from ..seppo_core.errors import ConfigError
 from ..seppo_core.gallery.picked import read_picked, state_of
 from ..seppo_core.gallery.sets import SUFFIX, PictureSet, read_set, set_names
 from ..seppo_core.identity import digest_value
-from . import host, sockets, winners
+from . import host, queued, sockets, winners
 
 FAVOURITES = "favourites"
 
@@ -68,6 +68,7 @@ class SePPOPickWinners(io.ComfyNode):
                 winners.captions_input(),
                 winners.duplicates_input(),
                 winners.strict_input(),
+                winners.lines_input(),
             ],
             outputs=winners.outputs(),
         )
@@ -76,11 +77,7 @@ class SePPOPickWinners(io.ComfyNode):
     def validate_inputs(cls, set_name: str | None) -> bool | str:
         if set_name is None:  # linked: known only when the graph runs
             return True
-        try:
-            filled_set(set_name)
-        except SePPOError as error:
-            return f"set_name: {error}"
-        return True
+        return queued.checked(cls, lambda: filled_set(set_name))
 
     @classmethod
     def fingerprint_inputs(cls, set_name: str | None, **others: Any) -> str | float:
@@ -98,8 +95,11 @@ class SePPOPickWinners(io.ComfyNode):
         captions: str = winners.CAPTIONS,
         near_duplicates: str = "report",
         strict: bool = False,
+        **settings: Any,
     ) -> io.NodeOutput:
-        reading = Reading(caption, captions, strict=strict, on_item=winners.interruptible)
+        reading = Reading(
+            caption, captions, strict=strict, on_item=winners.interruptible, **settings
+        )
         picked = read_picked(set_name, filled_set(set_name), roots(), reading)
         return winners.shown(cls, picked, near_duplicates, strict)
 

@@ -1,5 +1,6 @@
 """Looking at a run: what the anchor criterion sees, and the curves of its steps."""
 
+from importlib.util import find_spec
 from typing import Any
 
 from comfy_api.latest import io, ui
@@ -10,8 +11,9 @@ from ..seppo_core.anchor import ENTRIES, PreviewSettings, preview, summary
 from ..seppo_core.checkpoint import Run
 from ..seppo_core.config import ReferenceConfig, from_dict
 from ..seppo_core.denoisers.comfy import ComfyDenoiser
+from ..seppo_core.errors import MissingPackageError
 from ..seppo_core.loss import CRITERIA
-from . import host, sockets
+from . import host, queued, sockets
 
 AS_TRAINED = "as trained"
 
@@ -141,6 +143,10 @@ class SePPOAnchorPreview(io.ComfyNode):
         )
 
     @classmethod
+    def validate_inputs(cls, model: Any) -> bool | str:
+        return queued.checked(cls, require_plots)
+
+    @classmethod
     def execute(
         cls,
         model: Any,
@@ -180,6 +186,14 @@ class SePPOAnchorPreview(io.ComfyNode):
         return io.NodeOutput(image, summary(shown), ui=ui.PreviewImage(image, cls=cls))
 
 
+def require_plots() -> None:
+    """MissingPackageError if pictures of numbers cannot be drawn; nothing is loaded."""
+    if find_spec("matplotlib") is None:
+        raise MissingPackageError(
+            "this node draws with the package matplotlib: pip install matplotlib"
+        )
+
+
 def thumbnail(denoiser: ComfyDenoiser, vae: Any, latents: Tensor) -> Image.Image:
     """A picture of latents [1, C, ...] in the network's scale; of a video its middle frame."""
     if vae is not None:
@@ -206,6 +220,10 @@ class SePPOCurves(io.ComfyNode):
             ],
             outputs=[io.Image.Output(display_name="picture", tooltip="The curves.")],
         )
+
+    @classmethod
+    def validate_inputs(cls, run: Any) -> bool | str:
+        return queued.checked(cls, require_plots)
 
     @classmethod
     def execute(cls, run: Run) -> io.NodeOutput:

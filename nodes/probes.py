@@ -15,7 +15,7 @@ from ..seppo_core.denoisers.comfy import ComfyDenoiser
 from ..seppo_core.errors import ConfigError
 from ..seppo_core.randomness import normal
 from ..seppo_core.report import StepReport
-from . import host, sockets
+from . import host, queued, sockets
 from .recorder import Recorder
 
 MOST_PROMPTS = 16
@@ -38,11 +38,8 @@ class TestPrompts:
 
     def fitted(self, model: Any, policy: ComfyDenoiser) -> "TestPrompts":
         """With latents of as many channels as `model` takes; ConfigError if guidance lacks its negative."""
-        if self.sampling.guidance_scale != 1.0 and policy.negative is None:
-            raise ConfigError(
-                f"SePPO Test Prompts has guidance {self.sampling.guidance_scale:g}, which needs a negative "
-                "prompt: connect `negative` of SePPO Train, or set guidance to 1"
-            )
+        guidance, has_negative = self.sampling.guidance_scale, policy.negative is not None
+        require_negative("SePPO Test Prompts", guidance, has_negative)
         fit = comfy.sample.fix_empty_latent_channels
         empty = fit(model, torch.zeros(1, *self.shape), **host.known_only(fit, self.ratios))
         return replace(self, shape=tuple(empty.shape[1:]))
@@ -137,6 +134,12 @@ class SePPOTestPrompts(io.ComfyNode):
         )
 
     @classmethod
+    def validate_inputs(cls, prompts: str | None) -> bool | str:
+        if prompts is None:  # linked: known only when the graph runs
+            return True
+        return queued.checked(cls, lambda: prompts_in(prompts))
+
+    @classmethod
     def execute(
         cls,
         clip: Any,
@@ -149,11 +152,7 @@ class SePPOTestPrompts(io.ComfyNode):
         sampler: str,
         scheduler: str,
     ) -> io.NodeOutput:
-        lines = [encodable(line.strip()) for line in prompts.splitlines() if line.strip()]
-        if not 1 <= len(lines) <= MOST_PROMPTS:
-            raise ConfigError(
-                f"prompts: {len(lines)} lines with text; write 1 to {MOST_PROMPTS} prompts, one a line"
-            )
+        lines = prompts_in(prompts)
         sampling = ReferenceConfig(
             sampler=sampler,
             scheduler=scheduler,
@@ -166,6 +165,24 @@ class SePPOTestPrompts(io.ComfyNode):
             name: value for name, value in latent.items() if name.startswith("downscale_ratio")
         }
         return io.NodeOutput(TestPrompts(lines, conds, shape, ratios, every, seed, sampling))
+
+
+def prompts_in(text: str) -> list[str]:
+    lines = [encodable(line.strip()) for line in text.splitlines() if line.strip()]
+    if not 1 <= len(lines) <= MOST_PROMPTS:
+        raise ConfigError(
+            f"prompts: {len(lines)} lines with text; write 1 to {MOST_PROMPTS} prompts, one a line"
+        )
+    return lines
+
+
+def require_negative(node: str, guidance: Any, has_negative: bool) -> None:
+    """ConfigError if the guidance of a node lacks its negative; what is no number is not known yet."""
+    if isinstance(guidance, int | float) and guidance != 1.0 and not has_negative:
+        raise ConfigError(
+            f"{node} has guidance {guidance:g}, which needs a negative prompt: connect `negative` of SePPO "
+            "Train, or set guidance to 1"
+        )
 
 
 NODES = [SePPOTestPrompts]

@@ -1,4 +1,5 @@
-"""What the page asks of runs: which there are, all that is shown of one, its pictures; and to end one after its step."""
+"""What the page asks of runs: which there are, how it stands with them and with panels, all that is shown of one, its
+pictures; and to end one after its step, or to let it go on."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -10,12 +11,14 @@ from aiohttp import web
 from ..seppo_core.album import LEVELS, Album
 from ..seppo_core.checkpoint import Run
 from ..seppo_core.errors import CheckpointError, SePPOError
-from . import host
-from .answers import refusal, same_origin
-from .recorder import is_trained
+from ..seppo_core.status import ACTIONS
+from . import host, panels
+from .answers import refusal
+from .recorder import tell_pages
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 RUNS_LISTED = 500
+PANELS_ASKED = 50
 SHOWN = (
     ("loss", "criterion"),
     ("loss", "objective"),
@@ -36,6 +39,8 @@ def register(routes: web.RouteTableDef) -> None:
     routes.get("/seppo/runs/{name:[^/]+}")(one)
     routes.get("/seppo/runs/{name:[^/]+}/pictures/{file}")(picture)
     routes.post("/seppo/runs/{name:[^/]+}/stop")(stop)
+    routes.post("/seppo/runs/{name:[^/]+}/continue")(go_on)
+    routes.get("/seppo/panels")(of_panels)
 
 
 def of_a_run(handler: Callable[[web.Request, Run], Awaitable[web.StreamResponse]]) -> Handler:
@@ -61,7 +66,7 @@ def _existing(name: str) -> Run:
 
 
 async def runs(request: web.Request) -> web.Response:
-    """Every run, newest first: name, steps, whether it trains, settings, panel."""
+    """Every run, newest first: name, how it stands, settings, panel."""
     return web.json_response(await asyncio.to_thread(_listed))
 
 
@@ -81,15 +86,9 @@ def _summary(run: Run) -> dict[str, Any]:
     config = about["config"]
     settings = {f"{part}.{key}": config.get(part, {}).get(key) for part, key in SHOWN}
     settings |= {key: config.get(key) for key in ("batch_size", "accumulation", "seed")}
-    training, state = is_trained(run), kept.get("state", "")
-    if state == "training" and not training:
-        state = "stopped"  # its process was killed
     return {
         "name": run.name,
-        "step": run.step(),
-        "steps": config["steps"],
-        "training": training,
-        "state": state,
+        **run.status().told(),
         "panel": kept.get("panel", ""),
         "base": about["base_name"],
         "winners": about.get("winners"),
@@ -132,15 +131,34 @@ async def picture(request: web.Request, run: Run) -> web.StreamResponse:
     return web.FileResponse(path, headers={"Cache-Control": "no-cache"})
 
 
-@of_a_run
-async def stop(request: web.Request, run: Run) -> web.Response:
-    """204 once the run is told; 403 for another site's page, 404 for no such run, 409 if it is not in training."""
-    if not same_origin(request):
-        return refusal(403, "asked by a page of another site")
-    if not is_trained(run):
-        return refusal(409, f"run {run.name!r} is not in training")
-    try:
-        run.request_stop()
-    except OSError as error:
-        return refusal(500, f"the run's folder cannot be written ({error.strerror})")
-    return web.Response(status=204)
+def asked(action: str, obey: Callable[[Run], None]) -> Handler:
+    """A route that asks something of a run: 204 once it is told, and every page of how it stands then.
+
+    404 for no such run, 409 where the run's state does not let it be asked for.
+    """
+
+    @of_a_run
+    async def ask(request: web.Request, run: Run) -> web.StreamResponse:
+        status = await asyncio.to_thread(run.status)
+        if action not in ACTIONS.get(status.state, ()):
+            return refusal(409, f"run {run.name!r} is not in a state for that: {status.text}")
+        try:
+            obey(run)
+        except OSError as error:
+            return refusal(500, f"the run's folder cannot be written ({error.strerror})")
+        await asyncio.to_thread(tell_pages, run)
+        return web.Response(status=204)
+
+    return ask
+
+
+stop = asked("stop", Run.request_stop)
+go_on = asked("continue", Run.ask_to_go_on)
+
+
+async def of_panels(request: web.Request) -> web.Response:
+    """How it stands with each panel that is asked for."""
+    names = request.query.getall("panel", [])[:PANELS_ASKED]
+    return web.json_response(
+        {name: await asyncio.to_thread(panels.standing, name) for name in names if name}
+    )

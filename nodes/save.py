@@ -11,6 +11,7 @@ from comfy_api.latest import io, ui
 from comfy_extras.nodes_model_merging import save_checkpoint
 
 from ..seppo_core.checkpoint import Run
+from ..seppo_core.continuation import check_writable
 from ..seppo_core.denoisers.comfy import ComfyDenoiser
 from ..seppo_core.errors import CheckpointError, ConfigError, UnsupportedModelError
 from ..seppo_core.export import (
@@ -22,7 +23,7 @@ from ..seppo_core.export import (
     file_tensors,
     save_lora,
 )
-from . import host, sockets
+from . import host, queued, sockets
 
 CHECKPOINT = "checkpoint"
 NEWEST = -1
@@ -97,13 +98,16 @@ class SePPOSaveAligned(io.ComfyNode):
 
     @classmethod
     def validate_inputs(cls, filename_prefix: str | None) -> bool | str:
-        if filename_prefix is None:  # linked: known only when the graph runs
-            return True
-        try:
-            checked_prefix("loras", filename_prefix)
-        except ConfigError as error:
-            return f"filename_prefix: {error}"
-        return True
+        def check() -> None:
+            given = queued.inputs()
+            if filename_prefix is not None:  # else linked: known only when the graph runs
+                checked_prefix("loras", filename_prefix)
+            if given.get("format") == CHECKPOINT and "model" not in given:
+                raise needs_base(CHECKPOINT)
+            folder = merged_folder(given) if given.get("format") == CHECKPOINT else "loras"
+            check_writable(host.output() / folder, "give ComfyUI the right to write there")
+
+        return queued.checked(cls, check)
 
     @classmethod
     def execute(
@@ -119,7 +123,7 @@ class SePPOSaveAligned(io.ComfyNode):
     ) -> io.NodeOutput:
         about, config = run.about(), run.config()
         if model is None and (format == CHECKPOINT or format == "diffusers" and is_comfy(about)):
-            raise ConfigError(f"format {format!r} needs the base model: connect it to `model`")
+            raise needs_base(format)
         if model is not None:
             run.require_base(ComfyDenoiser(model).identity())
         step, weights = chosen_weights(run, snapshot)
@@ -144,6 +148,16 @@ class SePPOSaveAligned(io.ComfyNode):
                 layers=layers,
             )
         return io.NodeOutput(str(path), ui=ui.PreviewText(f"step {step}: {path}"))
+
+
+def needs_base(format: str) -> ConfigError:
+    return ConfigError(f"format {format!r} needs the base model: connect it to `model`")
+
+
+def merged_folder(inputs: dict[str, Any]) -> str:
+    """Where a merged model goes below the output, as the host has it."""
+    whole = inputs.get("clip") is not None and inputs.get("vae") is not None
+    return "checkpoints" if whole else "diffusion_models"
 
 
 def is_comfy(about: dict[str, Any]) -> bool:
@@ -190,7 +204,7 @@ def save_merged(
     facts: dict[str, str],
 ) -> Path:
     """The model with the LoRA in its weights, through the host's own saving; metadata key `seppo`."""
-    folder = "checkpoints" if clip is not None and vae is not None else "diffusion_models"
+    folder = merged_folder({"clip": clip, "vae": vae})
     path = numbered(folder, prefix)
     merged, _ = comfy.sd.load_lora_for_models(model, None, lora, 1.0, 0)
     hidden = node.hidden
@@ -293,11 +307,7 @@ class SePPOLoadRun(io.ComfyNode):
     def validate_inputs(cls, run_name: str | None) -> bool | str:
         if run_name is None:
             return True
-        try:
-            existing_run(run_name)
-        except (CheckpointError, ConfigError) as error:
-            return f"run_name: {error}"
-        return True
+        return queued.checked(cls, lambda: existing_run(run_name))
 
     @classmethod
     def fingerprint_inputs(cls, run_name: str | None) -> str | float:

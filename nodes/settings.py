@@ -19,9 +19,9 @@ from ..seppo_core.config import (
     RunConfig,
 )
 from ..seppo_core.lora import MODULES
-from ..seppo_core.optim import OPTIMIZERS
+from ..seppo_core.optim import OPTIMIZERS, require_installed
 from ..seppo_core.references import SELECTIONS
-from . import host, sockets
+from . import host, queued, sockets
 
 
 class SePPOReferenceSettings(io.ComfyNode):
@@ -286,6 +286,17 @@ class SePPOOptimizerSettings(io.ComfyNode):
                 sockets.Optimizer.Output(display_name="optimizer", tooltip="For SePPO Train.")
             ],
         )
+
+    @classmethod
+    def validate_inputs(cls, optimizer: str | None) -> bool | str:
+        def check() -> None:
+            if optimizer is not None:  # else linked: known only when the graph runs
+                OptimizerConfig(name=optimizer)
+                require_installed(optimizer)
+            if isinstance(pattern := queued.inputs().get("pattern"), str):
+                LoRAConfig(pattern=pattern)
+
+        return queued.checked(cls, check)
 
     @classmethod
     def execute(

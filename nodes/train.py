@@ -1,26 +1,32 @@
 """Training: SePPOTrain adapts the graph's MODEL to the core's loop."""
 
+import logging
 from contextlib import closing
 from dataclasses import replace
 from typing import Any
 
 import comfy.sd
-from comfy_api.latest import io
+from comfy_api.latest import io, ui
 from PIL import Image
 from torch import Tensor
 
 from ..seppo_core.checkpoint import Run
 from ..seppo_core.config import PRESETS, RunConfig, SePPOConfig, apply_preset, from_dict
-from ..seppo_core.continuation import choose_directory
+from ..seppo_core.continuation import check_writable, choose_directory, stays_stopped
 from ..seppo_core.denoisers.comfy import ComfyDenoiser
-from ..seppo_core.errors import ConfigError
 from ..seppo_core.files import load_tensors
 from ..seppo_core.loss import CRITERIA
 from ..seppo_core.report import StepReport
 from ..seppo_core.trainer import run_description, train
-from . import host, sockets, user_settings
-from .probes import TestPrompts
-from .recorder import Recorder, panel_of
+from . import host, queued, sockets, user_settings
+from .probes import TestPrompts, require_negative
+from .recorder import Recorder
+from .workflow import field, panel_of
+
+log = logging.getLogger(__name__)
+
+WITH_SAMPLES = ("seppo", "indicator", "spin")
+"""Presets that always draw reference samples."""
 
 
 class SePPOTrain(io.ComfyNode):
@@ -113,7 +119,8 @@ class SePPOTrain(io.ComfyNode):
                     "run_name",
                     default="my_run",
                     tooltip="The run is kept in output/seppo, or in the folder that the settings name, under this "
-                    "name. The same settings again continue it; other settings start a numbered one beside it.",
+                    "name. The same settings again continue it, a run that you stopped only after Continue on the panel or "
+                    "with more steps; other settings start a numbered one beside it.",
                 ),
                 sockets.References.Input(
                     "references",
@@ -160,13 +167,24 @@ class SePPOTrain(io.ComfyNode):
 
     @classmethod
     def validate_inputs(cls, run_name: str | None) -> bool | str:
-        if run_name is None:  # linked: known only when the graph runs
-            return True
-        try:
-            host.confined_name(host.runs_root(), run_name)
-        except ConfigError as error:
-            return f"run_name: {error}"
-        return True
+        def check() -> None:
+            has_negative = "negative" in queued.inputs()
+            check_writable(host.runs_root() if run_name is None else host.run_directory(run_name))
+            guidance = queued.linked("tests").get("guidance")
+            require_negative("SePPO Test Prompts", guidance, has_negative)
+            if queued.inputs().get("preset") in WITH_SAMPLES:
+                guidance = queued.linked("references").get("guidance_scale")
+                require_negative("SePPO Reference Settings", guidance, has_negative)
+
+        return queued.checked(cls, check)
+
+    @classmethod
+    def fingerprint_inputs(cls, run_name: str | None, **others: Any) -> str:
+        """Changes when a stopped run is asked to go on, so that the host does not answer with what it has.
+
+        A linked name is not known here: then that of any run counts.
+        """
+        return host.continued(run_name)
 
     @classmethod
     def execute(
@@ -195,23 +213,24 @@ class SePPOTrain(io.ComfyNode):
             config = replace(config, run=replace(config.run, directory=str(trained.directory)))
             if tests is not None:
                 tests = tests.fitted(model, policy)
-            node_id, shown = cls.hidden.unique_id, cls.hidden.extra_pnginfo or {}
-            panel = panel_of(shown.get("workflow"), node_id)
-            progress = Progress(policy, config.steps, node_id)
-            with (
-                Recorder(trained, dataset, panel, config.steps) as recorder,
-                closing(train(policy, dataset, config)) as reports,
-            ):
-                for report in reports:
-                    picture = progress.show(report)
-                    recorder.step(report, picture)
-                    if tests is not None and not report.alarm:
-                        tests.draw(policy, report, recorder)
+            node_id = cls.hidden.unique_id
+            panel = panel_of(field(cls.hidden.extra_pnginfo, "workflow"), node_id)
+            with Recorder(trained, dataset, panel, config.steps, node_id) as recorder:
+                if not stays_stopped(trained, config.steps):
+                    progress = Progress(policy, config.steps, node_id, has_panel=bool(panel))
+                    with closing(train(policy, dataset, config)) as reports:
+                        for report in reports:
+                            picture = progress.show(report)
+                            recorder.step(report, picture)
+                            if tests is not None and not report.undone:
+                                tests.draw(policy, report, recorder)
         lora = comfy_state_dict(trained)
         aligned, _ = comfy.sd.load_lora_for_models(model, None, lora, 1.0, 0)
         losses = (line["loss"] for line in trained.metrics())
         loss = {"loss": [value for value in losses if value is not None]}
-        return io.NodeOutput(aligned, lora, loss, trained)
+        text = f"{trained.name}: {trained.status().text}"
+        log.info("%s", text)
+        return io.NodeOutput(aligned, lora, loss, trained, ui=ui.PreviewText(text))
 
 
 def choose_run(name: str, about: dict[str, Any]) -> Run:
@@ -262,9 +281,12 @@ def comfy_state_dict(run: Run) -> dict[str, Tensor]:
 
 
 class Progress:
-    """The node's bar, its preview picture and its line of text."""
+    """The node's bar, its line of text, and its preview picture where no panel of ours shows it."""
 
-    def __init__(self, policy: ComfyDenoiser, steps: int, node_id: str) -> None:
+    def __init__(
+        self, policy: ComfyDenoiser, steps: int, node_id: str, has_panel: bool = False
+    ) -> None:
+        self.has_panel = has_panel
         self.policy = policy
         self.node_id = node_id
         self.bar = host.progress(steps)
@@ -275,7 +297,8 @@ class Progress:
         picture = None
         if report.preview is not None:
             picture = self.policy.latent_preview(report.preview)
-        self.bar.update_absolute(report.step, report.steps, host.preview_message(picture))
+        shown = None if self.has_panel else picture
+        self.bar.update_absolute(report.step, report.steps, host.preview_message(shown))
         self.seconds = [*self.seconds[-19:], report.seconds]
         pace = sum(self.seconds) / len(self.seconds)
         left = pace * (report.steps - report.step)

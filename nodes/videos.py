@@ -14,7 +14,8 @@ from ..seppo_core.data.prepare import ClipSelection
 from ..seppo_core.data.winners import pair_up
 from ..seppo_core.errors import DatasetError
 from ..seppo_core.identity import digest_value
-from . import host, sockets
+from . import host, queued, sockets
+from .winners import require_caption
 
 
 class HostVideo:
@@ -82,6 +83,10 @@ class SePPOWinnersFromVideos(io.ComfyNode):
                 )
             ],
         )
+
+    @classmethod
+    def validate_inputs(cls, captions: list[str | None]) -> bool | str:
+        return queued.checked(cls, lambda: require_caption(captions))
 
     @classmethod
     def execute(cls, videos: list[Any], captions: list[str]) -> io.NodeOutput:

@@ -9,7 +9,7 @@ import torch
 from comfy_api.latest import io, ui
 from torch import Tensor
 
-from ..seppo_core.data.captions import SOURCES
+from ..seppo_core.data.captions import LINES, SOURCES
 from ..seppo_core.data.parquet import TIES
 from ..seppo_core.data.pictures import PictureTensor, picture_from_tensor
 from ..seppo_core.data.prepare import ClipSelection
@@ -18,9 +18,9 @@ from ..seppo_core.data.sheet import contact_sheet
 from ..seppo_core.data.similar import DUPLICATES, examine
 from ..seppo_core.data.winners import Winners, pair_up
 from ..seppo_core.data.wording import Wording, reworded
-from ..seppo_core.errors import SePPOError
+from ..seppo_core.errors import ConfigError
 from ..seppo_core.identity import digest_value
-from . import host, sockets
+from . import host, queued, sockets
 
 THUMBNAILS = 24
 CAPTIONS = SOURCES[0]
@@ -68,6 +68,20 @@ def strict_input() -> Any:
         optional=True,
         advanced=True,
         tooltip="Stop with an error if anything cannot be used, instead of leaving it out.",
+    )
+
+
+def lines_input() -> Any:
+    return host.input(
+        io.Combo.Input,
+        "caption_lines",
+        options=list(LINES),
+        default=LINES[0],
+        optional=True,
+        advanced=True,
+        tooltip="For caption files of several lines. one is drawn: each line is a caption, a random one each "
+        "time. joined: all lines are one text. first: only the first counts. auto joins paragraphs and "
+        "wrapped texts, and draws a line of any others. The report says what was done.",
     )
 
 
@@ -145,19 +159,19 @@ class SePPOLoadWinners(io.ComfyNode):
                     tooltip="Only for parquet: which image of a pair wins that nobody decided.",
                 ),
                 strict_input(),
+                lines_input(),
             ],
             outputs=outputs(),
         )
 
     @classmethod
-    def validate_inputs(cls, folder: str | None, location: str | None = "input") -> bool | str:
-        if folder is None or location is None:  # linked: known only when the graph runs
+    def validate_inputs(cls, folder: str | None) -> bool | str:
+        location = queued.inputs().get("location", "input")
+        if folder is None or not isinstance(
+            location, str
+        ):  # linked: known only when the graph runs
             return True
-        try:
-            host.data_path(location, folder)
-        except SePPOError as error:
-            return f"folder: {error}"
-        return True
+        return queued.checked(cls, lambda: host.data_path(location, folder))
 
     @classmethod
     def fingerprint_inputs(
@@ -229,6 +243,10 @@ class SePPOWinnersFromImages(io.ComfyNode):
         )
 
     @classmethod
+    def validate_inputs(cls, captions: list[str | None]) -> bool | str:
+        return queued.checked(cls, lambda: require_caption(captions))
+
+    @classmethod
     def execute(
         cls,
         images: list[Tensor],
@@ -238,6 +256,14 @@ class SePPOWinnersFromImages(io.ComfyNode):
         pictures = _pictures(images, "image")
         losing = _pictures(losing_images or [], "losing image")
         return io.NodeOutput(pair_up(pictures, captions, losing))
+
+
+def require_caption(captions: list[str | None]) -> None:
+    """ConfigError if nothing was typed where nothing is linked, which comes as None."""
+    if len(captions) == 1 and captions[0] is not None and not captions[0].strip():
+        raise ConfigError(
+            "type what is to be seen, one caption for all, or connect a list of texts"
+        )
 
 
 def _pictures(batches: list[Tensor], word: str) -> list[PictureTensor]:

@@ -35,7 +35,7 @@ LEFT, TOP, MARGIN = 420, 130, 10
 """Where a node stands in the window, clear of the host's own bars, and how much around it is shown."""
 SIDE, ROW, CELL = 480, 84, 76
 """Pixels: a template's picture is a square, of which the upper part is rows of what the demo drew."""
-TRAIN, TRAINED_STEPS, PANEL = "SePPOTrain", 60, [470, 1080]
+TRAIN, TRAINED_STEPS, PANEL = "SePPOTrain", 60, [470, 1130]
 """The node that is shown while it trains, from which step on, and its size with all of its panel."""
 AS_NEW = {
     "preset": "indicator",
@@ -152,7 +152,7 @@ def picture_of_node(
 def picture_of_training(shown: Page, checkpoint: str) -> Image.Image:
     """SePPO Train with its panel, while it trains a model so small that it draws nothing but noise.
 
-    The node that trains also has the host's own preview; a new one with its panel does not.
+    The node that trains also has the host's line of text; a new one with its panel does not.
     """
     graph = training(checkpoint, "my_run", 200, **AS_NEW)
     for unused in ("positive", "negative", "sample", "latents"):

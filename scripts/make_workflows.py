@@ -26,8 +26,8 @@ MODEL_FILE = {
     "directory": "checkpoints",
 }
 """As the host's own templates name it."""
-PANEL = 640
-"""Pixels below the widgets of SePPO Train, for its panel."""
+PANEL = 880
+"""Pixels below the widgets of SePPO Train, for its whole panel and the host's line of text, in both of its renderers."""
 
 # What the graphs are made of
 

@@ -19,8 +19,10 @@ def say(text: str) -> None:
 
 
 def train_command(arguments: argparse.Namespace) -> None:
-    """Train a diffusers model headless, as the job file says."""
+    """Train a diffusers model headless, as the job file says; a run that was stopped is asked to go on by that."""
+    from .checkpoint import Run
     from .job import make_job, run_job
+    from .status import STOPPED
 
     values = load_json(Path(arguments.config))
     for assignment in arguments.set:
@@ -32,7 +34,11 @@ def train_command(arguments: argparse.Namespace) -> None:
         if report.winner_margin is not None:
             line += f"  winner margin {report.winner_margin:+.2e}  flips {report.flip_rate:.0%}"
         say(f"{line}  {report.seconds:.2f} s")
-    say(f"the run is in {job.training.run.directory}")
+    run = Run(job.training.run.directory)
+    status = run.status()
+    say(f"the run is in {run.directory}: {status.brief}")
+    if status.state == STOPPED:
+        say("the same command goes on from there")
 
 
 def evaluate_command(arguments: argparse.Namespace) -> None:

@@ -44,6 +44,13 @@ class Album:
             return {}
         return found if isinstance(found, dict) else {}
 
+    def touched(self) -> float:
+        """When the page's panel showed the run last, in seconds since 1970; 0 if none did."""
+        try:
+            return (self.folder / "about.json").stat().st_mtime
+        except OSError:
+            return 0.0
+
     def add_examples(self, step: int, examples: Sequence[ExampleReport]) -> None:
         rows = [_row(example) for example in examples]
         self._append("examples.jsonl", {"step": step, "rows": rows})

@@ -34,10 +34,14 @@ from .manifest import Checkpoint, file_name
 from .ownership import OwnedFolder
 from .references import Snapshot
 from .state import DAMAGE, TrainingState, json_lines, packed, unpacked
+from .status import DONE, Facts, Status, judged
 
 FORMAT = 3
 KEPT = 2
 """Checkpoints that stay on disk: the newest, and the one before it."""
+
+METRICS_END = 4096
+"""Bytes, more than two lines of metrics.jsonl have."""
 
 FOLDERS = ("state", "weights", "pool")
 log = logging.getLogger(__name__)
@@ -114,6 +118,25 @@ class Run(OwnedFolder):
         except FileNotFoundError:
             return ""
 
+    def status(self) -> Status:
+        """How it stands with the run. While it trains its step is that of the newest line, else that of what is saved."""
+        steps = self.about()["config"]["steps"]
+        owner = self.holder()
+        lines = json_lines(self._metrics_end()) if owner else []
+        step = lines[-1]["step"] if lines else self.step()
+        facts = (self.record(), step, steps, self.stop_requested(), owner, self.is_held())
+        return judged(Facts(*facts))
+
+    def _metrics_end(self) -> str:
+        """The last whole lines of metrics.jsonl."""
+        try:
+            with (self.directory / "metrics.jsonl").open("rb") as file:
+                size = file.seek(0, os.SEEK_END)
+                file.seek(max(0, size - METRICS_END))
+                return file.read().decode("utf-8", errors="replace").rpartition("\n")[0]
+        except OSError:
+            return ""
+
     def _manifests(self) -> list[Path]:
         """Oldest first."""
         return sorted((self.directory / "state").glob("step_*.json"))
@@ -133,9 +156,11 @@ class Run(OwnedFolder):
             else:
                 yield found
 
-    def state(self) -> TrainingState | None:
-        """The newest state that is whole, or None where there is none; what is damaged is logged."""
+    def state(self, before: int | None = None) -> TrainingState | None:
+        """The newest state that is whole, of a step `before` that one, or None; what is damaged is logged."""
         for found in self._checkpoints(log.warning, thoroughly=True):
+            if before is not None and found.step >= before:
+                continue
             try:
                 return self._read_state(found)
             except CheckpointError as error:
@@ -206,16 +231,21 @@ class Run(OwnedFolder):
                 path.unlink(missing_ok=True)
 
     def mend(self, about: dict[str, Any]) -> None:
-        """Write run.json and metrics.jsonl of a finished run anew where they are not as its checkpoint has them."""
+        """Write run.json and metrics.jsonl of a finished run anew where they are not as its checkpoint has them.
+
+        So it is with a run that ended early, once no more steps are asked for than it has.
+        """
         there, _ = self._run_json()
         newest = self.newest()
         complaint = newest.metrics.complaint(self.directory / "metrics.jsonl", thoroughly=True)
-        if not complaint and there is not None and is_whole(there):
+        whole = not complaint and there is not None and is_whole(there)
+        if whole and there["config"]["steps"] == about["config"]["steps"]:
             return
         try:
             with self.locked():
                 state = self._read_state(newest)  # this one or none: the run is finished
                 self.begin(about, state)
+                self.tell(DONE)
         except CheckpointError as error:
             log.warning("run %r is finished, but could not be mended: %s", self.name, error)
 

@@ -8,6 +8,7 @@ from typing import Any
 from .checkpoint import Run
 from .config import SePPOConfig
 from .errors import CheckpointError
+from .status import STOPPED
 
 RESUMABLE_UNFINISHED = ("optimizer.learning_rate",)
 """Of a run that has all its steps nothing would be trained with the new value, so there it makes another run."""
@@ -73,13 +74,21 @@ def choose_directory(root: Path, name: str, about: dict[str, Any]) -> Path:
         number += 1
 
 
-def check_writable(directory: Path) -> None:
+def stays_stopped(run: Run, steps: int) -> bool:
+    """Whether a run that was stopped is to be taken as it is: nobody asked it to go on, nor for more steps."""
+    if not run.exists() or run.status().state != STOPPED:
+        return False
+    return run.step() < steps <= run.config().steps
+
+
+def check_writable(
+    directory: Path, advice: str = "choose another run directory or free this one"
+) -> None:
     """CheckpointError if `directory` could not be made or written; makes nothing."""
     existing = directory
     while not existing.exists() and existing != existing.parent:
         existing = existing.parent
     if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
         raise CheckpointError(
-            f"{directory}: cannot be written ({existing} is not a writable folder); "
-            "choose another run directory or free this one"
+            f"{directory}: cannot be written ({existing} is not a writable folder); {advice}"
         )

@@ -2,7 +2,16 @@
 
 
 class SePPOError(Exception):
-    """Base of every error the product raises on purpose."""
+    """Base of every error the product raises on purpose.
+
+    ComfyUI's page shows a class's module before the message, and a pack's module is a path of the disk; classes
+    that are said to be built in are shown by their name alone.
+    """
+
+    __module__ = "builtins"
+
+    def __init_subclass__(cls) -> None:
+        cls.__module__ = "builtins"
 
 
 class ConfigError(SePPOError):

@@ -82,11 +82,9 @@ def step_bytes(policy: Denoiser, call: Call, config: SePPOConfig, micro_batch: i
     if "transformer_options" in kwargs:
         kwargs["transformer_options"]["optimized_attention_override"] = _fused_attention
     twin, checkpointing = meta_twin(policy.network), config.compute.gradient_checkpointing
-    cast = 0
-    if next(twin.parameters()).dtype != policy.compute_dtype and policy.family == "diffusers":
+    if policy.family == "diffusers":
         twin.to(policy.compute_dtype)  # stands for autocast, which knows no meta device
         args, kwargs = (_cast(value, policy.compute_dtype) for value in (args, kwargs))
-        cast = _cast_weights(twin, checkpointing)
     lora = LoRA(twin, config.lora, config.seed, META)
     with ExitStack() as stack:
         stack.enter_context(lora.attached())
@@ -95,25 +93,12 @@ def step_bytes(policy: Denoiser, call: Call, config: SePPOConfig, micro_batch: i
         stack.enter_context(autograd.out_of_place())
         kept = kept_for_backward(twin, lambda: output_of(twin(*args, **kwargs)))
     weights = sum(p.numel() * p.element_size() for p in lora.parameters())
-    return kept + cast + COPIES * weights
+    return kept + COPIES * weights
 
 
 def output_of(found: Any) -> Tensor:
     """The prediction, of networks that return it alone or wrapped."""
     return found if isinstance(found, Tensor) else found[0]
-
-
-def _cast_weights(twin: nn.Module, checkpointing: bool) -> int:
-    """Bytes of the copies that autocast makes of frozen weights and autograd keeps: all, or one block's."""
-    parts = autograd.find_blocks(twin) if checkpointing else [twin]
-    return max(
-        sum(
-            layer.weight.numel() * layer.weight.element_size()
-            for layer in part.modules()
-            if isinstance(layer, nn.Linear | nn.Conv2d | nn.Conv3d)
-        )
-        for part in parts or [twin]
-    )
 
 
 def _cast(value: Any, dtype: torch.dtype) -> Any:

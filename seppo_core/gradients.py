@@ -2,7 +2,7 @@
 
 import logging
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -56,9 +56,11 @@ class Gradients:
     def of_step(self, step: int, window: Window) -> dict[str, Any] | None:
         """The step's gradient, clipped, and what StepReport says of it; None if loss or gradient is not finite.
 
-        Under float16 the same step is tried again with half the loss scale first. What does not fit into
-        memory is tried again in halves where `guard.out_of_memory` allows it.
+        A gradient that overflows float16 is computed again with half the loss scale; a loss has no such way out,
+        for the forwards know no scale. What does not fit into memory is tried again in halves where
+        `guard.out_of_memory` allows it.
         """
+        before = replace(self.scaling)
         while True:
             try:
                 columns, norm = self._accumulate(step, window)
@@ -66,10 +68,12 @@ class Gradients:
                 if not (is_out_of_memory(error) and self._may_split()):
                     raise
             else:
-                if math.isfinite(norm) and bool(columns[0].isfinite().all()):
+                finite = not columns[0].isnan().any() and not columns.isinf().any()
+                if finite and math.isfinite(norm):
                     rows = examples(window.positions, columns)
                     return {**statistics(columns), "grad_norm": norm, "examples": rows}
-                if self.scaling.factor <= 1.0:
+                if not finite or self.scaling.factor <= 1.0:
+                    self.scaling = before  # no scale helps, so this one is not to blame
                     return None
                 self.scaling.shrink()
                 continue
@@ -103,35 +107,33 @@ class Gradients:
 
     def _accumulate(self, step: int, window: Window) -> tuple[Tensor, float]:
         self._zero()
-        count, size = self.config.winners_per_step, self.micro_batch
         times = self.reach(step, window)
         slot = window.slot if times == 1.0 else self.lora.beyond(window.slot, times)
         parts = [
-            self._micro_batch(step, window, range(first, min(first + size, count)), slot, times)
-            for first in range(0, count, size)
+            self._part(step, window, part, slot, times) for part in window.parts(self.micro_batch)
         ]
         norm = self._clip()
         columns = torch.cat(parts, dim=1).cpu()  # the step's one wait for the device
         return columns, float(norm)
 
-    def _micro_batch(
+    def _part(
         self, step: int, window: Window, indices: range, slot: Slot | None, times: float
     ) -> Tensor:
-        """Add the gradient of some of the step's winners; returns their statistics [8, B], detached.
+        """Add the gradient of some of the step's winners, of one shape; returns their statistics [8, B], detached.
 
         `slot` has weights `times` as far from the policy as the reference.
         Rows: loss, role, logits, winner margin, sample margin, policy error, reference error, level as a share.
         """
         config, policy = self.config, self.policy
         conds = window.conds[indices.start : indices.stop]
-        latents = window.winners[indices.start : indices.stop]
+        latents = torch.stack(window.winners[indices.start : indices.stop])
         shape = tuple(latents.shape[1:])
         key = (config.seed, step, self.rank)
         noise = torch.stack([normal(shape, *key, "noise", i) for i in indices])
         shares = torch.cat([torch.rand(1, generator=generator(*key, "level", i)) for i in indices])
         levels = policy.levels(shares)
         shares = shares.to(latents.device)  # before the forwards, for it waits for the device
-        weight = self.scaling.factor / config.winners_per_step
+        weight = self.scaling.factor / window.fullest
 
         if window.samples is None:
             prepared = policy.prepare(conds, shape)
@@ -141,7 +143,7 @@ class Gradients:
             unknown = torch.full_like(error, math.nan)
             return torch.stack([error, *[unknown] * 4, error, unknown, shares])
 
-        samples = window.samples[indices.start : indices.stop]
+        samples = torch.stack(window.samples[indices.start : indices.stop])
         pairs = ((latents, samples), (noise, noise), (levels, levels))
         both = [*map(torch.cat, pairs), policy.prepare([*conds, *conds], shape)]
         with torch.no_grad(), self.lora.using(slot):

@@ -11,9 +11,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .batches import BatchPlan
 from .config import SePPOConfig, from_dict
 from .data import Conditioning, EncodedDataset
-from .data.captions import SOURCES
+from .data.captions import LINES, SOURCES
 from .data.encode import encode
 from .data.prepare import Preparation
 from .data.readers import AUTOMATIC, read_winners
@@ -66,6 +67,8 @@ class DataConfig:
     """A row of `data.similar.DUPLICATES`."""
     strict: bool = False
     """Whatever cannot be used is an error."""
+    caption_lines: str = LINES[0]
+    """What becomes of a caption file's lines: one of `data.captions.LINES`."""
     wording: Wording = field(default_factory=Wording)
     held_out: float = 0.0
     """Share of the winners that is not trained on; metrics.jsonl tells the margin on them."""
@@ -86,6 +89,7 @@ class DataConfig:
             captions=self.captions,
             ties=self.ties,
             strict=self.strict,
+            caption_lines=self.caption_lines,
         )
         examined = examine(found, self.near_duplicates, strict=self.strict)
         return reworded(examined, self.wording)
@@ -257,5 +261,7 @@ def run_job(
     cache = Path(job.data.cache) if job.data.cache else run_directory.parent / "cache"
     dataset = pipeline.dataset(job.data, winners, cache)
     on_message(dataset.report())
-    on_message(f"training on {len(dataset)} winners, {job.training.steps} steps")
-    yield from train(denoiser, dataset, job.training)
+    training = job.training
+    plan = BatchPlan(dataset.shapes, training.winners_per_step, training.seed)
+    on_message(f"training: {plan.report(training.steps, training.window)}")
+    yield from train(denoiser, dataset, training)

@@ -6,6 +6,7 @@ import json
 import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
 import torch
@@ -44,10 +45,7 @@ def adafactor(parameters: Parameters, config: OptimizerConfig) -> Optimizer:
     As published, steps scale with the weights' own size, from 1e-3 up: LoRA's `up` starts at zero and would
     hardly move. A floor of 1 takes that scaling off.
     """
-    if not hasattr(torch.optim, "Adafactor"):
-        raise MissingPackageError(
-            f"optimizer 'adafactor' needs torch 2.5 or later, this is {torch.__version__}; use 'adamw'"
-        )
+    require_installed(config.name)
     return torch.optim.Adafactor(
         parameters,
         lr=config.learning_rate,
@@ -64,10 +62,7 @@ def from_pytorch_optimizer(class_name: str) -> Callable[[Parameters, OptimizerCo
         try:
             import pytorch_optimizer
         except ImportError:
-            raise MissingPackageError(
-                f"optimizer {config.name!r} needs the package pytorch-optimizer: "
-                "pip install pytorch-optimizer (extra: seppo[optimizers])"
-            ) from None
+            raise missing_package(config.name) from None
         optimizer_class = getattr(pytorch_optimizer, class_name)
         return optimizer_class(
             parameters, lr=config.learning_rate, weight_decay=config.weight_decay
@@ -81,10 +76,7 @@ def adamw_8bit(parameters: Parameters, config: OptimizerConfig) -> Optimizer:
     try:
         import bitsandbytes
     except ImportError:
-        raise MissingPackageError(
-            "optimizer 'adamw_8bit' needs the package bitsandbytes: "
-            "pip install bitsandbytes (extra: seppo[bits])"
-        ) from None
+        raise missing_package(config.name) from None
     return bitsandbytes.optim.AdamW8bit(
         parameters, lr=config.learning_rate, weight_decay=config.weight_decay
     )
@@ -100,6 +92,34 @@ OPTIMIZERS: dict[str, Callable[[Parameters, OptimizerConfig], Optimizer]] = {
 }
 AVERAGED = ("adamw_schedule_free",)
 """Those whose snapshots hold averages, which may lie many steps from the weights that they train."""
+
+
+PACKAGES = {
+    "pytorch_optimizer": ("pytorch-optimizer", "optimizers"),
+    "bitsandbytes": ("bitsandbytes", "bits"),
+}
+"""What is imported -> the package that brings it, and our extra."""
+NEEDED = {
+    **dict.fromkeys(("lion", "prodigy", "adamw_schedule_free"), "pytorch_optimizer"),
+    "adamw_8bit": "bitsandbytes",
+}
+
+
+def missing_package(name: str) -> MissingPackageError:
+    package, extra = PACKAGES[NEEDED[name]]
+    return MissingPackageError(
+        f"optimizer {name!r} needs the package {package}: pip install {package} (extra: seppo[{extra}])"
+    )
+
+
+def require_installed(name: str) -> None:
+    """MissingPackageError if what this optimizer needs is not installed; nothing is loaded."""
+    if name in NEEDED and find_spec(NEEDED[name]) is None:
+        raise missing_package(name)
+    if name == "adafactor" and not hasattr(torch.optim, "Adafactor"):
+        raise MissingPackageError(
+            f"optimizer 'adafactor' needs torch 2.5 or later, this is {torch.__version__}; use 'adamw'"
+        )
 
 
 def constant(progress: float) -> float:
@@ -122,9 +142,16 @@ SCHEDULES: dict[str, Callable[[float], float]] = {
 """Factor of the learning rate after the warm-up, for progress in [0, 1)."""
 
 
-def learning_rate(config: OptimizerConfig, step: int, steps: int) -> float:
-    """The rate of optimizer step `step` (from 1) of `steps`: a linear warm-up, then the schedule."""
-    warm = math.ceil(config.warmup * steps)
+def warmup_steps(config: OptimizerConfig, steps: int) -> int:
+    return math.ceil(config.warmup * steps)
+
+
+def learning_rate(config: OptimizerConfig, step: int, steps: int, warm: int | None = None) -> float:
+    """The rate of optimizer step `step` (from 1) of `steps`: a linear warm-up, then the schedule.
+
+    `warm`: steps of the warm-up, of a run that began with another number of steps.
+    """
+    warm = warmup_steps(config, steps) if warm is None else warm
     if step <= warm:
         return config.learning_rate * step / warm
     progress = (step - warm - 1) / max(1, steps - warm)

@@ -1,19 +1,27 @@
-"""Who trains in a run directory: one process at a time, which can be asked to stop."""
+"""Who trains in a run directory: one process at a time, which can be asked to stop; and what became of it."""
 
 import logging
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 
 from filelock import FileLock, Timeout
 from safetensors import SafetensorError
 
 from .errors import CheckpointError
-from .files import make_folder
+from .files import make_folder, unless_refused
+from .status import CANCELLED, FAILED, TRAINING, WAITING, Record, reason_of, was_cancelled
 
 STOP = "STOP"
 """A file of this name in the run directory ends the run after the current step."""
+
+PATIENCE = 0.5
+"""Seconds to wait for a lock: whoever only looks who has it holds it for a moment."""
+
+_HELD: set[Path] = set()
+"""Run directories whose lock this process has."""
 
 log = logging.getLogger(__name__)
 
@@ -32,18 +40,20 @@ class OwnedFolder:
     def locked(self) -> Iterator[None]:
         """Nobody else trains in this directory during the block; CheckpointError if somebody does.
 
-        The system frees the lock when its owner ends, however it ends.
+        The system frees the lock when its owner ends, however it ends. A fault is recorded.
         """
         lock, owner = FileLock(self.directory / "run.lock"), self.directory / "run.owner"
         with self.writing("the folder cannot be locked"):
             make_folder(self.directory)
             try:
-                lock.acquire(timeout=0)
+                lock.acquire(timeout=PATIENCE)
             except Timeout:
                 raise CheckpointError(
                     f"{self.directory}: process {self.owner() or 'unknown'} is training this run; wait "
                     "for it, stop it, or choose another run name"
                 ) from None
+        place = self.directory.resolve()
+        _HELD.add(place)
         try:
             if before := self.owner():
                 log.warning(
@@ -53,13 +63,35 @@ class OwnedFolder:
                 )
             with self.writing("the folder cannot be locked"):
                 owner.write_text(str(os.getpid()), "utf-8")
-                (self.directory / STOP).unlink(missing_ok=True)  # it was meant for another time
+                self._begin()
             yield
+        except BaseException as error:
+            self.tell(*((CANCELLED,) if was_cancelled(error) else (FAILED, reason_of(error))))
+            raise
         finally:
             for path in (owner, self.directory / STOP):
                 with suppress(OSError):
                     path.unlink()
+            _HELD.discard(place)
             lock.release()
+
+    def _begin(self) -> None:
+        """Whoever trains was asked to: a STOP file was meant for another time."""
+        (self.directory / STOP).unlink(missing_ok=True)
+        self.tell(TRAINING)
+
+    @property
+    def _record_path(self) -> Path:
+        return self.directory / "run.state"
+
+    def record(self) -> Record:
+        return Record.read(self._record_path)
+
+    def tell(self, state: str, reason: str = "") -> None:
+        """Record what became of the training; the directory is still there, or it is not recorded."""
+        if self.directory.is_dir():
+            with unless_refused(self._record_path):
+                replace(self.record(), state=state, reason=reason).write(self._record_path)
 
     @contextmanager
     def writing(self, trouble: str) -> Iterator[None]:
@@ -72,6 +104,27 @@ class OwnedFolder:
                 "space or make the folder writable, and run again"
             ) from None
 
+    def holder(self) -> str | None:
+        """Process id of who trains this run now, or None; the note that a killed one left does not count."""
+        if self.is_held():
+            return str(os.getpid())
+        owner = self.owner()
+        if owner is None:
+            return None
+        lock = FileLock(self.directory / "run.lock")
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            return owner
+        except OSError:  # a folder that this user cannot write
+            return None
+        lock.release()
+        return None
+
+    def is_held(self) -> bool:
+        """Whether this very process trains the run."""
+        return self.directory.resolve() in _HELD
+
     def owner(self) -> str | None:
         """Process id of who trains this run, or None; one that was killed counts until the next one trains."""
         try:
@@ -82,6 +135,12 @@ class OwnedFolder:
     def request_stop(self) -> None:
         """Let whoever trains this run end after the current step, as if that were the last."""
         (self.directory / STOP).touch()
+
+    def ask_to_go_on(self) -> None:
+        """A stopped run is trained on by whoever runs it next."""
+        (self.directory / STOP).unlink(missing_ok=True)
+        record = self.record()
+        replace(record, state=WAITING, continued=record.continued + 1).write(self._record_path)
 
     def stop_requested(self) -> bool:
         return (self.directory / STOP).exists()

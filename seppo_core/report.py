@@ -59,6 +59,8 @@ class StepReport:
     """of the preview"""
     alarm: str = field(default="", metadata={"logged": False})
     """what is wrong with the run; empty if nothing is"""
+    undone: bool = field(default=False, metadata={"logged": False})
+    """whether the run went back to an earlier step after this one"""
 
     def metrics(self) -> dict[str, Any]:
         """The line of metrics.jsonl."""

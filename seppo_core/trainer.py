@@ -39,10 +39,12 @@ from .optim import (
     load_optimizer_state,
     make_optimizer,
     optimizer_state,
+    warmup_steps,
 )
 from .references import ReferencePool, Snapshot
 from .report import NOT_APPLIED, StepReport
 from .state import TrainingState
+from .status import DONE, STOPPED
 from .windows import Window, Windows
 
 log = logging.getLogger(__name__)
@@ -126,9 +128,12 @@ def _steps(
         try:
             warn_if_short(policy, dataset, config, trainer.gradients.micro_batch)
             with trainer.lora.attached():
-                while trainer.step < config.steps and not trainer.ends():
+                while trainer.step < config.steps:
                     yield trainer.advance()
+                    if trainer.ends():
+                        break
             trainer.save()
+            trainer.tell_end()
         except BaseException as error:
             trainer.save_what_is_there()
             if is_out_of_memory(error):
@@ -162,16 +167,24 @@ class Trainer:
         self.optimizer: Optimizer = make_optimizer(self.parameters, config.optimizer)
         self.lora.evaluation = lambda: evaluation_weights(self.optimizer, self.parameters)
         self.guard = Guard(config.guard)
+        self.warm = warmup_steps(config.optimizer, config.steps)
+        """steps of the warm-up, as the run began: raising `steps` does not begin it again"""
         self.rollbacks = 0
         """how often the run went back; each time the learning rate was halved"""
+        self.judged_from = 0
+        """the step that it last went back to: the guard looks at those after it"""
         self.window: Window | None = None
         self.held_out: HeldOut | None = None
-        self.ended = False
-        """whether the run ends before its last step, keeping what was trained"""
+        self.ended = ""
+        """why the run ends before its last step, keeping what was trained; empty if it does not"""
 
     def start(self, state: TrainingState | None) -> None:
         """From the beginning, from given weights, or from where the run stood."""
         if state is not None:
+            before = self.run.about()["config"][
+                "steps"
+            ]  # read where an older state lacks its warm-up
+            self.warm = warmup_steps(self.config.optimizer, before)
             self._take(state)
             self.rollbacks = int(state.scalars["rollbacks"])
         else:
@@ -191,6 +204,7 @@ class Trainer:
             self.held_out = HeldOut(self.policy, self.lora, winners, initial, size)
         if self.run is not None:
             self.run.begin(self.about, state)
+        log.info("%s", self.windows.plan.report(self.config.steps, self.config.window))
 
     def _take(self, state: TrainingState) -> None:
         """Weights, optimizer, pool and place of a checkpoint."""
@@ -204,14 +218,18 @@ class Trainer:
         self.gradients.scaling.good_steps = int(scalars["good_steps"])
         self.gradients.micro_batch = min(int(scalars["micro_batch"]), self.config.batch_size)
         self.windows.draw_batch = min(int(scalars["draw_batch"]), self.windows.draw_batch)
-        self.guard = Guard(self.config.guard, state.metrics)
+        self.warm = int(scalars.get("warmup_steps", self.warm))
+        self.judged_from = int(scalars.get("judged_from", 0))
+        later = (line for line in state.metrics if line["step"] > self.judged_from)
+        self.guard = Guard(self.config.guard, later)
 
     def advance(self) -> StepReport:
         """One optimizer step, its bookkeeping, and what it was like."""
         started = time.perf_counter()
         step = self.step + 1
         self._enter_window((step - 1) // self.config.window)
-        lr = learning_rate(self.config.optimizer, step, self.config.steps) / 2**self.rollbacks
+        lr = learning_rate(self.config.optimizer, step, self.config.steps, self.warm)
+        lr /= 2**self.rollbacks
         for group in self.optimizer.param_groups:
             group["lr"] = lr
         measured = self.gradients.of_step(step, self.window)
@@ -244,9 +262,8 @@ class Trainer:
                 self.run.append_metrics(report.metrics())
         if alarm := self.guard.judge(report.metrics()):
             self._obey(alarm)
-            return replace(report, alarm=alarm.reason)
-        if step % self.config.run.checkpoint_every == 0:
-            self.save()
+            report = replace(report, alarm=alarm.reason, undone=self.step < step)
+        self._checkpoint()
         return report
 
     def _enter_window(self, index: int) -> None:
@@ -271,7 +288,7 @@ class Trainer:
             self._roll_back(where)
         elif alarm.finite:
             log.warning("%s. The run ends here, with what it has learned", where)
-            self.ended = True
+            self.ended = alarm.reason
         else:
             raise NonFiniteLossError(
                 f"{where}; none of these steps was applied. Lower the learning rate or beta, or compute in "
@@ -279,8 +296,14 @@ class Trainer:
             )
 
     def _roll_back(self, where: str) -> None:
-        """Go on from the last checkpoint, or from the first weights, with half the learning rate."""
-        state = self.run.state() if self.run is not None else None
+        """Go on from the last checkpoint, or from the first weights, with half the learning rate.
+
+        If it can be helped not from the weights that gave steps that are not finite: they would give them again.
+        """
+        state = None
+        if self.run is not None:
+            last_good = self.step - self.guard.bad_steps
+            state = self.run.state(before=last_good) or self.run.state()
         self.optimizer = make_optimizer(self.parameters, self.config.optimizer)
         self.window = None
         self.rollbacks += 1
@@ -290,7 +313,8 @@ class Trainer:
             self.lora.load(self.pool.entries[0].weights)
             self.pool = ReferencePool(self.pool.entries[0], self.config.references.capacity)
             self.step = self.saved_step = 0
-            self.guard = Guard(self.config.guard)
+        self.judged_from = self.step
+        self.guard = Guard(self.config.guard)
         if self.run is not None:
             self.run.begin(self.about, state)
         log.warning("%s. Back to step %d, with half the learning rate", where, self.step)
@@ -311,12 +335,21 @@ class Trainer:
         every = self.config.run.held_out_every
         if self.held_out is None or not every:
             return None
-        due = self.step % every == 0 or self.step == self.config.steps
-        return self.held_out.margin() if due else None
+        if self.step % every and self.step != self.config.steps:
+            return None
+        with self.lora.evaluation():
+            return self.held_out.margin()
 
     def ends(self) -> bool:
         """Whether the run ends before its last step, keeping what was trained."""
-        return self.ended or (self.run is not None and self.run.stop_requested())
+        return bool(self.ended) or (self.run is not None and self.run.stop_requested())
+
+    def tell_end(self) -> None:
+        """Leave word whether the run has all its steps; one that ended before stays so until it is asked to go on."""
+        if self.run is not None and self.step < self.config.steps:
+            self.run.tell(STOPPED, self.ended)
+        elif self.run is not None:
+            self.run.tell(DONE)
 
     def evaluated_weights(self) -> dict[str, Tensor]:
         """The policy's weights as they are to be used."""
@@ -329,11 +362,11 @@ class Trainer:
             return None, ""
         window = self.window
         if self.config.draws_samples:
-            return window.samples[:1], window.caption
+            return window.samples[0][None], window.caption
         example = self.dataset[0]
         with self.lora.evaluation():
-            drawn = self.windows.draw([example.cond], window.winners.shape[1:], 0)
-        return drawn, example.caption
+            (drawn,) = self.windows.draw([example.cond], [example.latents.shape], 0)
+        return drawn[None], example.caption
 
     def save_what_is_there(self) -> None:
         """Save on the way out of a fault, which must not be hidden by another one."""
@@ -341,6 +374,12 @@ class Trainer:
             self.save()
         except (OSError, SafetensorError, SePPOError) as error:
             log.error("the run could not be saved at step %d: %s", self.step, error)
+
+    def _checkpoint(self) -> None:
+        """Save if a multiple of N steps came by; while steps are not finite there is nothing to go back to."""
+        every = self.config.run.checkpoint_every
+        if self.step // every > self.saved_step // every and not self.guard.bad_steps:
+            self.save()
 
     def save(self) -> None:
         """Write the run's state if it moved since the last time."""
@@ -359,6 +398,8 @@ class Trainer:
                 "micro_batch": self.gradients.micro_batch,
                 "draw_batch": self.windows.draw_batch,
                 "rollbacks": self.rollbacks,
+                "judged_from": self.judged_from,
+                "warmup_steps": self.warm,
             },
         )
         weights = self.evaluated_weights()

@@ -1,7 +1,7 @@
 // SePPO Compare: each pair of pictures under a slider, the base to its left, the aligned model to its right.
 
 import { address } from "./shared/api.js";
-import { element, remount, styled } from "./shared/dom.js";
+import { element, remount, showIn, styles } from "./shared/dom.js";
 
 const { app } = window.comfyAPI.app;
 const CLASS = "SePPOCompare";
@@ -10,14 +10,13 @@ const views = new Map(); // node -> PairView
 
 app.registerExtension({
   name: "seppo.compare",
-  setup() {
-    styled();
-  },
   nodeCreated(node) {
     if (node.comfyClass !== CLASS) return;
     const view = new PairView();
-    const widget = node.addDOMWidget("pairs", "seppo_pairs", view.box, { serialize: false, hideOnZoom: false, getMinHeight: () => HEIGHT });
-    widget.serialize = false;
+    showIn(node, "pairs", view.box, HEIGHT);
+    // The host would show a picture of the same pairs below: by the one in its new renderer, by the other on its canvas.
+    node.hideOutputImages = true;
+    node.onDrawBackground = () => {};
     views.set(node, view);
     const { onExecuted, onRemoved } = node;
     node.onExecuted = function (output, ...given) {
@@ -45,7 +44,7 @@ class PairView {
     this.select = element("select", { className: "seppo-select", ariaLabel: "pair", data: { testid: "pair-select" }, on: { change: () => this.#go(Number(this.select.value)) } });
     this.words = element("div", { className: "seppo-dim", data: { testid: "pair-words" } });
     this.stage = element("div", { className: "seppo-stage" }, this.base, this.aligned, element("span", { className: "seppo-corner" }, "base"), element("span", { className: "seppo-corner seppo-right" }, "aligned"));
-    this.box = element("div", { className: "seppo seppo-pairs", tabIndex: 0, data: { testid: "pairs" }, on: { keydown: (event) => this.#key(event) } }, element("div", { className: "seppo-row" }, this.select), this.stage, this.slider, this.words);
+    this.box = element("div", { className: "seppo seppo-pairs", tabIndex: 0, data: { testid: "pairs" }, on: { keydown: (event) => this.#key(event) } }, styles(), element("div", { className: "seppo-row" }, this.select), this.stage, this.slider, this.words);
     this.#draw();
   }
 

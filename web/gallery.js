@@ -28,7 +28,7 @@ function write(node, widget, value) {
 }
 
 app.registerExtension({
-  name: "SePPO.Gallery",
+  name: "seppo.gallery",
   commands: [{ id: COMMAND, label: "SePPO: Pick winners", icon: "pi pi-images", function: () => open() }],
   menuCommands: [{ path: ["SePPO"], commands: [COMMAND] }],
   nodeCreated(node) {

@@ -1,7 +1,6 @@
 // The run panel on SePPO Train, and the list of runs in a sidebar tab.
 
-import { element, remount, styled } from "./shared/dom.js";
-import { SHEET as CHARTS } from "./runs/charts.js";
+import { element, remount, showIn } from "./shared/dom.js";
 import { RunList } from "./runs/list.js";
 import { store } from "./runs/store.js";
 import { RunView } from "./runs/view.js";
@@ -16,8 +15,6 @@ const panels = new Map(); // node -> RunView
 app.registerExtension({
   name: "seppo.runs",
   setup() {
-    styled();
-    styled(CHARTS);
     store.listen();
     store.addEventListener("list", ({ detail }) => (detail.run ? show(detail) : showKnown()));
     store.addEventListener("step", ({ detail }) => show(detail));
@@ -57,12 +54,7 @@ function addPanel(node) {
   node.properties[PROPERTY] ??= newId();
   const view = new RunView();
   view.box.dataset.testid = "run-panel";
-  const widget = node.addDOMWidget("run_panel", "seppo_run_panel", view.box, {
-    serialize: false,
-    hideOnZoom: false,
-    getMinHeight: () => HEIGHT,
-  });
-  widget.serialize = false;
+  showIn(node, "run_panel", view.box, HEIGHT);
   node.setSize([Math.max(node.size[0], WIDTH), node.computeSize()[1]]);
   panels.set(node, view);
   const { onRemoved, onConfigure, onAdded } = node;

@@ -59,7 +59,7 @@ function offer(setting) {
 }
 
 app.registerExtension({
-  name: "SePPO.Settings",
+  name: "seppo.settings",
   settings: [RUN_FOLDER],
 
   beforeRegisterNodeDef(nodeType, nodeData) {

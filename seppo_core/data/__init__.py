@@ -34,7 +34,7 @@ class EncodedDataset:
     """Winners ready for training: a sequence of `Example`, counted with repeats.
 
     `examples` is any sequence (it may read from disk); `shapes` are the latent shapes of its items, so
-    that batches of one shape can be planned without reading; `repeats` says how often each item counts.
+    that batches can be planned without reading; `repeats` says how often each item counts.
     """
 
     def __init__(

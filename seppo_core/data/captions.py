@@ -4,15 +4,17 @@ import csv
 import io
 import json
 import re
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 from ..errors import ConfigError, DatasetError
 from .generation import Generation, NoPromptError
 from .pictures import StoredPicture, reasons
-from .prompts import read_generation
+from .prompts import graph_beside, is_graph, read_generation
 
 SUFFIXES = (".txt", ".caption", ".json")
 """Files that caption what lies beside them under the same name, in the order they are asked."""
@@ -25,12 +27,26 @@ CAPTION_KEYS = ("caption", "text", "prompt", "description", "tags")
 
 MAX_CAPTION_BYTES = 1_000_000
 MAX_TABLE_BYTES = 500_000_000
+HEAD_BYTES = 4096
+"""of a table, which tell how its text is encoded"""
 
 SOURCES = ("files, then pictures", "files", "file names")
 """`files`: what was written beside the pictures; `pictures`: what they carry within."""
 
 NO_CAPTION = "Put a .txt of the same name beside it, or give one caption for all"
 GIVE_CAPTION = "Rename it, or give one caption for all"
+EMPTY_CAPTION = (
+    "Write into it what is to be seen, or give one caption for all; to train without captions, give "
+    "any and set dropout to 1 where captions are edited"
+)
+
+NOT_TEXT = "its caption file is not UTF-8 text; save it as UTF-8"
+
+LINES = ("auto", "one is drawn", "joined", "first")
+"""What becomes of a caption file's lines. `auto` joins those of one text and draws one of any others."""
+
+WRAPPED_AT = 50
+"""Texts are wrapped at this width or a larger one."""
 
 
 @dataclass(frozen=True)
@@ -44,37 +60,64 @@ class Reading:
     """a row of `parquet.TIES`: what becomes of pairs that nobody won"""
     strict: bool = False
     """whatever cannot be used is an error"""
+    caption_lines: str = LINES[0]
+    """a row of LINES"""
+    lines_told: Counter[str] = field(default_factory=Counter)
+    """how many caption files of several lines were read, and as what"""
     on_item: Callable[[int], None] = lambda seen: None
     """called with the count of what was seen so far; may raise to stop"""
 
     def __post_init__(self) -> None:
         if self.captions not in SOURCES:
             raise ConfigError(f"unknown captions {self.captions!r}; choose from {list(SOURCES)}")
+        if self.caption_lines not in LINES:
+            raise ConfigError(
+                f"unknown caption_lines {self.caption_lines!r}; choose from {list(LINES)}"
+            )
+
+    def notes(self) -> list[str]:
+        """What was read of caption files with several lines."""
+        return [
+            f"{count} caption {'file holds' if count == 1 else 'files hold'} several lines: "
+            f"{told} (see caption_lines)"
+            for told, count in self.lines_told.items()
+        ]
+
+
+Written = Sequence[str] | None
+"""Captions that were written beside a picture, of which one is drawn each time; none of them where an empty
+one was written, None where nothing was."""
 
 
 def caption_of(
-    written: str, picture: StoredPicture, stem: str, reading: Reading, otherwise: str = ""
-) -> tuple[str, Generation | None]:
-    """The caption of a picture or clip, and how it was made if it had to be asked.
+    written: Written, picture: StoredPicture, stem: str, reading: Reading, otherwise: str = ""
+) -> tuple[Sequence[str], Generation | None]:
+    """The captions of a picture or clip, at least one, and how it was made if it had to be asked.
 
-    `written` stood beside it, `otherwise` is what its folder says. What the file itself carries comes
-    between the two. DatasetError gives the reason alone why there is no caption.
+    `otherwise` is what its folder says. What the file itself carries comes before that, where nothing was
+    written. DatasetError gives the reason alone why there is no caption.
     """
     by_name = reading.captions == "file names"
-    if text := encodable(words_of(stem) if by_name else written):
-        return text, None
-    silence = "its name has no words" if by_name else "no caption beside it"
-    if reading.captions == SOURCES[0]:
+    if by_name:
+        written = [words_of(stem)]
+    if texts := [text for text in map(encodable, written or ()) if text]:
+        return texts, None
+    silence, advice = "no caption beside it", NO_CAPTION
+    if by_name:
+        silence, advice = "its name has no words", GIVE_CAPTION
+    elif written is not None:
+        silence, advice, otherwise = "its caption is empty", EMPTY_CAPTION, ""
+    elif reading.captions == SOURCES[0]:
         try:
             with reasons(), picture.open() as file:
                 about = read_generation(file, picture.name)
-            return about.prompt, about
+            return [about.prompt], about
         except NoPromptError as error:
             silence += f"; in the file: {error}"
     text = encodable(otherwise) or reading.caption.strip()
     if not text:
-        raise DatasetError(f"{silence}. {GIVE_CAPTION if by_name else NO_CAPTION}")
-    return text, None
+        raise DatasetError(f"{silence}. {advice}")
+    return [text], None
 
 
 def encodable(text: str) -> str:
@@ -88,43 +131,115 @@ def words_of(stem: str) -> str:
     return words if " " in words else words.replace("-", " ").strip()
 
 
+def encoding_of(head: bytes) -> str:
+    """UTF-8, or what a mark says; without one, zeros at odd or at even places alone tell UTF-16."""
+    if head.startswith((b"\xff\xfe\0\0", b"\0\0\xfe\xff")):
+        return "utf-32"
+    if head.startswith((b"\xff\xfe", b"\xfe\xff")):
+        return "utf-16"
+    big, little = head[0::2].count(0), head[1::2].count(0)
+    mostly_zeros = 3 * (big + little) >= len(head)
+    if max(big, little) > 4 * min(big, little) and (mostly_zeros or not _is_utf_8(head)):
+        return "utf-16-be" if big > little else "utf-16-le"
+    return "utf-8-sig"
+
+
+def _is_utf_8(data: bytes) -> bool:
+    try:
+        data.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
 def decoded(data: bytes) -> str:
-    """A caption file's text: UTF-8, or UTF-16 with its mark. DatasetError gives the reason alone."""
+    """A caption file's text. DatasetError gives the reason alone."""
     if len(data) > MAX_CAPTION_BYTES:
         raise DatasetError(
             f"its caption file is over {MAX_CAPTION_BYTES // 1000} kB; is it the right file?"
         )
-    encoding = "utf-16" if data[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig"
     try:
-        return data.decode(encoding).strip()
+        text = data.decode(encoding_of(data))
     except UnicodeDecodeError:
-        raise DatasetError("its caption file is not UTF-8 text; save it as UTF-8") from None
+        raise DatasetError(NOT_TEXT) from None
+    if "\0" in text:
+        raise DatasetError(NOT_TEXT)
+    return text.strip()
 
 
-def written_caption(suffix: str, data: bytes) -> str:
-    """The caption that a file of this suffix holds. DatasetError gives the reason alone."""
+def written_captions(suffix: str, data: bytes, reading: Reading) -> Written:
+    """What a file of this suffix holds, or the prompt of a graph of ComfyUI in it.
+
+    DatasetError gives the reason alone.
+    """
     text = decoded(data)
     if suffix != ".json":
-        return text
+        return captions_of_lines(text, reading)
     try:
         values = json.loads(text)
     except (ValueError, RecursionError) as error:
         raise DatasetError(f"its .json is not valid JSON ({error})") from None
-    return caption_in(values)
+    return as_written(graph_beside(values) if is_graph(values) else caption_in(values))
 
 
-def caption_in(values: Any) -> str:
-    """The caption of a JSON value: a string, a list of tags, or an object with one of CAPTION_KEYS."""
+def first_written(found: Iterable[Written]) -> Written:
+    """The first that holds a caption; an empty one, if any is, before none."""
+    empty: Written = None
+    for written in found:
+        if written:
+            return written
+        empty = empty if written is None else written
+    return empty
+
+
+def as_written(text: str | None) -> Written:
+    return None if text is None else [text] if text else []
+
+
+def captions_of_lines(text: str, reading: Reading) -> list[str]:
+    """The captions in a text file, by what `reading` says of lines; counted in `reading.lines_told`."""
+    every = [line.strip() for line in text.splitlines()]
+    lines = [*dict.fromkeys(filter(None, every))]
+    if len(lines) < 2:
+        return lines
+    how = reading.caption_lines
+    if how == "auto":
+        how = "joined" if is_one_text(every) else "one is drawn"
+    told = {"joined": "joined, as one text", "first": "the first is used"}
+    reading.lines_told[told.get(how, "one is drawn each time")] += 1
+    if how == "joined":
+        return [" ".join(filter(None, every))]
+    return lines[:1] if how == "first" else lines
+
+
+def is_one_text(lines: Sequence[str]) -> bool:
+    """Whether lines are one text: paragraphs with an empty line between, or sentences wrapped at one width.
+
+    Wrapped are three or more, none of which had room for the next one's first word.
+    """
+    if not all(lines):
+        return True
+    width = max(map(len, lines))
+    full = all(len(line) + len(after.split()[0]) >= width for line, after in pairwise(lines))
+    sentences = all(line.endswith((".", "!", "?")) for line in lines)
+    return len(lines) > 2 and width >= WRAPPED_AT and full and not sentences
+
+
+def caption_in(values: Any) -> str | None:
+    """The caption of a JSON value: a string, a list of tags, or an object with one of CAPTION_KEYS.
+
+    None if it is nothing of these, or an object without any.
+    """
     if isinstance(values, dict):
-        found = (caption_in(values[key]) for key in CAPTION_KEYS if key in values)
-        return next((text for text in found if text), "")
+        found = [caption_in(values[key]) for key in CAPTION_KEYS if key in values]
+        return next(filter(None, found), "" if "" in found else None)
     if isinstance(values, list):
         return ", ".join(item.strip() for item in values if isinstance(item, str) and item.strip())
-    return values.strip() if isinstance(values, str) else ""
+    return values.strip() if isinstance(values, str) else None
 
 
-def table_rows(path: Path) -> Iterator[tuple[str, str]]:
-    """(file name, caption) of every row of a metadata table, each empty where the row has none.
+def table_rows(path: Path) -> Iterator[tuple[str, str | None]]:
+    """(file name, caption) of every row of a metadata table; an empty name, and no caption, where it has none.
 
     DatasetError says what is wrong with the table; what stands before the damage is given.
     """
@@ -132,7 +247,9 @@ def table_rows(path: Path) -> Iterator[tuple[str, str]]:
         raise DatasetError(f"is over {MAX_TABLE_BYTES // 10**6} MB; split it into folders")
     rows = _csv_rows if path.suffix == ".csv" else _json_rows
     try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
+        with path.open("rb") as file:
+            encoding = encoding_of(file.read(HEAD_BYTES))
+        with path.open(encoding=encoding, newline="") as file:
             for row in rows(file):
                 name = row.get("file_name")
                 yield name if isinstance(name, str) else "", caption_in(row)

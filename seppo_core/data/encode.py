@@ -49,8 +49,8 @@ class Row:
 
     image: Entry
     losing: Entry | None
-    texts: tuple[str, ...]
-    """its captions, the given order first; under dropout the empty one is the last"""
+    texts: tuple[tuple[str, ...], ...]
+    """the wordings of each of its captions, the given order first; under dropout the empty one is the last"""
     dropout: float
     repeats: int
     place: float
@@ -69,15 +69,20 @@ class StoredExamples(Sequence[Example]):
         return len(self.rows)
 
     def __getitem__(self, index: int) -> Example:
-        return self._example(index, self.rows[index].texts[0])
+        return self._example(index, self.rows[index].texts[0][0])
 
     def drawn(self, index: int, draw: torch.Generator) -> Example:
-        """The example with one of its captions, each as likely as the others, or with the empty one."""
+        """The example with one of its captions, each as likely as the others, or with the empty one.
+
+        A caption's wordings share its chance.
+        """
         row = self.rows[index]
         if torch.rand((), generator=draw) < row.dropout:
             return self._example(index, "")
         captions = row.texts[:-1] if row.dropout else row.texts
-        return self._example(index, captions[torch.randint(len(captions), (), generator=draw)])
+        place = torch.randint(len(captions), (), generator=draw) if len(captions) > 1 else 0
+        worded = captions[place]
+        return self._example(index, worded[torch.randint(len(worded), (), generator=draw)])
 
     def _example(self, index: int, caption: str) -> Example:
         row = self.rows[index]
@@ -123,7 +128,7 @@ def encode(
         raise ConfigError(f"held_out must lie in [0, {MOST_HELD_OUT}], got {held_out}")
     store = DiskStore(cache) if cache else MemoryStore()
     worded = [_texts(winner) for winner in winners]
-    captions = list(dict.fromkeys(text for texts in worded for text in texts))
+    captions = list(dict.fromkeys(text for texts in worded for one in texts for text in one))
     total = len(winners) + len(captions)
 
     with kept(store):
@@ -144,15 +149,15 @@ def encode(
     return dataset
 
 
-def _texts(winner: Winner) -> tuple[str, ...]:
-    """All that training may read for its caption."""
+def _texts(winner: Winner) -> tuple[tuple[str, ...], ...]:
+    """All that training may read for its caption; see `Row.texts`."""
     dropout = winner.wording is not None and winner.wording.dropout > 0
-    return (*winner.captions(), "") if dropout else winner.captions()
+    return (*winner.wordings(), ("",)) if dropout else (*winner.wordings(),)
 
 
 def _image_rows(
     winners: Winners,
-    worded: Sequence[tuple[str, ...]],
+    worded: Sequence[tuple[tuple[str, ...], ...]],
     images: "ImageEncoding",
     tally: Tally,
     on_item: Callable[[int], None],
@@ -188,7 +193,7 @@ class ImageEncoding:
     preparation: Preparation
     identity: str
 
-    def row(self, winner: Winner, texts: tuple[str, ...]) -> Row:
+    def row(self, winner: Winner, texts: tuple[tuple[str, ...], ...]) -> Row:
         """The winner encoded, and its losing image at the same size."""
         with _damage_told():
             content = winner.content()
@@ -278,8 +283,11 @@ def _dataset(
     identity = hashlib.sha256((held_out.identity if held_out else "").encode())
     for row in rows:
         losing = row.losing.key if row.losing else ""
-        captions = [texts[text].key for text in row.texts]
-        identity.update(_key(row.image.key, losing, captions, row.dropout, row.repeats).encode())
+        captions = [texts[text].key for one in row.texts for text in one]
+        parts = [row.image.key, losing, captions, row.dropout, row.repeats]
+        if len(row.texts) > (2 if row.dropout else 1):
+            parts.append([len(one) for one in row.texts])
+        identity.update(_key(*parts).encode())
     return StoredDataset(
         StoredExamples(rows, texts),
         [row.image.store.outline(row.image.key)["latents"] for row in rows],

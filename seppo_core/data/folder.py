@@ -3,13 +3,23 @@
 import os
 import posixpath
 import re
+from collections import Counter
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 
 from ..errors import DatasetError
 from . import captions
-from .captions import Reading, caption_of, table_rows, written_caption
+from .captions import (
+    Reading,
+    Written,
+    as_written,
+    caption_of,
+    first_written,
+    table_rows,
+    written_captions,
+)
 from .pictures import FORMATS, PictureFile, StoredPicture
 from .winners import LeftOut, Winner, Winners
 
@@ -17,6 +27,8 @@ SUFFIXES = {suffix for suffixes in FORMATS.values() for suffix in suffixes}
 NO_ROW = f"it lacks file_name or a caption (one of {', '.join(captions.CAPTION_KEYS)})"
 REPEATS = re.compile(r"(\d+)_(.*)", re.DOTALL)
 MAX_REPEATS = 10_000
+REGULARIZATION = re.compile(r"reg(ulari[sz]ation)?([ _-]?(data|images?|img))?", re.IGNORECASE)
+"""What users of kohya's trainer call its folder of pictures that are not to be learned."""
 MOUNT_POINT = 0xA0000003
 """`stat.IO_REPARSE_TAG_MOUNT_POINT`, which only Windows has"""
 
@@ -29,16 +41,36 @@ class Folder:
     name: str
     """relative to where the walk began, with slashes; empty for that place itself"""
     files: dict[str, bool] = field(default_factory=dict)
-    """name -> whether it is a link"""
+    """name -> whether it is a link, be it to a folder"""
 
     def named(self, file: str) -> str:
         return f"{self.name}/{file}" if self.name else file
 
+    @cached_property
+    def captions(self) -> dict[str, dict[str, str]]:
+        """Caption files: what their names stand beside -> suffix in small letters -> name."""
+        found: dict[str, dict[str, str]] = {}
+        for name in self.files:
+            if (suffix := suffix_of(name)) in captions.SUFFIXES:
+                found.setdefault(name[: -len(suffix)], {}).setdefault(suffix, name)
+        return found
+
+    @cached_property
+    def captioned(self) -> set[str]:
+        """What caption files may be called, without their suffix."""
+        others = [name for name in self.files if suffix_of(name) not in captions.SUFFIXES]
+        return {*others, *(name.rpartition(".")[0] for name in others)}
+
+    def beside(self, name: str) -> list[tuple[str, str]]:
+        """Suffix and name of the files that caption `name`, in the order they are asked: `a.txt`, `a.png.txt`."""
+        own = (self.captions.get(stem, {}) for stem in (name.rpartition(".")[0], name))
+        return [(s, files[s]) for files in own for s in captions.SUFFIXES if s in files]
+
 
 def walk(root: str | Path, left_out: list[LeftOut]) -> Iterator[Folder]:
-    """Every folder below `root`, sorted by name, with its plain files and links to files.
+    """Every folder below `root`, sorted by name, with its plain files and its links, which are not followed.
 
-    Hidden ones and links to folders are passed over.
+    Hidden ones are passed over.
     """
     root = str(root)
     waiting = [Folder(root, "")]
@@ -50,11 +82,12 @@ def walk(root: str | Path, left_out: list[LeftOut]) -> Iterator[Folder]:
                 for entry in entries:
                     if entry.name.startswith("."):
                         continue
-                    if entry.is_dir(follow_symlinks=False):
-                        if not _is_junction(entry):
-                            inner.append(Folder(entry.path, folder.named(entry.name)))
-                    elif entry.is_symlink() or entry.is_file(follow_symlinks=False):
-                        folder.files[entry.name] = entry.is_symlink()
+                    is_folder = entry.is_dir(follow_symlinks=False)
+                    is_link = entry.is_symlink() or is_folder and _is_junction(entry)
+                    if is_folder and not is_link:
+                        inner.append(Folder(entry.path, folder.named(entry.name)))
+                    elif is_link or entry.is_file(follow_symlinks=False):
+                        folder.files[entry.name] = is_link
         except OSError as error:
             if folder.path == root:
                 raise DatasetError(f"{root}: cannot be read ({error.strerror})") from None
@@ -117,17 +150,22 @@ def read_captioned(
     """Files of these suffixes below `path`, or `path` itself; `stored(path, name)` makes each a picture.
 
     Folders named `N_words`, as kohya's trainer has them, count N times, and their words caption what has
-    nothing better. Hidden files, links to folders and links that leave the folder are not followed.
+    nothing better; what lies in its folder `reg` is no winner. Hidden files, links to folders and links that
+    leave the folder are not followed.
     """
     winners: list[Winner] = []
     left_out: list[LeftOut] = []
     tables: dict[str, str] = {}
+    passed_over: Counter[str] = Counter()
     root = root_of(path)
     for folder, names in reached(path, left_out):
+        if outer := regularization(folder.name):
+            passed_over[outer] += sum(suffix_of(name) in suffixes for name in names)
+            continue
         tables |= table_captions(folder, root, left_out)
         for name in names:
             named = folder.named(name)
-            listed = tables.pop(named, "")
+            listed = tables.pop(named, None)
             if suffix_of(name) not in suffixes:
                 continue
             try:
@@ -138,13 +176,39 @@ def read_captioned(
             reading.on_item(len(winners) + len(left_out))
     if not path.is_file():
         left_out += [
-            LeftOut(name, "named in a metadata table, but no such file") for name in tables
+            LeftOut(name, "named in a metadata table, but no such file")
+            for name in tables
+            if not regularization(name)
         ]
-    return Winners(winners, path.name, left_out)
+    passed = [LeftOut(name, told_passed(count)) for name, count in passed_over.items() if count]
+    if not winners:
+        left_out += passed
+    return Winners(winners, path.name, left_out, [*map(str, passed), *reading.notes()])
+
+
+def told_passed(count: int) -> str:
+    return (
+        f"{count} in there are not read, for kohya's trainer keeps regularization images under this name; "
+        "rename the folder if these are winners"
+    )
+
+
+def regularization(name: str) -> str:
+    """The outermost folder on the way to `name` that holds kohya's regularization images; empty if none does."""
+    parts = name.split("/")
+    return next(
+        ("/".join(parts[:i]) for i, part in enumerate(parts, 1) if REGULARIZATION.fullmatch(part)),
+        "",
+    )
 
 
 def winner_in(
-    folder: Folder, name: str, picture: StoredPicture, listed: str, root: str, reading: Reading
+    folder: Folder,
+    name: str,
+    picture: StoredPicture,
+    listed: str | None,
+    root: str,
+    reading: Reading,
 ) -> Winner:
     """DatasetError gives the reason, without the name, why this picture is not used."""
     if complaint := picture.complaint():
@@ -152,37 +216,39 @@ def winner_in(
     repeats, words = folder_repeats(folder.name.rpartition("/")[2])
     if repeats == 0:
         raise DatasetError("its folder's name asks for 0 repeats")
+    written = first_written([caption_beside(folder, name, root, reading), as_written(listed)])
     stem = name.rpartition(".")[0]
-    written = caption_beside(folder, stem, root) or listed
-    caption, about = caption_of(written, picture, stem, reading, words)
-    return Winner(picture, caption, repeats, about=about)
+    (caption, *more), about = caption_of(written, picture, stem, reading, words)
+    return Winner(picture, caption, repeats, about=about, more=tuple(more))
 
 
 def confined(folder: Folder, name: str, root: str) -> str:
     """The path of a file in `folder`; DatasetError if it is a link that leaves `root` or leads to no file."""
     path = f"{folder.path}{os.sep}{name}"
     if folder.files[name]:
-        if not os.path.realpath(path).startswith(root + os.sep):
-            raise DatasetError(f"{name} is a link to a file outside the folder")
         if not os.path.isfile(path):  # noqa: PTH113
-            raise DatasetError(f"{name} is a link that leads to no file")
+            raise DatasetError("is a link that leads to no file; put the file itself there")
+        if not os.path.realpath(path).startswith(root + os.sep):
+            raise DatasetError("is a link to a file outside the folder; put the file itself there")
     return path
 
 
-def caption_beside(folder: Folder, stem: str, root: str) -> str:
-    """What the caption file of this name says; empty without one."""
-    for suffix in captions.SUFFIXES:
-        name = next((stem + s for s in (suffix, suffix.upper()) if stem + s in folder.files), "")
-        if name:
-            path = confined(folder, name, root)
-            try:
-                with open(path, "rb") as file:  # noqa: PTH123 (once for each of 100,000 pictures)
-                    data = file.read(captions.MAX_CAPTION_BYTES + 1)
-            except OSError as error:
-                raise DatasetError(f"its caption file cannot be read ({error.strerror})") from None
-            if text := written_caption(suffix, data):
-                return text
-    return ""
+def caption_beside(folder: Folder, name: str, root: str, reading: Reading) -> Written:
+    """What the caption files of `name` say."""
+
+    def read(suffix: str, file: str) -> Written:
+        try:
+            path = confined(folder, file, root)
+        except DatasetError as error:
+            raise DatasetError(f"{file} beside it {error}") from None
+        try:
+            with open(path, "rb") as opened:  # noqa: PTH123 (once for each of 100,000 pictures)
+                data = opened.read(captions.MAX_CAPTION_BYTES + 1)
+        except OSError as error:
+            raise DatasetError(f"its caption file cannot be read ({error.strerror})") from None
+        return written_captions(suffix, data, reading)
+
+    return first_written(read(suffix, file) for suffix, file in folder.beside(name))
 
 
 def folder_repeats(name: str) -> tuple[int, str]:
@@ -203,7 +269,7 @@ def table_captions(folder: Folder, root: str, left_out: list[LeftOut]) -> dict[s
             try:
                 rows = table_rows(Path(confined(folder, name, root)))
                 for number, (file, caption) in enumerate(rows, 1):
-                    if file and caption:
+                    if file and caption is not None:
                         found[posixpath.normpath(folder.named(file))] = caption
                     else:
                         left_out.append(LeftOut(f"{folder.named(name)} row {number}", NO_ROW))

@@ -1,6 +1,5 @@
 """The prompt that a picture or clip carries within its own file."""
 
-import json
 import re
 import warnings
 from collections.abc import Callable
@@ -10,11 +9,9 @@ from PIL import Image
 
 from .embedded import embedded_texts
 from .generation import Generation, NoPromptError
-from .graphs import api_graph, generation_of
+from .graphs import api_graph, generation_of, typed
+from .json_texts import graph_in, is_fooocus, json_object, told_in_json, unknown_json
 from .pictures import DAMAGE
-
-CARRIERS = ("comment", "usercomment", "description", "imagedescription", "prompt")
-"""Keys under which some programs put one JSON object that holds the graphs."""
 
 MAX_PROMPT = 20_000
 MAX_NAME = 200
@@ -60,35 +57,39 @@ def _graph_told(
 ) -> Generation | None:
     """What ComfyUI's texts tell; None if there are none."""
     lower = {key.lower(): text for key, text in texts.items()}
-    for key in CARRIERS:
-        carried = _json(lower.get(key, ""))
-        graphs = carried if isinstance(carried, dict) else {}
-        inner = {key: _as_text(graphs.get(key)) for key in ("prompt", "workflow")}
-        if any(text.startswith("{") for text in inner.values()):
-            lower |= inner
-            break
-    graph, workflow = (_json(lower.get(key, "")) for key in ("prompt", "workflow"))
-    if isinstance(graph, dict):
-        return generation_of(graph, name, size_of_file)
-    if isinstance(workflow, dict):
-        return generation_of(api_graph(workflow), name, size_of_file)
+    objects = {key: found for key, text in lower.items() if (found := json_object(text))}
+    if "prompt" in objects:
+        kind, graph = graph_in(objects["prompt"]) or ("prompt", objects["prompt"])
+        if kind == "prompt" and "workflow" in objects:
+            graph = typed(graph, objects["workflow"])
+        return _of_graph(kind, graph, name, size_of_file)
+    for values in objects.values():
+        if found := graph_in(values):
+            return _of_graph(*found, name, size_of_file)
+    if "workflow" in objects:
+        return generation_of(api_graph(objects["workflow"]), name, size_of_file)
     if lower.get("prompt", "").lstrip().startswith("{"):
         raise NoPromptError("its graph is no valid JSON, or nested too deeply")
     return None
 
 
-def _as_text(graph: Any) -> str:
-    return graph.lstrip() if isinstance(graph, str) else json.dumps(graph)
+def _of_graph(
+    kind: str, graph: Any, name: str, size_of_file: Callable[[], tuple[int, int] | None]
+) -> Generation:
+    return generation_of(api_graph(graph) if kind == "workflow" else graph, name, size_of_file)
 
 
-def _json(text: str) -> Any:
-    """The value of a JSON object; None for anything else."""
-    if not text.lstrip().startswith("{"):
-        return None
+def is_graph(values: Any) -> bool:
+    return isinstance(values, dict) and graph_in(values) is not None
+
+
+def graph_beside(values: dict[str, Any]) -> str:
+    """The prompt of a graph of ComfyUI that stands in a file of its own; empty if it tells none."""
+    kind, graph = graph_in(values) or ("prompt", values)
     try:
-        return json.loads(text)
-    except (ValueError, RecursionError):
-        return None
+        return _cleaned(_of_graph(kind, graph, "", lambda: None)).prompt
+    except NoPromptError:
+        return ""
 
 
 def _other_programs(texts: dict[str, str]) -> Generation:
@@ -97,8 +98,10 @@ def _other_programs(texts: dict[str, str]) -> Generation:
     known = [name for name, wrote in PROGRAMS.items() if wrote(parameters)]
     if not known and texts.get("prompt", "").strip():
         return Generation(texts["prompt"])
+    if not known and (found := told_in_json(parameters.get("parameters", ""))):
+        return found
     if not known:
-        raise NoPromptError("it carries no text of a program that makes pictures")
+        raise NoPromptError(unknown_json(parameters.get("parameters", "")) or NO_TEXT)
     try:
         from sd_parsers import parsers
     except ImportError:
@@ -114,20 +117,40 @@ def _other_programs(texts: dict[str, str]) -> Generation:
     raise NoPromptError(f"its text cannot be read as that of {'; '.join(reasons)[:300]}")
 
 
+NO_TEXT = "it carries no text of a program that makes pictures"
+
 SAME = {"UserComment": "parameters"}
 """Keys in EXIF -> the keys of PNG chunks that hold the same."""
 
 PROGRAMS: dict[str, Callable[[dict[str, str]], bool]] = {
     "AUTOMATIC1111": lambda texts: "Steps: " in texts.get("parameters", ""),
-    "Fooocus": lambda texts: texts.get("parameters", "").lstrip().startswith("{"),
+    "Fooocus": lambda texts: is_fooocus(texts.get("parameters", "")),
     "InvokeAI": lambda texts: bool({"invokeai_metadata", "sd-metadata", "Dream"} & texts.keys()),
     "NovelAI": lambda texts: {"Comment", "Description", "Source"} <= texts.keys(),
 }
 """Program -> whether it wrote texts like these, in the order they are asked."""
 
 
-NETWORKS = re.compile(r"<(?:lora|lyco|hypernet):[^<>]{1,200}>")
+NETWORKS = re.compile(r"<(?:lora|lyco|hypernet):[^<>]{1,200}>", re.IGNORECASE)
 """Marks that AUTOMATIC1111 takes out of a prompt before it is encoded."""
+
+MARKS = re.compile(
+    rf"(?:^|,)\s*(?:{NETWORKS.pattern}\s*)+(?=,|$)| ?{NETWORKS.pattern}(?=\s|,|$)|{NETWORKS.pattern}",
+    re.IGNORECASE,
+)
+"""The same with the comma or space that would be left over."""
+
+
+UNRESOLVED = re.compile(
+    r"<(?:style|wildcard|wc|random|alternate|var|setvar|macro|setmacro)[:\[][^<>]*>", re.IGNORECASE
+)
+"""Marks that nodes and programs replace by words before a text is encoded."""
+
+
+def without_networks(text: str) -> str:
+    """Without the marks that load a network, which nodes take out of a text before it is encoded."""
+    bare = MARKS.sub("", text)
+    return bare.lstrip(" ,\n") if bare != text and not text.startswith(bare[:1]) else bare
 
 
 def _parsed(info: Any) -> Generation:
@@ -157,14 +180,18 @@ def _number(value: Any, kind: type) -> Any:
 
 def _cleaned(found: Generation) -> Generation:
     """Bounded, stripped, without control characters; NoPromptError if no prompt is left."""
-    prompt = _clean(found.prompt, MAX_PROMPT + 1)
+    prompt = _clean(without_networks(found.prompt), MAX_PROMPT + 1)
     if not prompt:
         raise NoPromptError("its prompt is empty")
+    if left := UNRESOLVED.search(prompt):
+        raise NoPromptError(
+            f"its prompt holds {left[0][:40]!r}, for which words were put that the file does not hold"
+        )
     if len(prompt) > MAX_PROMPT:
         raise NoPromptError(f"its prompt is over {MAX_PROMPT} characters")
     names = (found.sampler, found.scheduler, found.model)
     sampler, scheduler, model = (_clean(name, MAX_NAME) or None for name in names)
-    negative = _clean(found.negative, MAX_PROMPT)
+    negative = _clean(without_networks(found.negative), MAX_PROMPT)
     return Generation(
         prompt, negative, found.seed, found.steps, found.cfg, sampler, scheduler, model
     )

@@ -12,7 +12,7 @@ from typing import BinaryIO
 
 from ..errors import DatasetError
 from . import captions, folder
-from .captions import Reading, caption_of, written_caption
+from .captions import Reading, caption_of, first_written, written_captions
 from .folder import files_of, suffix_of
 from .pictures import StoredPicture
 from .winners import LeftOut, Winner, Winners
@@ -121,20 +121,21 @@ def read_tars(path: Path, reading: Reading) -> Winners:
             except DatasetError as error:
                 left_out.append(LeftOut(sample.picture.name, str(error)))
             reading.on_item(len(winners) + len(left_out))
-    return Winners(winners, path.name, left_out)
+    return Winners(winners, path.name, left_out, reading.notes())
 
 
 def _winner(sample: Sample, picture: PictureInTar, reading: Reading) -> Winner:
     """DatasetError gives the reason, without the name, why this sample is not used."""
     if complaint := picture.complaint():
         raise DatasetError(complaint)
-    texts = (
-        written_caption(s, sample.written[s]) for s in captions.SUFFIXES if s in sample.written
+    written = first_written(
+        written_captions(suffix, sample.written[suffix], reading)
+        for suffix in captions.SUFFIXES
+        if suffix in sample.written
     )
-    written = next((text for text in texts if text), "")
     stem = sample.key.rpartition("/")[2]
-    caption, about = caption_of(written, picture, stem, reading)
-    return Winner(picture, caption, about=about)
+    (caption, *more), about = caption_of(written, picture, stem, reading)
+    return Winner(picture, caption, about=about, more=tuple(more))
 
 
 def samples_of(path: str, name: str, left_out: list[LeftOut]) -> list[Sample]:

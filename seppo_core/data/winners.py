@@ -33,18 +33,25 @@ class Winner:
     """how it was generated, where its file was asked and told"""
     wording: "Wording | None" = None
     """what becomes of the caption before it is encoded; None leaves it as it is"""
+    more: tuple[str, ...] = ()
+    """other captions of the picture; training draws one of all each time"""
 
     @property
     def name(self) -> str:
         return self.picture.name
 
     def captions(self) -> tuple[str, ...]:
-        """What training reads for the caption: first the given order of its tags.
+        """All that training reads for the caption."""
+        return tuple(text for variants in self.wordings() for text in variants)
+
+    def wordings(self) -> list[tuple[str, ...]]:
+        """What training reads for each of its captions: first the given order of its tags.
 
         A prefix or a typed caption may hold halves of characters, too.
         """
-        worded = self.wording.variants(self.caption) if self.wording else (self.caption,)
-        return tuple(map(encodable, worded))
+        texts = (self.caption, *self.more)
+        worded = [self.wording.variants(text) if self.wording else (text,) for text in texts]
+        return [tuple(map(encodable, variants)) for variants in worded]
 
     def load(self, background: str = "white") -> Image.Image:
         """The picture as upright RGB. DatasetError says why it cannot be read."""
@@ -72,9 +79,12 @@ def printable(text: str) -> str:
     return text.encode("utf-8", "backslashreplace").decode()
 
 
-def nothing_usable(source: str, left_out: Sequence[LeftOut]) -> DatasetError:
-    """The error for a set without a single usable picture."""
-    return DatasetError(
+class NothingUsableError(DatasetError):
+    """A set holds not a single usable picture."""
+
+
+def nothing_usable(source: str, left_out: Sequence[LeftOut]) -> NothingUsableError:
+    return NothingUsableError(
         f"{source}: no usable image. Give at least one picture." + listed(left_out, 5)
     )
 
@@ -88,20 +98,24 @@ def require_none(source: str, left_out: Iterable[LeftOut]) -> None:
         )
 
 
-def listed(left_out: Sequence[LeftOut], limit: int) -> str:
-    """A line for each, those of one reason together; `limit` names are given for each reason."""
+def grouped(left_out: Sequence[LeftOut], limit: int) -> list[LeftOut]:
+    """Those of one reason as one, with up to `limit` names."""
     names: dict[str, list[str]] = {}
     for item in left_out:
         names.setdefault(item.reason, []).append(item.name)
-    lines = []
-    for reason, all_names in names.items():
-        if len(all_names) > limit:
-            more = f"{', '.join(all_names[:limit])} and {len(all_names) - limit} more"
-        else:
-            more = ", ".join(all_names)
-        lines.append(f"\n  {LeftOut(more, reason)}")
-    rest = f"\n  and {len(lines) - MAX_REASONS} more reasons" if len(lines) > MAX_REASONS else ""
-    return "".join(lines[:MAX_REASONS]) + rest
+    groups = []
+    for reason, every in names.items():
+        more = f" and {len(every) - limit} more" if len(every) > limit else ""
+        groups.append(LeftOut(", ".join(every[:limit]) + more, reason))
+    return groups
+
+
+def listed(left_out: Sequence[LeftOut], limit: int) -> str:
+    """A line for each, those of one reason together; `limit` names are given for each reason."""
+    groups = grouped(left_out, limit)
+    lines = [f"\n  {group}" for group in groups[:MAX_REASONS]]
+    rest = len(groups) - MAX_REASONS
+    return "".join(lines) + (f"\n  and {rest} more reasons" if rest > 0 else "")
 
 
 class Winners(Sequence[Winner]):
@@ -136,13 +150,13 @@ class Winners(Sequence[Winner]):
         for winner in self:
             losing = winner.losing.content() if winner.losing else ""
             parts = (winner.content(), losing, winner.caption, winner.wording, winner.repeats)
-            digest.update(repr(parts).encode())
+            digest.update(repr(parts + winner.more).encode())
         return digest.hexdigest()
 
     def report(self) -> str:
         """What is there, in a few lines, and what was left out and why."""
         passes = sum(winner.repeats for winner in self)
-        captions = len({winner.caption for winner in self})
+        captions = len({text for winner in self for text in (winner.caption, *winner.more)})
         lines = [f"{self.source}: {len(self)} winning images, {captions} different captions"]
         if passes != len(self):
             lines.append(f"with repeats they count as {passes} per pass")

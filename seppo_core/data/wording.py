@@ -3,6 +3,7 @@
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import accumulate
 
 import torch
 
@@ -17,8 +18,17 @@ TRIES_PER_ORDER = 20
 CLOSING = (",", ".", ";", ":", "!", "?")
 """A suffix that begins so stands right behind the caption."""
 
-COMMA = re.compile(r",(?![^()]{0,300}\))")
-"""Between tags; not inside the brackets of a weighted group, `(red, blue:1.2)`."""
+OPENING = {")": "(", "]": "[", "}": "{"}
+"""By what closes it."""
+
+FACE = re.compile(
+    r"""(?<! [^\s(\[{] )
+    ( [<>3\]}]? [:;=] ['^o~-]? \\? ( [)\]}] | [(\[{]+ )
+    | \\? [()\[\]{}] ['^o~-]? [:;=] [<>]? )
+    (?= $ | \s | :[\d.] | [)\]}] )""",
+    re.VERBOSE,
+)
+"""`:)`, `>:(`, `:'(`, `(;` where a word may stand: their brackets open and close nothing."""
 
 
 @dataclass(frozen=True)
@@ -62,7 +72,7 @@ class Wording:
         return tuple(self.apply(text) for text in (caption, *self._others(caption)))
 
     def _others(self, caption: str) -> list[str]:
-        tags = [tag.strip() for tag in COMMA.split(caption) if tag.strip()] if self.shuffle else []
+        tags = tags_of(caption) if self.shuffle else []
         fixed, free = self._parted(tags)
         if len(free) < 2:
             return []
@@ -81,6 +91,31 @@ class Wording:
         own = {tag: None for tag in tags if trigger and _holds(tag, trigger)}
         first = [tag for tag in tags[: self.keep] if tag not in own]
         return [*own, *first], [tag for tag in tags[self.keep :] if tag not in own]
+
+
+def tags_of(caption: str) -> list[str]:
+    """What stands between a caption's commas; one inside brackets parts nothing: `(red, blue:1.2)` is one tag.
+
+    Brackets that are never closed, or never opened, and those of faces are none.
+    """
+    pieces = caption.split(",")
+    open_at: dict[str, list[int]] = {kind: [] for kind in OPENING.values()}
+    depths = [0] * (len(pieces) + 1)
+    """of the comma before each piece, as differences"""
+    for place, piece in enumerate(pieces):
+        for mark in FACE.sub("", piece.strip()):
+            if mark in open_at:
+                open_at[mark].append(place)
+            elif mark in OPENING and open_at[OPENING[mark]]:
+                depths[open_at[OPENING[mark]].pop() + 1] += 1
+                depths[place + 1] -= 1
+    tags: list[list[str]] = []
+    for piece, depth in zip(pieces, accumulate(depths), strict=False):
+        if depth:
+            tags[-1].append(piece)
+        else:
+            tags.append([piece])
+    return [tag for parts in tags if (tag := ",".join(parts).strip())]
 
 
 def _holds(text: str, words: str) -> bool:

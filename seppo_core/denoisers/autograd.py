@@ -216,6 +216,24 @@ def evaluating(network: nn.Module) -> Iterator[None]:
             module.training = training
 
 
+@contextmanager
+def cast_weights(network: nn.Module, device: torch.device, dtype: torch.dtype) -> Iterator[None]:
+    """Weights that autocast to `dtype` would cast anew in every forward lie on `device` in it, with the same result.
+
+    Afterwards they are what they were, on the CPU.
+    """
+    layers = [m for m in network.modules() if isinstance(m, nn.Linear | nn.modules.conv._ConvNd)]
+    weights = list(dict.fromkeys(p for m in layers for p in m.parameters(recurse=False)))
+    before = [weight.data.cpu() for weight in weights]
+    try:
+        for weight in weights:
+            weight.data = weight.data.to(device, dtype)
+        yield
+    finally:
+        for weight, value in zip(weights, before, strict=True):
+            weight.data = value
+
+
 def inference_tensors(network: nn.Module) -> list[str]:
     """Names of parameters and buffers made under inference mode, which autograd refuses to keep."""
     every = [*network.named_parameters(), *network.named_buffers()]

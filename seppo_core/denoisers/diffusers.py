@@ -4,6 +4,7 @@ import inspect
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 import torch
@@ -18,8 +19,10 @@ from ..memory import drop_aborted_backward
 from ..randomness import isolated_global_rng
 from . import DTYPES, autograd
 from .conditions import digest_state
+from .inputs import places_to_check
 
 Batch = dict[str, Tensor]
+Shape = tuple[int, ...]
 
 
 def call_unet(network: nn.Module, x: Tensor, timestep: Tensor, cond: Batch) -> Tensor:
@@ -127,7 +130,14 @@ SAMPLERS: dict[str, Callable[[Any, bool, bool], Any]] = {
 SPACINGS = ("normal", "karras")
 
 
-def _shapes(cond: dict[str, Tensor]) -> dict[str, tuple[int, ...]]:
+def _unlike(where: str, cond: Batch, first: str, expected: dict[str, Shape]) -> DatasetError:
+    return DatasetError(
+        f"{where}: its conditioning {_shapes(cond)} is not shaped like that of {first}, {expected}; encode "
+        "all texts alike, padded to one number of tokens"
+    )
+
+
+def _shapes(cond: Batch) -> dict[str, Shape]:
     return {key: tuple(cond[key].shape) for key in sorted(cond)}
 
 
@@ -191,7 +201,9 @@ class DiffusersDenoiser:
         self.lora: LoRA | None = None
         self.is_flow = not hasattr(scheduler, "alphas_cumprod")
         if self.is_flow:
-            sigma = scheduler.sigmas[: scheduler.config.num_train_timesteps].flip(0).float().cpu()
+            # A scheduler that has drawn holds the few levels that it drew with; a new one those to train on.
+            fresh = type(scheduler).from_config(scheduler.config)
+            sigma = fresh.sigmas[: scheduler.config.num_train_timesteps].flip(0).float().cpu()
             alpha = 1 - sigma
             prediction = "flow"
             self._timesteps = sigma * scheduler.config.num_train_timesteps
@@ -243,13 +255,12 @@ class DiffusersDenoiser:
 
     def _check_conditionings(self, dataset: EncodedDataset, guided: bool) -> None:
         """Any two of them may stand in one batch, and the negative with all of them."""
-        named = [
-            (f"winner {index} ({example.caption!r})", example.cond)
-            for index, example in enumerate(dataset.examples)
-        ]
+        examples = dataset.examples
+        places = places_to_check(examples)
+        named = ((f"winner {i} ({examples[i].caption!r})", examples[i].cond) for i in places)
         if guided:
-            named.append(("the negative conditioning", self.negative))
-        first, expected = named[0][0], _shapes(named[0][1])
+            named = chain(named, [("the negative conditioning", self.negative)])
+        first, expected = f"winner 0 ({examples[0].caption!r})", _shapes(examples[0].cond)
         for where, cond in named:
             missing = [key for key in self.architecture.required if key not in cond]
             if missing:
@@ -258,10 +269,7 @@ class DiffusersDenoiser:
                     f"{type(self.network).__name__} takes {list(self.architecture.required)}"
                 )
             if _shapes(cond) != expected:
-                raise DatasetError(
-                    f"{where}: its conditioning {_shapes(cond)} is not shaped like that of {first}, "
-                    f"{expected}; encode all texts alike, padded to one number of tokens"
-                )
+                raise _unlike(where, cond, first, expected)
 
     def _dtype(self, compute: ComputeConfig) -> torch.dtype:
         stored = next(self.network.parameters()).dtype
@@ -279,14 +287,17 @@ class DiffusersDenoiser:
     @contextmanager
     def session(self, compute: ComputeConfig) -> Iterator[None]:
         network = self.network
-        home = next(network.parameters()).device
+        first = next(network.parameters())
+        home, self._stored = first.device, first.dtype
         dtype_before, self.compute_dtype = self.compute_dtype, self._dtype(compute)
         with torch.inference_mode(False), torch.enable_grad(), ExitStack() as undo:
             undo.callback(setattr, self, "compute_dtype", dtype_before)
             undo.callback(network.to, home)
+            autograd.replace_inference_tensors(network)
+            if self.compute_dtype != self._stored:
+                undo.enter_context(autograd.cast_weights(network, self.device, self.compute_dtype))
             undo.callback(drop_aborted_backward, self.device)
             network.to(self.device)
-            autograd.replace_inference_tensors(network)
             undo.enter_context(autograd.frozen(network))
             undo.enter_context(autograd.evaluating(network))
             undo.enter_context(checkpointing(network, compute.gradient_checkpointing))
@@ -302,6 +313,10 @@ class DiffusersDenoiser:
         return (uniform * len(self._sigma)).long()
 
     def prepare(self, conds: Sequence[Conditioning], shape: tuple[int, ...]) -> Batch:
+        expected = _shapes(conds[0])
+        for cond in conds:
+            if _shapes(cond) != expected:
+                raise _unlike("a winner", cond, "another one of its batch", expected)
         batch = {key: torch.stack([cond[key] for cond in conds]) for key in conds[0]}
         if getattr(self.network.config, "addition_embed_type", None) == "text_time":
             height, width = (8 * side for side in shape[-2:])
@@ -311,7 +326,7 @@ class DiffusersDenoiser:
 
     def predict(self, x: Tensor, timestep: Tensor, cond: Batch) -> Tensor:
         """The network's raw output, float32."""
-        stored = next(self.network.parameters()).dtype
+        stored = self._stored
         needs_autocast = self.compute_dtype != stored
         with torch.autocast(self.device.type, self.compute_dtype, enabled=needs_autocast):
             inputs = {key: value.to(stored) for key, value in cond.items()}

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..data import Conditioning, EncodedDataset
+from ..data import Conditioning, EncodedDataset, Example
 from ..errors import DatasetError, UnsupportedModelError
 
 PARTIAL = {
@@ -56,6 +56,12 @@ CHECKED_WHEN_READ = 16
 """Of winners that are read when asked for, how many are looked at before training."""
 
 
+def places_to_check(examples: Sequence[Example]) -> range:
+    """Examples at hand are all looked at, of those that are read when asked for the first."""
+    at_hand = isinstance(examples, list | tuple)
+    return range(len(examples) if at_hand else min(len(examples), CHECKED_WHEN_READ))
+
+
 def check_dataset(dataset: EncodedDataset, model: nn.Module, paired: bool) -> None:
     """Raise unless every winner suits the host's `model`, which is not called.
 
@@ -70,8 +76,7 @@ def check_dataset(dataset: EncodedDataset, model: nn.Module, paired: bool) -> No
     for index, shape in enumerate(dataset.item_shapes):
         if not _fits(shape, model):
             raise _unfit(shape, model, where(index))
-    at_hand = isinstance(examples, list | tuple)
-    for index in range(len(examples) if at_hand else min(len(examples), CHECKED_WHEN_READ)):
+    for index in places_to_check(examples):
         example = examples[index]
         _check_finite(example.latents, where(index))
         if paired and example.losing is not None:

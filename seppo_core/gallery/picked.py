@@ -50,7 +50,7 @@ def read_picked(name: str, chosen: PictureSet, roots: Roots, reading: Reading) -
     if reading.strict:
         require_none(source, left_out)
     paired, note = _paired(winners, chosen, roots)
-    return Winners(paired, source, left_out, note)
+    return Winners(paired, source, left_out, [*note, *reading.notes()])
 
 
 def _winner(address: str, roots: Roots, beside: dict[str, Neighbours], reading: Reading) -> Winner:
@@ -60,7 +60,7 @@ def _winner(address: str, roots: Roots, beside: dict[str, Neighbours], reading: 
     if path.name not in folder.files:
         raise DatasetError(GONE)
     picture = PictureFile(str(path), address)
-    listed = tables.get(name, "")
+    listed = tables.get(name)
     return winner_in(folder, path.name, picture, listed, beside[place].root, reading)
 
 
@@ -87,12 +87,15 @@ def _paired(
 def state_of(chosen: PictureSet, roots: Roots) -> list[tuple[str, int, int]]:
     """Name, size and time of every file that `read_picked` depends on."""
     rows = []
+    folders: dict[Path, Folder] = {}
     for address in (*chosen.marked, *chosen.beaten.values()):
         try:
             path = located(roots, address)
         except DatasetError:
             continue
-        beside = [path.stem + s for suffix in captions.SUFFIXES for s in (suffix, suffix.upper())]
+        if path.parent not in folders:
+            folders[path.parent] = next(walk(path.parent, []))
+        beside = [name for _, name in folders[path.parent].beside(path.name)]
         above = [*path.parents][: address.count("/")]
         tables = (folder / name for folder in above for name in captions.TABLES)
         for file in (path, *map(path.with_name, beside), *tables):

@@ -1,6 +1,10 @@
-"""Epochs are exact, batches have one shape, and a batch follows from the seed and its index alone."""
+"""Epochs are exact, and a batch follows from the seed and its index alone."""
 
-from seppo_core.batches import BatchPlan
+from collections import Counter
+
+import pytest
+
+from seppo_core.batches import BatchPlan, alike
 
 SHAPES = [(4, 8, 8)] * 5 + [(4, 8, 6)] * 3
 
@@ -12,18 +16,51 @@ def test_an_epoch_shows_every_winner_once_if_the_size_divides():
         assert sorted(seen) == list(range(12))
 
 
-def test_a_batch_has_one_shape_and_is_full():
-    plan = BatchPlan(SHAPES, 2, seed=0)
-    assert plan.per_epoch == 3 + 2
-    for index in range(10):
-        batch = plan.batch(index)
-        assert len(batch) == 2
-        assert len({SHAPES[position] for position in batch}) == 1
-    assert {p for i in range(5) for p in plan.batch(i)} == set(range(8))
+@pytest.mark.parametrize("count", [1, 3, 5, 9, 10, 50])
+@pytest.mark.parametrize("kinds", [1, 2, 7, 50])
+def test_an_epoch_shows_every_winner_once_whatever_its_shape(count, kinds):
+    shapes = [(4, 8, 8 + position % kinds) for position in range(count)]
+    for size in (1, 2, 4, 7, 60):
+        plan = BatchPlan(shapes, size, seed=0)
+        for epoch in range(2):
+            first = epoch * plan.per_epoch
+            batches = [plan.batch(first + place) for place in range(plan.per_epoch)]
+            assert sorted(p for batch in batches for p in batch) == list(range(count))
+            lengths = {len(batch) for batch in batches}
+            assert max(lengths) <= min(size, count)
+            assert max(lengths) - min(lengths) <= 1
+            assert max(lengths) == plan.fullest or plan.fullest - 1 in lengths
+            parts = [alike([shapes[p] for p in batch], 60) for batch in batches]
+            assert sum(map(len, parts)) <= plan.per_epoch + len(plan.groups) - 1
 
 
-def test_fewer_winners_than_a_batch_are_repeated():
-    assert sorted(BatchPlan([(1,)] * 2, 5, seed=0).batch(0)) in ([0, 0, 0, 1, 1], [0, 0, 1, 1, 1])
+def test_winners_of_rare_shapes_meet_others_in_every_epoch():
+    plan = BatchPlan([(position,) for position in range(12)], 4, seed=0)
+    company = {frozenset(plan.batch(index)) for index in range(3 * 20)}
+    assert len(company) > 40  # of 60 batches; were the shapes always in one order, there would be 3
+
+
+def test_neighbours_of_one_shape_go_through_the_network_together():
+    shapes = ["a", "a", "a", "b", "a", "a"]
+    assert alike(shapes, 2) == [range(0, 2), range(2, 3), range(3, 4), range(4, 6)]
+    assert alike(shapes, 9) == [range(0, 3), range(3, 4), range(4, 6)]
+    assert alike([], 2) == []
+
+
+def test_how_often_winners_are_seen_is_what_the_plan_says():
+    plan = BatchPlan(SHAPES * 5, 3, seed=0)  # 40 winners: 14 steps of two or three
+    for steps, window, expected in (
+        (28, 1, "2 times"),
+        (30, 1, "2 to 3 times"),
+        (5, 4, "0 to 4 times"),
+    ):
+        seen = Counter({position: 0 for position in range(40)})
+        for step in range(steps):
+            seen.update(plan.batch(step // window))
+        low, high = min(seen.values()), max(seen.values())
+        assert plan.report(steps, window).endswith(f"see each winner {expected}")
+        assert expected.startswith(f"{low}")
+        assert high <= int(expected.split()[-2])
 
 
 def test_a_batch_does_not_depend_on_what_was_asked_before():

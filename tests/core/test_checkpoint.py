@@ -211,7 +211,7 @@ def test_only_the_newest_two_checkpoints_and_what_they_name_stay(tmp_path):
             "state/step_{:08d}.json",
         )
     }
-    assert names - {"run.lock"} == {"run.json", "metrics.jsonl", *pool, *own}
+    assert names - {"run.lock"} == {"run.json", "run.state", "metrics.jsonl", *pool, *own}
 
 
 # A disk that does not take what is written.

@@ -1,9 +1,13 @@
 """diffusers networks behind the protocol, against the library's own schedules and pipelines."""
 
+import weakref
+from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 diffusers = pytest.importorskip("diffusers")
 
@@ -30,7 +34,8 @@ from seppo_core.config import (  # noqa: E402
     ReferenceConfig,
     RunConfig,
 )
-from seppo_core.data import Example, in_memory  # noqa: E402
+from seppo_core.data import EncodedDataset, Example, in_memory  # noqa: E402
+from seppo_core.denoisers import autograd  # noqa: E402
 from seppo_core.denoisers.diffusers import DiffusersDenoiser  # noqa: E402
 from seppo_core.errors import ConfigError, DatasetError, UnsupportedModelError  # noqa: E402
 from seppo_core.lora import LoRA  # noqa: E402
@@ -250,6 +255,97 @@ def test_bf16_autocast_keeps_ties_exact_and_the_lora_in_float32():
     first = next(train(policy, winners("epsilon"), config))
     assert (first.winner_margin, first.flip_rate) == (0.0, 1.0)
     assert {p.dtype for p in policy.lora.parameters()} == {torch.float32}
+
+
+class Casts(TorchDispatchMode):
+    """Counts casts of tensors that have one of these shapes."""
+
+    def __init__(self, shapes):
+        super().__init__()
+        self.shapes, self.count = shapes, 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        if func is torch.ops.aten._to_copy.default and args[0].shape in self.shapes:
+            self.count += 1
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_weights_are_cast_once_a_session_with_the_result_of_casting_them_each_time(
+    kind, monkeypatch
+):
+    def errors_in_bf16(policy):
+        latents, noise = normal((2, 4, 8, 8), "x"), normal((2, 4, 8, 8), "n")
+        with policy.session(ComputeConfig("bf16")):
+            levels = policy.levels(torch.tensor([0.2, 0.8]))
+            prepared = policy.prepare([text(kind, i) for i in range(2)], (4, 8, 8))
+            shapes = {weight.shape for weight in policy.network.parameters() if weight.ndim > 1}
+            with Casts(shapes) as casts:
+                found = policy.errors(latents, noise, levels, prepared)
+        return found, casts.count
+
+    policy = make(kind)
+    before = {name: (id(p), p.clone()) for name, p in policy.network.named_parameters()}
+    once, none = errors_in_bf16(policy)
+    assert none == 0
+    for name, weight in policy.network.named_parameters():
+        assert before[name][0] == id(weight)
+        assert weight.dtype == torch.float32
+        assert torch.equal(before[name][1], weight)
+    monkeypatch.setattr(autograd, "cast_weights", lambda *given: nullcontext())
+    each_time, some = errors_in_bf16(make(kind))
+    assert some > 10
+    assert torch.equal(once, each_time)
+
+
+def test_a_scheduler_that_has_drawn_still_gives_the_levels_to_train_on():
+    network = transformer()
+    for schedule in (FlowMatchEulerDiscreteScheduler(shift=3.0), DDPMScheduler()):
+        flow = isinstance(schedule, FlowMatchEulerDiscreteScheduler)
+        uniform = torch.linspace(0, 0.999, 50)
+        found = []
+        for _ in range(2):
+            policy = DiffusersDenoiser(network if flow else unet(), schedule)
+            tables = (policy._timesteps, policy._alpha, policy._sigma)
+            found.append((policy.levels(uniform), policy.conditions(guided=False), tables))
+            schedule.set_timesteps(8)
+        assert len(found[1][0].unique()) == 50
+        assert torch.equal(found[0][0], found[1][0])
+        assert found[0][1] == found[1][1]
+        assert all(map(torch.equal, found[0][2], found[1][2]))
+
+
+class ReadWhenAsked(Sequence):
+    """A data set on disk; tells how many winners were read, and how many of them are still held."""
+
+    def __init__(self, count, odd=-1):
+        self.count, self.odd, self.read, self.held = count, odd, 0, []
+
+    def __len__(self):
+        return self.count
+
+    def __getitem__(self, place):
+        self.read += 1
+        embeds = normal((7 if place == self.odd else 5, 12), "embeds", place)
+        self.held.append(weakref.ref(embeds))
+        return Example(normal((4, 8, 8), "w", place), {"embeds": embeds}, f"winner {place}")
+
+
+def test_checking_a_large_data_set_reads_some_of_it_and_keeps_none():
+    examples = ReadWhenAsked(1000)
+    dataset = EncodedDataset(examples, [(4, 8, 8)] * 1000, "many")
+    make("epsilon").check(dataset, SePPOConfig())
+    assert examples.read < 50
+    assert not [reference for reference in examples.held if reference() is not None]
+
+
+def test_a_conditioning_that_was_not_looked_at_is_named_when_it_comes():
+    dataset = EncodedDataset(ReadWhenAsked(40, odd=30), [(4, 8, 8)] * 40, "odd")
+    config = SePPOConfig(
+        steps=10, batch_size=4, loss=LossConfig(objective="winner_error"), lora=LoRAConfig(rank=2)
+    )
+    with pytest.raises(DatasetError, match="is not shaped like that of another one of its batch"):
+        list(train(make("epsilon"), dataset, config))
 
 
 def test_sdxl_size_conditioning_follows_from_the_latents():

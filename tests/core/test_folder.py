@@ -83,10 +83,10 @@ def test_a_bad_row_of_a_table_is_named_and_the_rest_goes_on(tmp_path, kind):
     winners = read_winners(tmp_path)
     assert captions(winners) == {"a.png": "A", "sub/c.png": "C"}
     left_out = reasons(winners)
-    assert left_out.pop("b.png").startswith("no caption")
+    assert left_out.pop("b.png").startswith("its caption is empty")
     assert left_out.pop("gone.png") == "named in a metadata table, but no such file"
-    assert list(left_out) == [f"metadata.{kind} row 2", f"metadata.{kind} row 3"]
-    assert all(reason.startswith("it lacks file_name or a caption") for reason in left_out.values())
+    assert list(left_out) == [f"metadata.{kind} row 3"]
+    assert left_out.popitem()[1].startswith("it lacks file_name or a caption")
 
 
 def test_names_caption_on_request_unless_they_have_no_words(tmp_path):
@@ -189,8 +189,11 @@ def test_links_in_a_circle_and_links_to_no_file_are_left_out(tmp_path):
     winners = read_winners(tmp_path)
     assert [winner.name for winner in winners] == ["good.png"]
     assert reasons(winners) == {
-        f"{n}.png": f"{n}.png is a link that leads to no file" for n in "abcd"
+        f"{n}.png": "is a link that leads to no file; put the file itself there" for n in "abcd"
     }
+    assert winners.notes == [
+        "inner/up: is a link to a folder, which is not followed; put the folder itself there"
+    ]
 
 
 def test_tables_and_archives_behind_links_out_of_the_folder_are_not_read(tmp_path):
@@ -218,7 +221,7 @@ def test_pipes_are_no_files_and_nobody_waits_for_them(tmp_path):
     reading.start()
     reading.join(20)
     assert captions(found[0]) == {"a.png": "c"}
-    assert reasons(found[0]) == {"c.png": "c.png is a link that leads to no file"}
+    assert "is a link that leads to no file" in reasons(found[0])["c.png"]
 
 
 @pytest.mark.skipif(os.name != "nt", reason="junctions are Windows' own")
@@ -254,9 +257,35 @@ def test_files_for_another_reader_are_counted_in_the_report(tmp_path):
     ):
         (tmp_path / name).touch()
     assert read_winners(tmp_path).notes == [
-        "not for reader 'folder': 2 .gif, 1 without suffix, 1 .heic"
+        "not for reader 'folder': 2 .gif, 1 without suffix, 1 .heic",
+        "d.caption: captions nothing, for no file of its name lies beside it",
     ]
     assert read_winners(tmp_path / "a.png").notes == []
+
+
+def test_strict_and_errors_name_every_file_that_is_there_and_what_to_do(tmp_path):
+    (tmp_path / "IMG_1.HEIC").write_bytes(b"photo")
+    (tmp_path / "IMG_1.txt").write_text("a cat")
+    (tmp_path / "b.gif").write_bytes(b"GIF89a")
+    (tmp_path / "photos").symlink_to(tmp_path.parent)
+    (tmp_path / "lost").symlink_to("nowhere")
+    (tmp_path / "Thumbs.db").write_bytes(b"litter")
+    every = [
+        "IMG_1.HEIC: .heic is not for reader 'folder'; save it as PNG or JPEG",
+        "b.gif: .gif is not for reader 'folder'; reader 'clips' takes it",
+        "lost: is a link that leads to no file",
+        "photos: is a link to a folder",
+    ]
+    with pytest.raises(DatasetError, match="no usable image") as alone:
+        read_winners(tmp_path, reader="folder")
+    draw(tmp_path / "good.png")
+    assert len(read_winners(tmp_path)) == 1
+    with pytest.raises(DatasetError, match="4 cannot be used") as strict:
+        read_winners(tmp_path, strict=True)
+    for line in every:
+        assert line in str(alone.value) and line in str(strict.value)
+    with pytest.raises(DatasetError, match=r"^IMG_1.HEIC: .heic is not for reader 'folder'"):
+        read_winners(tmp_path / "IMG_1.HEIC")
 
 
 def test_listing_of_one_file_changes_with_its_caption(tmp_path):

@@ -230,12 +230,134 @@ def test_drift_does_what_is_set(make_policy, dataset, tmp_path, caplog, action):
         assert Run(tmp_path).step() == 4
         assert "ends here, with what it has learned" in caplog.text
     elif action == "roll back":
-        # back to step 3 each time, and after three times the run ends
-        assert steps == [1, 2, 3, 4, 4, 4, 4]
-        assert Run(tmp_path).step() == 4
+        # back to step 3, then to step 6; each time four more steps are looked at before the next verdict
+        assert steps == [1, 2, 3, 4, 4, 5, 6, 7, 7, 8]
+        assert [r.step for r in reports if r.undone] == [4, 7]
+        assert [r.lr for r in reports] == [0.02] * 4 + [0.01] * 4 + [0.005] * 2
+        assert Run(tmp_path).step() == 8
     else:
         assert steps == list(range(1, 9))
         assert not any(r.alarm for r in reports)
+
+
+def test_a_drifting_run_is_saved_with_the_settings_that_everybody_has(
+    make_policy, dataset, tmp_path
+):
+    """Checkpoints and alarms fall on the same steps there."""
+    policy = make_policy()
+    drifting(policy)
+    config = SePPOConfig(
+        steps=230,
+        references=ReferenceConfig(sampling_steps=1),
+        lora=LoRAConfig(rank=2),
+        run=RunConfig(directory=str(tmp_path)),
+    )
+    steps, alarmed, saved = train(policy, dataset, config), [], {}
+    for report in steps:
+        alarmed += [report.step] if report.alarm else []
+        saved.setdefault(Run(tmp_path).step(), report.step)
+    assert alarmed == [50, 100, 150, 200]
+    assert saved == {0: 1, 50: 50, 100: 100, 150: 150, 200: 200}
+    assert Run(tmp_path).step() == 230
+
+
+def folder_of(path) -> dict:
+    """What a run leaves behind, but for how long its steps took and which settings it had."""
+    run = Run(path)
+    pool = {step: run.snapshot(step).weights for step in run.snapshot_steps()}
+    lines = [{k: v for k, v in line.items() if k != "seconds"} for line in run.metrics()]
+    return {"lines": lines, "pool": pool, "weights": run.weights(), "state": run.state()}
+
+
+@pytest.mark.parametrize("every", [1, 2, 3, 5])
+def test_a_warning_changes_nothing_but_the_log(make_policy, dataset, tmp_path, every):
+    """Whatever falls on its step: checkpoints, snapshots, pictures, windows."""
+    found, reports = {}, {}
+    for action in ("warn", "off"):
+        policy = make_policy()
+        drifting(policy)
+        run = RunConfig(directory=str(tmp_path / action), checkpoint_every=every, preview_every=3)
+        config = config_in(guard=GuardConfig(drift=action, drift_window=3), steps=13)
+        config = replace(config, run=run, references=replace(CONFIG.references, reuse=2))
+        reports[action], saved = [], []
+        for report in train(policy, dataset, config):
+            reports[action].append(report)
+            saved.append(Run(tmp_path / action).step())
+        found[action] = folder_of(tmp_path / action) | {"saved": saved}
+    warned, quiet = found["warn"], found["off"]
+    assert [r.step for r in reports["warn"] if r.alarm][:3] == [3, 6, 9]
+    assert warned["saved"] == quiet["saved"] == [step // every * every for step in range(1, 14)]
+    assert warned["lines"] == quiet["lines"]
+    assert same(warned["weights"], quiet["weights"])
+    assert warned["pool"].keys() == quiet["pool"].keys()
+    assert same(warned["state"].optimizer_tensors, quiet["state"].optimizer_tensors)
+    for one, other in zip(reports["warn"], reports["off"], strict=True):
+        assert (one.preview is None) == (other.preview is None)
+        assert not one.undone
+
+
+def test_what_is_rolled_back_is_not_saved(make_policy, dataset, tmp_path):
+    policy = make_policy()
+    drifting(policy)
+    guard = GuardConfig(drift="roll back", drift_window=3)
+    saved = {}
+    for report in train(policy, dataset, config_in(tmp_path, guard)):
+        saved.setdefault((report.step, report.undone), []).append(Run(tmp_path).step())
+    assert saved[3, True] == [0, 0, 0]  # alarm and checkpoint fall on step 3, time after time
+    assert saved[3, False] == [3]  # after the third time the run ends with what it has
+
+
+@pytest.mark.parametrize("stop", range(1, 10))
+def test_a_run_that_went_back_is_judged_alike_when_it_is_continued(
+    make_policy, dataset, tmp_path, stop
+):
+    guard = GuardConfig(drift="roll back", drift_window=4)
+    found = []
+    for name, stops in (("whole", 0), ("parts", stop)):
+        policy = make_policy()
+        drifting(policy)
+        steps = train(policy, dataset, config_in(tmp_path / name, guard))
+        for _ in range(stops):
+            next(steps)
+        if stops:
+            steps.close()
+            policy = make_policy()
+            drifting(policy)
+            steps = train(policy, dataset, config_in(tmp_path / name, guard))
+        assert len(list(steps)) > 0
+        found.append(folder_of(tmp_path / name))
+    whole, parts = found
+    assert parts["lines"] == whole["lines"]
+    assert same(parts["weights"], whole["weights"])
+
+
+def size_of(policy) -> float:
+    return sum(float(p.detach().square().sum()) for p in policy.lora.parameters())
+
+
+def test_a_run_goes_back_past_weights_that_give_nan(make_policy, dataset, tmp_path):
+    """The checkpoint of step 6 holds them; half the learning rate from there would change nothing."""
+    clean, sizes = make_policy(), [0.0]
+    for _ in train(clean, dataset, config_in(tmp_path / "clean")):
+        sizes.append(size_of(clean))
+    limit = (max(sizes[:6]) + sizes[6]) / 2
+    assert limit < sizes[6]
+    policy = make_policy()
+    original = policy.errors
+    policy.errors = lambda *inputs: original(*inputs) * (math.nan if size_of(policy) > limit else 1)
+    reports = train(policy, dataset, config_in(tmp_path / "run", GuardConfig(patience=2)))
+    steps = [(r.step, r.loss is not None, r.undone) for r in (next(reports) for _ in range(10))]
+    assert steps[6:8] == [(7, False, False), (8, False, True)]
+    assert steps[8:] == [(4, True, False), (5, True, False)]
+
+
+def test_nothing_is_saved_while_steps_are_not_finite(make_policy, dataset, tmp_path):
+    policy = make_policy()
+    spoil(policy, {3, 4})
+    saved = []
+    for _ in train(policy, dataset, config_in(tmp_path, GuardConfig(patience=3))):
+        saved.append(Run(tmp_path).step())
+    assert saved == [0, 0, 0, 0, 5, 6, 6, 6]
 
 
 OUT_OF_MEMORY = torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.50 GiB. GPU 0")

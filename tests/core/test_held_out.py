@@ -328,3 +328,17 @@ def test_held_out_winners_that_the_network_cannot_take_are_refused_first(
     policy.check = lambda dataset, config: seen.append(len(dataset))
     train(policy, with_held_out(make_examples, 4), run_in(tmp_path / "run"))
     assert seen == [6, 4]
+
+
+def test_the_margin_is_of_the_weights_that_are_saved(make_policy, make_examples, tmp_path):
+    """A schedule-free method trains on others."""
+    pytest.importorskip("pytorch_optimizer")
+    dataset, policy = with_held_out(make_examples), make_policy()
+    optimizer = OptimizerConfig(name="adamw_schedule_free", learning_rate=0.05, warmup=0.0)
+    _, reports = trained(policy, dataset, run_in(tmp_path, optimizer=optimizer))
+    other, run = make_policy(), Run(tmp_path)
+    lora = LoRA(other.network, CONFIG.lora, 0, other.device)
+    lora.load(run.weights())
+    with lora.attached():
+        saved = HeldOut(other, lora, dataset.held_out, run.snapshot(0).weights, 3).margin()
+    assert reports[-1].held_out_margin == saved

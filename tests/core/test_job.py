@@ -11,6 +11,7 @@ from PIL import Image
 diffusers = pytest.importorskip("diffusers")
 transformers = pytest.importorskip("transformers")
 
+import seppo_core.__main__ as command_line  # noqa: E402
 from seppo_core.__main__ import main  # noqa: E402
 from seppo_core.checkpoint import Run  # noqa: E402
 from seppo_core.export import load_lora  # noqa: E402
@@ -91,6 +92,8 @@ def job(pipeline, tmp_path):
 def test_a_job_file_trains_and_its_lora_loads_into_the_pipeline(job, pipeline, tmp_path, capsys):
     assert main(["train", "--config", str(job), "--set", "loss.beta=500"]) == 0
     printed = capsys.readouterr().out
+    assert "2 winners of one size: a pass over all takes 2 steps of up to 1 winners" in printed
+    assert "3 steps see each winner 1 to 2 times" in printed
     assert "step 3/3  loss" in printed
     run = Run(tmp_path / "run")
     assert run.config().loss.beta == 500
@@ -112,6 +115,25 @@ def test_the_same_job_again_trains_nothing_and_more_steps_go_on(job, capsys):
     printed = capsys.readouterr().out
     assert "step 4/4" in printed
     assert "step 3/" not in printed
+
+
+def test_a_stopped_job_says_so_and_the_same_command_asks_it_to_go_on(
+    job, tmp_path, monkeypatch, capsys
+):
+    plain = command_line.say
+
+    def stop_at_the_first(text):
+        plain(text)
+        if text.startswith("step 1/"):
+            Run(tmp_path / "run").request_stop()
+
+    monkeypatch.setattr(command_line, "say", stop_at_the_first)
+    assert main(["train", "--config", str(job)]) == 0
+    printed = capsys.readouterr().out
+    assert "stopped at step 1 of 3\nthe same command goes on from there" in printed
+    assert main(["train", "--config", str(job)]) == 0
+    printed = capsys.readouterr().out
+    assert "step 2/3" in printed and printed.endswith("done at step 3 of 3\n")
 
 
 @pytest.mark.parametrize(

@@ -125,3 +125,8 @@ def test_adafactor_moves_weights_that_start_at_zero_at_the_learning_rate():
         optimizer.step()
     # ten steps against a constant gradient, each of about the learning rate
     assert weight.mean().item() == pytest.approx(-10 * 1e-3, rel=0.3)
+
+
+def test_a_run_that_got_more_steps_keeps_the_warm_up_it_began_with():
+    config = OptimizerConfig(learning_rate=1.0, warmup=0.5)
+    assert [learning_rate(config, step, 100, warm=2) for step in (1, 2, 3, 50)] == [0.5, 1, 1, 1]

@@ -12,8 +12,10 @@ from seppo_core.checkpoint import Run
 from seppo_core.config import LoRAConfig, LossConfig, OptimizerConfig, ReferenceConfig, RunConfig
 from seppo_core.data import in_memory
 from seppo_core.errors import CheckpointError, ConfigError, DatasetError
+from seppo_core.lora import LoRA
 from seppo_core.loss import DenoisingErrors, seppo_loss
 from seppo_core.randomness import generator, normal
+from seppo_core.state import TrainingState
 
 CONFIG = SePPOConfig(
     steps=6,
@@ -67,7 +69,6 @@ def test_first_gradient_matches_a_plain_computation(policy, make_policy, dataset
 
     other = make_policy()
     from seppo_core.batches import BatchPlan
-    from seppo_core.lora import LoRA
 
     lora = LoRA(other.network, config.lora, config.seed, other.device)
     positions = BatchPlan(dataset.shapes, 2, 0).batch(0)
@@ -181,6 +182,50 @@ def test_more_steps_continue_a_finished_run(make_policy, dataset, tmp_path):
     assert_same(whole, parts)
 
 
+def warming_up(share, **changes):
+    return {"optimizer": replace(CONFIG.optimizer, warmup=share), **changes}
+
+
+def test_more_steps_do_not_warm_up_again(make_policy, dataset, tmp_path):
+    """6 steps with 2 of warm-up; of 60 there would be 20. A third time, and where it stopped in the warm-up."""
+    for name, stop in (("finished", 6), ("stopped", 1)):
+        steps = train(make_policy(), dataset, run_in(tmp_path / name, **warming_up(1 / 3)))
+        rates = [next(steps).lr for _ in range(stop)]
+        steps.close()
+        for more in (8, 60):
+            steps = train(
+                make_policy(), dataset, run_in(tmp_path / name, **warming_up(1 / 3, steps=more))
+            )
+            rates += [next(steps).lr for _ in range(2)]
+            steps.close()
+        assert rates == [0.01] + [0.02] * (len(rates) - 1)
+
+
+def test_a_run_kept_before_states_told_their_warm_up_does_not_warm_up_again(
+    make_policy, dataset, tmp_path, monkeypatch
+):
+    def without(**given):
+        del given["scalars"]["warmup_steps"], given["scalars"]["judged_from"]
+        return TrainingState(**given)
+
+    with monkeypatch.context() as older:
+        older.setattr("seppo_core.trainer.TrainingState", without)
+        list(train(make_policy(), dataset, run_in(tmp_path, **warming_up(1 / 3))))
+    steps = train(make_policy(), dataset, run_in(tmp_path, **warming_up(1 / 3, steps=60)))
+    assert next(steps).lr == 0.02
+    steps.close()
+
+
+def test_three_steps_and_three_more_equal_six_to_the_bit(make_policy, dataset, tmp_path):
+    """With the usual warm-up, a tenth of the steps: one step of three, as of six."""
+    whole, _ = weights_after(make_policy(), dataset, run_in(tmp_path / "whole", **warming_up(0.1)))
+    path = tmp_path / "parts"
+    weights_after(make_policy(), dataset, run_in(path, **warming_up(0.1, steps=3)))
+    parts, reports = weights_after(make_policy(), dataset, run_in(path, **warming_up(0.1)))
+    assert [r.lr for r in reports] == [0.02] * 3
+    assert_same(whole, parts)
+
+
 def test_a_fault_in_mid_step_keeps_everything_up_to_the_last_step(make_policy, dataset, tmp_path):
     whole, _ = weights_after(make_policy(), dataset, CONFIG)
     broken = make_policy()
@@ -262,6 +307,18 @@ def test_reuse_draws_one_bank_per_window(policy, dataset):
     assert [r.reference_step for r in reports] == [r.reference_step for r in reports[:1]] * 3 + [
         reports[3].reference_step
     ] * 3
+
+
+@pytest.mark.parametrize(("selection", "expected"), [("initial", [0]), ("latest", [0, 2, 4])])
+def test_a_reference_that_stays_is_made_ready_once(
+    policy, dataset, monkeypatch, selection, expected
+):
+    made, slot = [], LoRA.slot
+    monkeypatch.setattr(LoRA, "slot", lambda *given: made.append(slot(*given)) or made[-1])
+    references = replace(CONFIG.references, selection=selection)
+    reports = list(train(policy, dataset, replace(CONFIG, references=references)))
+    assert len(made) == len(expected)
+    assert sorted({r.reference_step for r in reports}) == expected
 
 
 def test_the_criterion_reads_the_winners_margin(policy, dataset):
@@ -364,27 +421,71 @@ def test_pictures_on_the_way_are_drawn_with_the_weights_to_be_saved(make_policy,
         assert_same(policy.lora.state(), weights_after(make_policy(), dataset, config)[0])
 
 
-def test_half_precision_scales_the_loss_and_backs_off_when_it_overflows(make_policy, dataset):
-    plain, _ = weights_after(make_policy(), dataset, CONFIG)
-    policy = make_policy()
+class TooLarge(torch.autograd.Function):
+    """The identity, whose gradient is infinite where it comes in above `limit`."""
+
+    @staticmethod
+    def forward(ctx, x, limit):
+        ctx.limit = limit
+        return x.clone()
+
+    @staticmethod
+    def backward(ctx, gradient):
+        overflows = gradient.abs().max() > ctx.limit
+        return gradient * (math.inf if overflows else 1.0), None
+
+
+def half_precision(policy, limit=math.inf, loss=1.0):
+    """`policy` in float16: gradients above `limit` overflow; its errors times `loss`. Returns its attempts."""
     policy.compute_dtype = torch.float16
-    steps = train(policy, dataset, CONFIG)
-    scaled = [next(steps)]
-    original, overflow = policy.errors, []
+    original, attempts = policy.errors, []
 
-    def once_too_large(*args):
-        errors = original(*args)
-        if not torch.is_grad_enabled() or overflow:
-            return errors
-        overflow.append(True)
-        return errors * float("inf")
+    def errors(*args):
+        found = original(*args)
+        if not torch.is_grad_enabled():
+            return found
+        attempts.append(found)
+        return TooLarge.apply(found * loss, limit)
 
-    policy.errors = once_too_large
-    scaled += list(steps)
-    assert overflow == [True]
-    assert [r.step for r in scaled] == [1, 2, 3, 4, 5, 6]
-    for key, value in policy.lora.state().items():
+    policy.errors = errors
+    return attempts
+
+
+def test_half_precision_scales_the_loss_and_backs_off_when_the_gradient_overflows(
+    make_policy, dataset
+):
+    config = replace(CONFIG, loss=LossConfig(objective="winner_error"))
+    plain, _ = weights_after(make_policy(), dataset, config)
+    policy = make_policy()
+    # two winners: the gradient of each error is half the scale, 4096 at first and 512 at last
+    attempts = half_precision(policy, limit=256.0)
+    found, reports = weights_after(policy, dataset, config)
+    assert len(attempts) == 6 + 3
+    assert all(report.loss is not None for report in reports)
+    for key, value in found.items():
         torch.testing.assert_close(value, plain[key], rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("loss", [math.nan, math.inf])
+def test_half_precision_tries_a_loss_that_is_not_finite_once(make_policy, dataset, tmp_path, loss):
+    policy = make_policy()
+    attempts = half_precision(policy, loss=loss)
+    steps = train(policy, dataset, run_in(tmp_path))
+    assert next(steps).loss is None
+    assert len(attempts) == 1
+    steps.close()
+    assert Run(tmp_path).state().scalars["loss_scale"] == 4096
+
+
+def test_half_precision_keeps_its_scale_where_no_scale_helps(make_policy, dataset, tmp_path):
+    policy = make_policy()
+    attempts = half_precision(policy, limit=0.0)
+    config = replace(run_in(tmp_path), loss=LossConfig(objective="winner_error"))
+    steps = train(policy, dataset, config)
+    assert next(steps).loss is None
+    assert len(attempts) == 13  # 4096, 2048 ... 1
+    steps.close()
+    assert Run(tmp_path).state().scalars["loss_scale"] == 4096
 
 
 def test_cancel_while_a_preview_is_drawn_leaves_no_hole_in_the_metrics(

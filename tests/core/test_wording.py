@@ -11,7 +11,7 @@ from seppo_core.data.encode import encode
 from seppo_core.data.pictures import PictureFile, picture_from_tensor
 from seppo_core.data.prepare import Preparation
 from seppo_core.data.winners import LeftOut, Winner, Winners, pair_up
-from seppo_core.data.wording import Wording, reworded
+from seppo_core.data.wording import Wording, reworded, tags_of
 from seppo_core.errors import ConfigError, DatasetError
 from seppo_core.randomness import normal
 
@@ -80,8 +80,34 @@ def test_a_group_in_brackets_is_one_tag_and_a_lone_bracket_is_none():
     assert all("(red, blue:1.2)" in variant for variant in variants)
 
 
+@pytest.mark.parametrize(
+    "caption",
+    [
+        "1girl | smile | :) | outdoors | hat",
+        "1girl | ;) | hat",
+        ">:( | hat | :) | coat",
+        "(: | hat | :(( | coat | :)) | ): | :'( | =) | ;-)",
+        "(o)_(o) | (red, (o)_(o), blue:1.2) | (^_^) | \\o/",
+        "(red, blue:1.2) | :( | (smile, :), sun:1.1) | x",
+        "(>:(:1.2) | hat | :)",
+        r"hatsune miku \(vocaloid\) | :\) | \(o\)_\(o\)",
+        "((a, b), c) | [d, e] | {f, g} | [cat:dog:0.5]",
+        "left (open | sad :( girl | closed] coat | 1. cat | hat",
+    ],
+)
+def test_a_comma_parts_tags_unless_it_is_inside_a_bracket_that_was_opened(caption):
+    """The bars stand for the commas that part."""
+    assert tags_of(caption.replace(" |", ",")) == caption.split(" | ")
+
+
+def test_tags_beside_a_face_change_places():
+    variants = Wording(shuffle=30, keep=1).variants("1girl, smile, :), outdoors, hat")
+    assert {text.split(", ")[1] for text in variants} == {"smile", ":)", "outdoors", "hat"}
+
+
 def test_a_caption_of_commas_alone_or_of_many_tags_is_quick():
     assert Wording(shuffle=3).variants("," * 200_000) == ("," * 200_000,)
+    assert len(tags_of("(," * 200_000 + ")," * 200_000)) == 1
     assert len(Wording(shuffle=2).variants("a, " * 50_000 + "b")) == 3
 
 

@@ -142,6 +142,9 @@ def failure(status_messages: list) -> str:
 
 async def validated(execution, prompt_id: str, prompt: dict, wanted: list[str] | None) -> list[str]:
     """Ids of the nodes to execute, once the host found the graph valid."""
+    from server import PromptServer
+
+    PromptServer.instance.trigger_on_prompt({"prompt": prompt, "client_id": "test"})
     if wanted is None:
         ok, error, targets, node_errors = await execution.validate_prompt(prompt_id, prompt, None)
         if not ok:

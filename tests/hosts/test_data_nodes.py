@@ -192,7 +192,7 @@ def test_progress_counts_images_and_texts(host, checkpoint, folder):
 @pytest.mark.parametrize("name", ["", "   ", "no such folder", "..", "../output", "a\0b"])
 def test_folder_that_cannot_be_read_is_refused_before_anything_runs(host, name):
     graph = {"1": {"class_type": "SePPOLoadWinners", "inputs": {"folder": name, "caption": ""}}}
-    with pytest.raises(GraphError, match="^node 1: .*folder: "):
+    with pytest.raises(GraphError, match="^node 1: .*folder - "):
         host.run_graph(graph, wanted=["1"])
 
 
@@ -270,7 +270,7 @@ def test_texts_in_a_list_are_matched_to_images_by_count(host):
 
 
 def test_empty_caption_for_images_is_refused(host):
-    with pytest.raises(GraphError, match=r"3 of 3 images have an empty caption"):
+    with pytest.raises(GraphError, match="type what is to be seen"):
         host.run_graph(image_lists(host, caption=""), wanted=["3"])
 
 

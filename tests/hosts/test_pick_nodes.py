@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
 import http.client
 import json
 import os
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 from urllib.parse import quote, urlencode, urlsplit
 
 import pytest
+from aiohttp.test_utils import make_mocked_request
 from folders import draw, sets_of
 from graphs import cached, node
 from hostile import attacks, tidied, watch
@@ -122,6 +125,30 @@ def test_a_thumbnail_is_sent_once_and_then_confirmed(ask, pictures):
     assert (again.status, again.body) == (304, b"")
     assert "immutable" in ask(small(pictures[0], version="1")).headers["Cache-Control"]
     assert ask(small(pictures[0], size=999_999)).status == 400
+
+
+@pytest.mark.parametrize("is_there", [True, False])
+def test_a_thumbnail_whose_page_left_while_it_waited_is_not_made(
+    host, base, pictures, monkeypatch, is_there
+):
+    routes, turn = host.module("nodes.gallery_routes"), asyncio.Semaphore(1)
+    monkeypatch.setattr(routes, "DRAWING", turn)
+    made = lambda: {*(base / "output/seppo/.cache/thumbnails").glob("*/*.webp")}  # noqa: E731
+
+    async def wait_and_leave() -> None:
+        connection = SimpleNamespace(transport=object())
+        request = make_mocked_request("GET", small(pictures[0], size=1024))
+        monkeypatch.setattr(request, "_protocol", connection)
+        async with turn:
+            answer = asyncio.create_task(routes.small(request))
+            while not turn._waiters:
+                await asyncio.sleep(0.01)
+            connection.transport = object() if is_there else None
+        await answer
+
+    before = made()
+    asyncio.run(wait_and_leave())
+    assert len(made() - before) == is_there
 
 
 def test_a_changed_picture_has_another_thumbnail(ask, base, pictures):

@@ -66,3 +66,22 @@ def test_a_run_whose_drawing_failed_goes_on_to_the_same_weights(host, tests_of):
     resumed = host.run_graph(prompt(host, "broken", again), wanted=["train"])["train"][3].weights()
     whole = host.run_graph(prompt(host, "unbroken"), wanted=["train"])["train"][3].weights()
     assert all(torch.equal(resumed[name], whole[name]) for name in whole)
+
+
+@pytest.mark.parametrize(
+    ("action", "expected"), [("warn", [0, 2, 4]), ("stop", [0, 2]), ("roll back", [0, 0, 2, 4])]
+)
+def test_an_alarm_leaves_out_only_what_is_taken_back(host, tests_of, monkeypatch, action, expected):
+    """Back from step 2 to the start: what was trained there is drawn when it is trained again."""
+    guard, drawn, alarms = host.core("guard"), [], []
+
+    def judge(self, line):
+        if line["step"] == EVERY and not alarms:
+            alarms.append(guard.Alarm(action, "it drifts", finite=True))
+            return alarms[0]
+        return None
+
+    monkeypatch.setattr(guard.Guard, "judge", judge)
+    tests = tests_of(lambda policy, step: drawn.append(step))
+    host.run_graph(prompt(host, f"alarmed_{action.replace(' ', '_')}", tests))
+    assert drawn == expected

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
 import urllib.error
 import urllib.request
 
 import pytest
 import torch
+from filelock import FileLock
 from graphs import FOLDER, draw_winners, node, training
 from safetensors.torch import load_file
 
@@ -36,7 +38,7 @@ def status(http_host, route: str, **headers: str) -> int:
 
 def test_a_run_is_listed_with_its_settings(http_host, trained):
     (run,) = [run for run in http_host.get("/seppo/runs") if run["name"] == NAME]
-    assert (run["step"], run["steps"], run["training"], run["state"]) == (3, 3, False, "finished")
+    assert (run["step"], run["steps"], run["training"], run["state"]) == (3, 3, False, "done")
     assert run["settings"]["lora.rank"] == 4 and run["settings"]["loss.criterion"] == "sign"
     assert run["snapshots"] == [2]
 
@@ -117,19 +119,32 @@ def test_drawing_test_prompts_changes_nothing_of_the_training(http_host, trained
 
 
 def test_a_run_whose_process_was_killed_is_not_in_training(http_host, trained):
-    about, owner = trained / ".album" / "about.json", trained / "run.owner"
-    before = about.read_text()
-    about.write_text(json.dumps(json.loads(before) | {"state": "training"}))
+    owner = trained / "run.owner"
     owner.write_text(str(2**22 + 1))  # no process has it: Linux ends at 2**22
     try:
         run = http_host.get(f"/seppo/runs/{NAME}")
-        assert (run["training"], run["state"]) == (False, "stopped")
+        assert (run["training"], run["state"]) == (False, "done")
         assert status(http_host, f"/seppo/runs/{NAME}/stop", Origin=http_host.url) == 409
         owner.write_text(str(http_host.process.pid))  # the server's own, which trains nothing
         assert http_host.get(f"/seppo/runs/{NAME}")["training"] is False
     finally:
-        about.write_text(before)
         owner.unlink()
+
+
+def test_the_list_says_of_a_run_that_another_process_has_what_its_panel_says(http_host, trained):
+    kept = trained / ".album" / "about.json"
+    before = kept.read_text()
+    kept.write_text(json.dumps(json.loads(before) | {"panel": "taken"}))
+    with FileLock(trained / "run.lock"):
+        (trained / "run.owner").write_text(str(os.getpid()))
+        listed = next(run for run in http_host.get("/seppo/runs") if run["name"] == NAME)
+        shown = http_host.get("/seppo/panels?panel=taken")["taken"]
+    (trained / "run.owner").unlink()
+    kept.write_text(before)
+    assert (listed["state"], shown["run"], shown["passing"]) == ("elsewhere", NAME, True)
+    assert listed["text"] == shown["text"]
+    assert f"another process has it at step 3 of 3 (process {os.getpid()})" in listed["text"]
+    assert listed["actions"] == ["stop"]
 
 
 def test_a_name_with_braces_is_a_name(http_host, trained, checkpoint):
@@ -142,7 +157,7 @@ def train_node(number: int, panel: str) -> dict:
 
 
 def test_a_panel_is_found_in_the_graph_and_in_the_right_subgraph(host):
-    panel_of = host.module("nodes.recorder").panel_of
+    panel_of = host.module("nodes.workflow").panel_of
     inner = {"id": "inner", "nodes": [train_node(1, "deep")]}
     first = {"id": "first", "nodes": [train_node(1, "one")]}
     second = {"id": "second", "nodes": [train_node(1, "two"), {"id": 2, "type": "inner"}]}
@@ -166,5 +181,49 @@ def test_a_panel_is_found_in_the_graph_and_in_the_right_subgraph(host):
     + [{"nodes": [{"id": 1, "type": "SePPOTrain", "properties": []}]}],
 )
 def test_what_is_no_workflow_has_no_panel(host, workflow):
-    panel_of = host.module("nodes.recorder").panel_of
+    panel_of = host.module("nodes.workflow").panel_of
     assert [panel_of(workflow, node) for node in ("1", "4:1")] == ["", ""]
+
+
+@pytest.mark.parametrize("extra", [{}, {"extra_pnginfo": []}, {"extra_pnginfo": {"workflow": 3}}])
+def test_a_queued_graph_of_no_page_has_no_panel(host, extra):
+    prompt = {"1": {"class_type": "SePPOTrain", "inputs": {"model": [["x"], 0], "run_name": "a"}}}
+    panels = host.module("nodes.panels")
+    assert list(panels.nodes_of("one", prompt, extra)) == []
+    shown = {"extra_pnginfo": {"workflow": {"nodes": [train_node(1, "one")]}}}
+    assert list(panels.nodes_of("one", prompt, shown)) == ["1"]
+    assert panels.turn("no such prompt", prompt, "1").text == "waiting (for the nodes before it)"
+
+
+def test_a_node_that_waits_is_told_from_one_that_had_its_turn(host):
+    from comfy_execution.graph import DynamicPrompt
+    from comfy_execution.progress import get_progress_state, reset_progress_state
+
+    prompt = {
+        "winners": node("SePPOLoadWinners"),
+        "dataset": node("SePPOEncodeWinners", winners=["winners", 0]),
+        "other": node("SePPOEncodeWinners", winners=["winners", 0]),
+        "train": node("SePPOTrain", dataset=["dataset", 0], mixed=[1, 2]),
+    }
+    turn = host.module("nodes.panels").turn
+
+    def told() -> str:
+        status = turn("this", prompt, "train")
+        return status.text if status else "none"
+
+    reset_progress_state("this", DynamicPrompt(prompt))
+    progress = get_progress_state()
+    assert told() == "waiting (for the nodes before it)"
+    progress.start_progress("other")  # encodes for another node
+    assert told() == "waiting (for the nodes before it)"
+    progress.start_progress("dataset")
+    assert told() == "encoding winners"
+    progress.update_progress("dataset", 12, 120)
+    assert told() == "encoding winners (10%)"
+    progress.finish_progress("dataset")
+    assert told() == "waiting (for the nodes before it)"
+    progress.start_progress("train")
+    assert told() == "training (getting ready)"
+    progress.finish_progress("train")
+    assert told() == "none"
+    assert turn("the next", prompt, "train").state == "waiting"

@@ -1,6 +1,7 @@
 // What one picture tells of itself.
 
 import { element } from "../shared/dom.js";
+import { giveUp } from "./loads.js";
 import { pictureView } from "./picture.js";
 
 const ROWS = {
@@ -35,7 +36,7 @@ export class Details {
     const key = `${picture.address} ${picture.version}`;
     if (key !== this.shown) {
       this.shown = key;
-      clearTimeout(this.timer);
+      this.dispose();
       this.image.replaceChildren(); // not another picture above this one's words
       this.timer = setTimeout(() => this.image.replaceChildren(pictureView(picture, 1024)), PATIENCE);
     }
@@ -50,5 +51,6 @@ export class Details {
 
   dispose() {
     clearTimeout(this.timer);
+    giveUp(this.image);
   }
 }

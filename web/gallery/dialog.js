@@ -1,14 +1,14 @@
 // The gallery's window over the page: pictures, filters, the set they are marked in, and pairs.
 
 import { api } from "../shared/api.js";
-import { button, element, oncePerFrame, styled } from "../shared/dom.js";
+import { button, element, oncePerFrame, sheet, styles } from "../shared/dom.js";
 import { Details } from "./details.js";
 import { Filters } from "./filters.js";
 import { Grid } from "./grid.js";
 import { Pairs } from "./pairs.js";
 import { Store } from "./store.js";
 
-const SHEET = new URL("./gallery.css", import.meta.url).href;
+const SHEET = await sheet("./gallery.css", import.meta.url);
 const ROOTS = { output: "Output", input: "Input" };
 const FAVOURITES = "favourites";
 
@@ -40,9 +40,11 @@ export class Gallery {
     this.count = element("span", { role: "status", data: { testid: "seppo-count" } });
     this.progress = element("span", { className: "seppo-dim", data: { testid: "seppo-progress" } });
     this.trouble = element("span", { className: "seppo-trouble", role: "alert", data: { testid: "seppo-trouble" } });
-    this.dialog = element(
-      "dialog",
-      { className: "seppo seppo-gallery", ariaLabel: "SePPO gallery", data: { testid: "seppo-gallery" } },
+    this.dialog = new window.comfyAPI.ui.ComfyDialog("dialog", []).element; // the host puts it on its page
+    Object.assign(this.dialog, { className: "seppo seppo-gallery", ariaLabel: "SePPO gallery" });
+    this.dialog.dataset.testid = "seppo-gallery";
+    this.dialog.replaceChildren(
+      styles(SHEET),
       this.toolbar(),
       this.filters.element,
       element("div", { className: "seppo-row" }, this.count, this.progress, this.trouble),
@@ -82,9 +84,6 @@ export class Gallery {
   }
 
   async show() {
-    styled();
-    styled(SHEET);
-    document.body.append(this.dialog);
     this.dialog.showModal();
     this.focus();
     window.addEventListener("keydown", this.strayed, true);
@@ -109,6 +108,7 @@ export class Gallery {
     this.store.close();
     this.grid.dispose();
     this.details.dispose();
+    this.pairs.dispose();
     window.removeEventListener("keydown", this.strayed, true);
     api.removeEventListener("execution_success", this.finished);
     this.dialog.close();

@@ -1,6 +1,7 @@
 // Thousands of pictures in a grid of which only what is to be seen is on the page.
 
 import { element, oncePerFrame } from "../shared/dom.js";
+import { giveUp } from "./loads.js";
 import { pictureView } from "./picture.js";
 
 const LEAST = 160;
@@ -64,6 +65,7 @@ export class Grid {
     const shown = new Map(this.pictures.slice(first, last).map((picture, i) => [picture.address, [picture, first + i]]));
     for (const [address, cell] of this.cells) {
       if (shown.get(address)?.[0].version === cell.dataset.version) continue;
+      giveUp(cell);
       cell.remove();
       this.cells.delete(address);
     }

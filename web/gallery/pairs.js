@@ -1,6 +1,7 @@
 // Two pictures of one prompt side by side: the better one meets the next, and the last one standing is marked.
 
 import { button, element } from "../shared/dom.js";
+import { giveUp } from "./loads.js";
 import { pictureView } from "./picture.js";
 
 /** Pictures of the same prompt, oldest first; only where there are at least two. */
@@ -49,7 +50,7 @@ export class Pairs {
     const act = (label, press, testid) => button(label, press, { data: { testid } });
     this.element = element(
       "div",
-      { className: "seppo-pairs", tabIndex: -1, data: { testid: "seppo-pairs" }, on: { keydown: (event) => this.key(event) } },
+      { className: "seppo-ab", tabIndex: -1, data: { testid: "seppo-pairs" }, on: { keydown: (event) => this.key(event) } },
       this.prompt,
       this.sides,
       element(
@@ -74,6 +75,7 @@ export class Pairs {
     this.prompt.textContent = pair
       ? about.get(pair[0].address).prompt
       : "Nothing is left to compare: there are no two pictures of one prompt that were not compared.";
+    giveUp(this.sides);
     this.sides.replaceChildren(...(this.pair ?? []).map((picture, side) => this.side(picture, side)));
     if (!document.activeElement?.matches("input, select")) this.element.focus(); // who narrows down goes on typing
   }
@@ -105,6 +107,10 @@ export class Pairs {
     if (!(event.key in acts) || event.repeat || event.ctrlKey || event.metaKey) return;
     event.preventDefault();
     acts[event.key]();
+  }
+
+  dispose() {
+    giveUp(this.sides);
   }
 
   take(side) {

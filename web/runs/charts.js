@@ -2,13 +2,15 @@
 
 import uPlot from "../vendor/uPlot.mjs?v=1.6.32";
 
-import { element } from "../shared/dom.js";
+import { element, sheet } from "../shared/dom.js";
 
 const HEIGHT = 110;
 const COLOURS = ["#3d8bfd", "#d2691e", "#2e9e6b", "#b565d9", "#c9a227", "#d9576c", "#4bb3c4", "#8a8f98"];
 const GREY = COLOURS.at(-1);
 const MOST_POINTS = 2000;
-export const SHEET = new URL("../vendor/uPlot.css?v=1.6.32", import.meta.url).href;
+
+/** The charts' styles; uPlot's own names hold inside our charts alone. */
+export const CHARTS = `:where(.seppo-chart) { ${await sheet("../vendor/uPlot.css?v=1.6.32", import.meta.url)} }`;
 
 /** A chart of several curves over the step; `labels` name them. Draw with `set([steps, ...values])`; a curve without a value stays away.
  * With `band` the last two are the upper and the lower edge of a grey band. */
@@ -20,6 +22,7 @@ export class Chart {
     this.title = title;
     this.plot = null;
     this.watch = new ResizeObserver(() => this.#fit());
+    this.box.addEventListener("transitionrun", () => this.plot?.redraw()); // the theme is another one
   }
 
   set([steps, ...values]) {
@@ -41,7 +44,7 @@ export class Chart {
   }
 
   #options() {
-    const colour = (name, other) => getComputedStyle(document.documentElement).getPropertyValue(name).trim() || other;
+    const colour = (name, other) => () => getComputedStyle(this.box).getPropertyValue(name).trim() || other;
     const ink = colour("--input-text", "#ddd");
     const line = colour("--border-color", "#4e4e4e");
     const axis = { stroke: ink, grid: { stroke: line, width: 0.5 }, ticks: { stroke: line, size: 4 }, font: "10px system-ui" };

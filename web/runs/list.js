@@ -1,7 +1,7 @@
 // The list of runs: settings, curves of several over each other, a run into the graph with one click.
 
-import { button, element, oncePerFrame, tell } from "../shared/dom.js";
-import { Chart } from "./charts.js";
+import { button, element, oncePerFrame, styles, tell } from "../shared/dom.js";
+import { CHARTS, Chart } from "./charts.js";
 import { store } from "./store.js";
 import { RunView } from "./view.js";
 
@@ -18,7 +18,7 @@ export class RunList {
     this.view = new RunView();
     this.view.box.hidden = true;
     box.classList.add("seppo", "seppo-list");
-    box.replaceChildren(element("div", { className: "seppo-row" }, button("Refresh", () => this.refresh()), this.metric), this.comparison, this.rows, this.view.box);
+    box.replaceChildren(styles(CHARTS), element("div", { className: "seppo-row" }, button("Refresh", () => this.refresh()), this.metric), this.comparison, this.rows, this.view.box);
     this.onList = () => this.refresh().catch(() => {});
     this.compare = oncePerFrame(() => this.#compare());
     store.addEventListener("list", this.onList);

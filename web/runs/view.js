@@ -1,8 +1,8 @@
 // One run as a panel: state, buttons, curves, samples with their verdict, the anchor's map, test prompts over time.
 
 import { address, api, post } from "../shared/api.js";
-import { button, element, oncePerFrame, tell } from "../shared/dom.js";
-import { Chart, drawMap } from "./charts.js";
+import { button, claimRoom, element, oncePerFrame, styles, tell } from "../shared/dom.js";
+import { CHARTS, Chart, drawMap } from "./charts.js";
 
 const CURVES = [
   { title: "loss", columns: { loss: "loss" } },
@@ -20,13 +20,14 @@ export class RunView {
     this.head = element("div", { className: "seppo-run-head", data: { testid: "run-state" } }, "No run yet");
     this.stop = button("Stop and keep", () => this.#stop(), { title: "End after this step and go on with what was learned", data: { testid: "run-stop" } });
     this.cancel = button("Cancel", () => api.interrupt(null), { title: "Cancel the graph; the run can be continued", data: { testid: "run-cancel" } });
-    this.samples = element("div", { className: "seppo-strip", data: { testid: "run-samples" } });
+    this.samples = element("div", { className: "seppo-strip seppo-newest-first", data: { testid: "run-samples" } });
     this.map = element("canvas", { className: "seppo-map", data: { testid: "run-map" } });
     this.mapBox = element("div", { className: "seppo-block" }, element("div", { className: "seppo-dim" }, "ahead of the reference: winner (down) by noise level (right: more)"), this.map);
     this.tests = new TestStrip();
     this.box = element(
       "div",
       { className: "seppo seppo-run" },
+      styles(CHARTS),
       this.head,
       element("div", { className: "seppo-row" }, this.stop, this.cancel),
       this.samples,
@@ -35,6 +36,7 @@ export class RunView {
       this.mapBox
     );
     this.redraw = oncePerFrame(() => this.#draw());
+    new ResizeObserver(oncePerFrame(() => claimRoom(this.box))).observe(this.box);
     this.#draw();
   }
 
@@ -79,6 +81,7 @@ export class RunView {
     this.#drawSamples(run);
     this.#drawMap(run);
     this.tests.show(run);
+    claimRoom(this.box);
   }
 
   #drawSamples(run) {

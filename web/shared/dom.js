@@ -1,11 +1,16 @@
 // Elements and the pack's style sheets. Text is always set as text: names and captions come from files.
 
-const SHEET = new URL("../seppo.css", import.meta.url).href;
+/** What a style sheet beside one of our modules says; it is asked for once, and nothing is drawn before it is here. */
+export async function sheet(name, base) {
+  const answer = await fetch(new URL(name, base), { cache: "no-cache" }).catch(() => null);
+  return answer?.ok ? answer.text() : ""; // plain, but it works
+}
 
-/** Load a style sheet once a page: the pack's, or a part's own. */
-export function styled(sheet = SHEET) {
-  if (document.querySelector(`link[href="${sheet}"]`)) return;
-  document.head.append(element("link", { rel: "stylesheet", href: sheet }));
+const SHEET = await sheet("../seppo.css", import.meta.url);
+
+/** The pack's styles as an element to put into what they style, so that the page's head stays as it is; `before` come first. */
+export function styles(...before) {
+  return element("style", { textContent: [...before, SHEET].join("\n") });
 }
 
 /**
@@ -54,6 +59,39 @@ export function oncePerFrame(draw) {
       draw();
     });
   };
+}
+
+/** Show `box` in a node, below its other widgets, in all of the node's width; nothing of it is saved or sent. */
+export function showIn(node, name, box, height) {
+  const getMinHeight = () => {
+    keepSmall(node);
+    return height;
+  };
+  const widget = node.addDOMWidget(name, `seppo_${name}`, box, { serialize: false, hideOnZoom: false, getMinHeight });
+  widget.serialize = false;
+  // The host's list of a node's properties draws each widget once more, and leaves the list's width in it.
+  Object.defineProperty(widget, "width", { get: () => undefined, set: () => {} });
+  return widget;
+}
+
+/** The host's line of text gets what it needs; by itself it takes half of the panel's room. */
+function keepSmall(node) {
+  const text = node.widgets?.find(({ name }) => name === "$$node-text-preview");
+  if (text) text.options.getMaxHeight ??= text.options.getMinHeight;
+}
+
+const LINE = 64; // pixels, the most that another row of a node needs; what it has above that is a share of the free room
+
+/** The new renderer shares free room among rows: let `box` have what it shows, as far as its node has that much. */
+export function claimRoom(box) {
+  const rows = box.closest(".lg-node-widgets")?.children ?? [];
+  box.style.minHeight = "";
+  if (!rows.length) return;
+  const others = [...rows].filter((row) => !row.contains(box)).map((row) => Math.min(row.offsetHeight, LINE));
+  const gaps = parseFloat(getComputedStyle(rows[0].parentElement).rowGap) * others.length;
+  const free = rows[0].parentElement.clientHeight - others.reduce((sum, height) => sum + height, gaps);
+  const shown = Math.max(...[...box.children].map((part) => part.offsetTop + part.offsetHeight));
+  if (free > box.offsetHeight) box.style.minHeight = `${Math.min(free, shown + parseFloat(getComputedStyle(box).paddingBottom))}px`;
 }
 
 /** The new renderer does not mount a node's widget again after an undo: put `box` where the one like it was left. */

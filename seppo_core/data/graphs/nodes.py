@@ -16,17 +16,44 @@ CIRCLE = "the graph runs in a circle"
 ROUTES = re.compile(r"reroute|primitive|^(get|set)node$|setget|passthrough", re.IGNORECASE)
 """Kinds of nodes that hand on what they get."""
 
-SWITCHES = re.compile(r"switch|select", re.IGNORECASE)
-CHOICES = ("switch", "boolean", "bool", "condition", "select", "index", "Input", "input", "choice")
+SWITCHES = re.compile(r"switch|select|ifelse|branch", re.IGNORECASE)
+CHOICES = (
+    *("switch", "boolean", "bool", "condition", "cond", "select", "index", "Input", "input"),
+    "choice",
+)
 """Names under which a switch keeps its choice."""
 
-BRANCHES = {True: ("on_true", "if_true", "true"), False: ("on_false", "if_false", "false")}
+BRANCHES = {
+    True: ("on_true", "if_true", "true", "tt_value", "text_a", "conditioning_a"),
+    False: ("on_false", "if_false", "false", "ff_value", "text_b", "conditioning_b"),
+}
+
+UNTYPED = {"*", ""}
+WORDY = {"STRING", "TEXT", "ASCII", "INT", "FLOAT", "BOOLEAN", "COMBO", "SEED", "NUMBER"}
+"""Types of outputs that text can be made of."""
+
+MACHINES = re.compile(
+    r"clip|model|vae|unet|pipe|ctx|context|tuple|cond|image|pixels|latent|samples|embeds|encoder|net$",
+    re.IGNORECASE,
+)
+"""Inputs that bring no words: a node that has one linked gives more than text."""
+
+FILES = re.compile(r"(ckpt|unet|clip|model|checkpoint|vae)(_name)?\d*|(ckpt|unet)_path")
+"""Inputs that name the file of a network."""
+
+ENCODES = re.compile(r"encode|conditioning", re.IGNORECASE)
+"""Kinds that give more than text, whatever is linked."""
+
+WORDS = re.compile(r"text|string|prompt|caption|words|tags", re.IGNORECASE)
+"""Inputs that take words, whoever gives them."""
 
 
 class Node(NamedTuple):
     id: str
     kind: str
     inputs: dict[str, Any]
+    gives: tuple[str, ...] = ()
+    """types of its outputs, where the editor's graph tells them"""
 
     def __str__(self) -> str:
         return f"node {self.id[:40]} ({self.kind[:60]})"
@@ -44,6 +71,7 @@ class Graph:
             raise NoPromptError(f"its graph has over {MAX_NODES} nodes")
         self._links: dict[str, dict[str, Link]] = {}
         self._behind: dict[tuple[Link, bool], Any] = {}
+        self._machines: set[str] | None = None
 
     def link(self, value: Any) -> Link | None:
         """The link that an input's value is; None for anything else, or for a node that is not there."""
@@ -60,6 +88,37 @@ class Graph:
             every = ((name, self.link(value)) for name, value in node.inputs.items())
             self._links[node.id] = {name: link for name, link in every if link}
         return self._links[node.id]
+
+    def brings_text(self, link: Link) -> bool:
+        """Whether what comes through a link is text: nothing but texts and numbers lead to it."""
+        behind = self.link(self.follow(link))
+        if behind is None:
+            return True
+        gives = self.nodes[behind[0]].gives
+        if 0 <= behind[1] < len(gives) and gives[behind[1]] not in UNTYPED:
+            return gives[behind[1]] in WORDY
+        if self._machines is None:
+            self._machines = self._all_machines()
+        return behind[0] not in self._machines
+
+    def _all_machines(self) -> set[str]:
+        """The nodes that networks, pictures or conditionings lead to, but through inputs for words."""
+        users: dict[str, list[str]] = {}
+        waiting: list[str] = []
+        for node in self.nodes.values():
+            links = self.links(node)
+            given = any(map(MACHINES.search, links)) or any(map(FILES.fullmatch, node.inputs))
+            if given or ENCODES.search(node.kind):
+                waiting.append(node.id)
+            for name, (source, _) in links.items():
+                if not WORDS.search(name):
+                    users.setdefault(source, []).append(node.id)
+        found = set(waiting)
+        while waiting:
+            fresh = [user for user in users.get(waiting.pop(), ()) if user not in found]
+            found.update(fresh)
+            waiting += fresh
+        return found
 
     def follow(self, value: Any, through_switches: bool = True) -> Any:
         """What stands behind reroutes, primitives and switches: a literal, or a link to another node."""
@@ -89,8 +148,9 @@ class Graph:
         """The value of the branch that a switch takes; None if its choice is not plain to see."""
         names = [name for name in CHOICES if name in node.inputs]
         if not names:
-            ordered = sorted(self.links(node))  # rgthree's takes the first that is connected
-            return node.inputs[ordered[0]] if ordered and "any" in node.kind.lower() else None
+            ordered = sorted(self.links(node))
+            first = re.search(r"any|rgthree", node.kind, re.IGNORECASE)
+            return node.inputs[ordered[0]] if ordered and first else None
         choice = self.follow(node.inputs[names[0]], through_switches=False)
         if isinstance(choice, bool):
             branches = (node.inputs.get(name) for name in BRANCHES[choice])
@@ -113,7 +173,9 @@ def _node(key: str, value: Any) -> Node | None:
         inputs.setdefault(
             str(name).rpartition(".")[2], content
         )  # "model.prompt" of a dynamic input
-    return Node(key, value["class_type"], inputs)
+    gives = value.get("gives")
+    types = gives if isinstance(gives, list) else []
+    return Node(key, value["class_type"], inputs, tuple(map(str, types)))
 
 
 def _handed_on(node: Node) -> Any:

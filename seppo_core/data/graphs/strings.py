@@ -5,12 +5,13 @@ import re
 from collections.abc import Callable, Sequence
 
 from ..generation import NoPromptError
-from .nodes import Answering, Graph, Node
+from .nodes import WORDS, Answering, Graph, Node, number
 
 MAX_PROMPT = 100_000
 """Characters; no text encoder reads as many."""
 
-NEGATIVE_TEXTS = ("negative_prompt", "text_negative", "negative", "base_negative")
+NEGATIVE = re.compile(r"(?:.*[_ ])?(?:neg|negative|uncond)(?:[_ ].*)?", re.IGNORECASE)
+"""Names of inputs for what is not to be drawn."""
 
 NO_CONDITIONING = re.compile(
     r"clip|vae|model|net$|image|pixels|mask|latent|samples|vision|audio|video|frames|pose"
@@ -134,6 +135,13 @@ STRINGS: dict[str, Rule] = {
     "CustomCombo": (("choice",), str),
     "ImpactWildcardProcessor": (("populated_text",), str),
     "ImpactWildcardEncode": (("populated_text",), str),
+    "WildcardEncode //Inspire": (("populated_text",), str),
+    "Power Prompt (rgthree)": (("prompt",), str),
+    "Power Prompt - Simple (rgthree)": (("prompt",), str),
+    "LoraTagLoader": (("text",), str),
+    "LoraSyntaxProcessor": (("text",), str),
+    "easy prompt": (("text",), str),
+    "easy promptConcat": (("prompt1", "prompt2", "separator"), _concatenated),
 }
 """Kind of node -> the inputs it computes its text from, and how. Regular expressions are not run: one that
 a file brings may take for ever."""
@@ -144,6 +152,12 @@ COMPUTED = re.compile(
     re.IGNORECASE,
 )
 """Kinds whose text is known only once they run, though they hold one."""
+
+WILDCARDS = re.compile(r"wildcard|^DP(Random|Combinatorial)", re.IGNORECASE)
+DRAWN = re.compile(r"[{}|]|__|<(?!lora:|lyco:|hypernet:)|\$")
+"""Signs in a text that nodes of WILDCARDS replace by what they draw; without them it stays as it is."""
+
+SHOWS = re.compile(r"show|display|preview|debug|console", re.IGNORECASE)
 
 JOINS = re.compile(r"concat|join|append|combine|merge|stringfunction", re.IGNORECASE)
 DELIMITED = {"none": "", "space": " ", "comma": ", ", "newline": "\n"}
@@ -172,12 +186,13 @@ SETTINGS = {
     ),
     *("title", "label", "speak_and_recognation", "token_normalization", "weight_interpretation"),
     *("system_prompt", "template", "sampling_mode", "boolean", "control_after_generate"),
+    *("Select to add LoRA", "Select to add Wildcard", "insert_lora", "insert_embedding"),
+    *("insert_saved", "token", "language"),
 }
 """Inputs whose strings are settings, not text."""
 
-
-def gives_text(graph: Graph, node: Node) -> bool:
-    return node.kind in STRINGS or len(plausible_names(graph, node)) == 1 and not graph.links(node)
+PLAIN_TEXTS = {"value", "source", "any", "input", "content", "positive", "negative", "Text", "str"}
+"""Inputs that hold a whole text, beside those of WORDS."""
 
 
 def _general(graph: Graph, node: Node, slot: int) -> Rule:
@@ -186,21 +201,53 @@ def _general(graph: Graph, node: Node, slot: int) -> Rule:
         return STRINGS[node.kind]
     plausible = plausible_names(graph, node)
     foreign = [name for name in graph.links(node) if name not in plausible and name not in SETTINGS]
+    foreign = [name for name in foreign if not _brings_number(graph, node, name)]
     names = [name for name in plausible if node.inputs[name] != ""]
-    if names and not foreign and not COMPUTED.search(node.kind):
+    if names and not foreign and (computed := _computed(node)) is not None:
         if len(names) > 1 and JOINS.search(node.kind):
-            return [*_in_order(names), _delimiter(node)], _joined
+            joined = _stripped if node.inputs.get("clean_whitespace") == "true" else _joined
+            return [*_in_order(names), _delimiter(node)], joined
         if len(names) == 1 and {"find", "replace"} <= node.inputs.keys():
             return [names[0], "find", "replace"], _replaced
-        names = _of_this_side(names, slot)
-        if len(names) == 1:
-            return names, str
-    raise NoPromptError(f"{node} makes its text only when the graph runs")
+        names = _of_this_side(_shown(node, names), slot)
+        if len(names) == 1 and _is_whole(node, names[0]):
+            return names, computed
+    raise _only_when_it_runs(node)
+
+
+def _only_when_it_runs(node: Node) -> NoPromptError:
+    return NoPromptError(f"{node} makes its text only when the graph runs")
+
+
+def _computed(node: Node) -> Callable[[str], str] | None:
+    """What a node does to its one text; None if it makes another of it."""
+    if WILDCARDS.search(node.kind):
+
+        def unchanged(text: str) -> str:
+            if DRAWN.search(text):
+                raise _only_when_it_runs(node)
+            return text
+
+        return unchanged
+    return None if COMPUTED.search(node.kind) else str
+
+
+def _shown(node: Node, names: list[str]) -> list[str]:
+    """Without what a node that shows a text showed the time before."""
+    linked = [name for name in names if not isinstance(node.inputs[name], str)]
+    return linked if SHOWS.search(node.kind) and len(linked) == 1 else names
+
+
+def _is_whole(node: Node, name: str) -> bool:
+    """Whether an input holds a text, and not the name of something."""
+    value = node.inputs[name]
+    known = WORDS.search(name) or name in PLAIN_TEXTS
+    return bool(known or not isinstance(value, str) or " " in value.strip())
 
 
 def _of_this_side(names: list[str], slot: int) -> list[str]:
     """Without the texts for the other side, where a node has both; the second output is the negative."""
-    negative = [name for name in names if name in NEGATIVE_TEXTS]
+    negative = [name for name in names if NEGATIVE.fullmatch(name)]
     positive = [name for name in names if name not in negative]
     if not negative or not positive:
         return names
@@ -215,8 +262,35 @@ def _in_order(names: list[str]) -> list[str]:
     return sorted(names, key=lambda name: (len(name), name))
 
 
-RULES: dict[str, Callable[[Graph, Node, int], Rule]] = {"StringFormat": _formatted}
-"""Kinds whose inputs differ from node to node."""
+def _boxes(graph: Graph, node: Node, slot: int) -> Rule:
+    """tinyterraNodes' boxes: each alone, some pairs, and all of them at the last output."""
+    count = 3 if "3BOX" in node.kind else 7
+    if slot < count:
+        return [f"text{slot + 1}"], str
+    pairs = {3: "12", 4: "13", 5: "23"} if count == 3 else {}
+    chosen = pairs.get(slot, "1234567"[:count])
+    return [*(f"text{number}" for number in chosen), "delimiter"], _joined
+
+
+def _of_four(graph: Graph, node: Node, slot: int) -> Rule:
+    """WAS' Text String gives each of its four texts."""
+    return [("text", "text_b", "text_c", "text_d")[min(slot, 3)]], str
+
+
+def _of_two(graph: Graph, node: Node, slot: int) -> Rule:
+    """rgthree's SDXL Power Prompt, whose texts are its last two outputs."""
+    return ["prompt_l" if slot in (2, 4) else "prompt_g"], str
+
+
+RULES: dict[str, Callable[[Graph, Node, int], Rule]] = {
+    "StringFormat": _formatted,
+    "ttN text3BOX_3WAYconcat": _boxes,
+    "ttN text7BOX_concat": _boxes,
+    "Text String": _of_four,
+    "SDXL Power Prompt - Positive (rgthree)": _of_two,
+    "SDXL Power Prompt - Simple / Negative (rgthree)": _of_two,
+}
+"""Kinds whose inputs differ from node to node, or from output to output."""
 
 
 def _delimiter(node: Node) -> str:
@@ -229,11 +303,28 @@ def _joined(*values: str) -> str:
     return delimiter.join(text for text in texts if text)
 
 
+def _stripped(*values: str) -> str:
+    *texts, delimiter = values
+    return _joined(*(text.strip() for text in texts), delimiter)
+
+
 def plausible_names(graph: Graph, node: Node) -> list[str]:
     """The inputs that may hold text: strings and links, by their names no settings and no models."""
     return [
         name
         for name, value in node.inputs.items()
-        if name not in SETTINGS
-        and (isinstance(value, str) or (graph.link(value) and not NO_CONDITIONING.search(name)))
+        if name not in SETTINGS and (isinstance(value, str) or _plausible_link(graph, node, name))
     ]
+
+
+def _plausible_link(graph: Graph, node: Node, name: str) -> bool:
+    if graph.link(node.inputs[name]) is None or NO_CONDITIONING.search(name):
+        return False
+    return bool(WORDS.search(name)) or not _brings_number(graph, node, name)
+
+
+def _brings_number(graph: Graph, node: Node, name: str) -> bool:
+    behind = graph.link(graph.follow(node.inputs[name]))
+    source = graph.nodes[behind[0]].inputs if behind else {}
+    written = (key for key, value in source.items() if isinstance(value, str))
+    return number(graph, node, name) is not None and not set(written) - SETTINGS

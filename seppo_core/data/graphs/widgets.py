@@ -1,4 +1,4 @@
-"""What the widgets of the host's nodes are called, for graphs whose editor saved values without names."""
+"""What the widgets of the host's nodes, and of one pack's, are called, for graphs whose editor saved values without names."""
 
 WIDGETS = {
     "CLIPTextEncode": "text",
@@ -64,6 +64,7 @@ WIDGETS = {
     "ComfySwitchNode": "switch",
     "CustomCombo": "choice",
     "PrimitiveNode": "value",
+    "Efficient Loader": "ckpt_name vae_name clip_skip lora_name lora_model_strength lora_clip_strength positive negative token_normalization weight_interpretation empty_latent_width empty_latent_height batch_size",
 }
 """Kind of node -> its widgets in the order of their values; of those kinds that lie on the way to a prompt."""
 

@@ -49,6 +49,19 @@ def api_graph(workflow: Any) -> Api:
     return api
 
 
+def typed(graph: Any, workflow: Any) -> Any:
+    """A graph in the API format with the types of outputs that the editor's graph of it tells."""
+    try:
+        drawn = api_graph(workflow)
+    except NoPromptError:
+        return graph
+    for key, node in graph.items():
+        same = drawn.get(key, {})
+        if isinstance(node, dict) and same.get("class_type") == node.get("class_type"):
+            node.setdefault("gives", same.get("gives"))
+    return graph
+
+
 def _dicts(values: Any) -> list[dict[str, Any]]:
     return (
         [value for value in values if isinstance(value, dict)] if isinstance(values, list) else []
@@ -107,7 +120,8 @@ def _flatten(
             value = [f"{scope.prefix}{source}", 0] if source is not None else None
             api[key] = {"class_type": "GetNode", "inputs": {"value": value}}
         else:
-            api[key] = {"class_type": node["type"], "inputs": inputs}
+            types = [output.get("type") for output in _dicts(node.get("outputs"))]
+            api[key] = {"class_type": node["type"], "inputs": inputs, "gives": types}
     _leave(links, scope, api)
     return inner
 
@@ -181,12 +195,16 @@ def _follows_seed(value: Any) -> bool:
 
 def _sentence(node: dict[str, Any], values: list[Any]) -> dict[str, Any]:
     """Of values without names the first of several words; it is a prompt if the node gives pictures."""
+    gives = {str(output.get("type")) for output in _dicts(node.get("outputs"))}
+    draws = bool(gives & {"IMAGE", "VIDEO"})
+    linked = (i for i in _dicts(node.get("inputs")) if i.get("link") is not None)
+    if not draws and any(i.get("type") == "STRING" for i in linked):
+        return {}  # the words may be those that the linked text replaces, or another input's
     text = next((v for v in values if isinstance(v, str) and len(v.split(maxsplit=4)) > 3), None)
     if text is None:
         texts = [value for value in values if isinstance(value, str)]
         return {"text": texts[0]} if len(texts) == 1 else {}
-    gives = {str(output.get("type")) for output in _dicts(node.get("outputs"))}
-    return {"prompt" if gives & {"IMAGE", "VIDEO"} else "text": text}
+    return {"prompt" if draws else "text": text}
 
 
 def _paired(names: list[Any], values: list[Any]) -> dict[str, Any]:

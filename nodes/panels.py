@@ -1,0 +1,101 @@
+"""How it stands with the panel of a node: what the host's queue says until its run says more.
+
+Nothing is kept of it here, so nothing can be out of date: after a reload, on another page and after a crash the
+answer comes from the queue and from the run directories.
+"""
+
+from collections.abc import Iterator
+from typing import Any
+
+from comfy_execution.progress import NodeState, get_progress_state
+from server import PromptServer
+
+from ..seppo_core.album import Album
+from ..seppo_core.checkpoint import Run
+from ..seppo_core.errors import SePPOError
+from ..seppo_core.status import ELSEWHERE, ENCODING, NONE, TRAINING, WAITING, Status
+from . import host
+from .workflow import ancestors, field, panel_of
+
+TRAIN, ENCODE = "SePPOTrain", "SePPOEncodeWinners"
+
+_RECORDED: dict[str, Run] = {}
+"""The run that each panel showed last, of those that this process had to do with."""
+
+
+def shows(panel: str, run: Run) -> None:
+    """From now on this is the run of that panel."""
+    if panel:
+        _RECORDED[panel] = run
+
+
+def standing(panel: str) -> dict[str, Any]:
+    """What the page is told of a panel: the run that it is to show, if any, how it stands, and whether to ask again soon."""
+    run, status = found(panel)
+    passing = status.state == ELSEWHERE or (run is None and status.state != NONE)
+    return {"run": run.name if run else None, "passing": passing, **status.told()}
+
+
+def found(panel: str) -> tuple[Run | None, Status]:
+    running, pending = PromptServer.instance.prompt_queue.get_current_queue_volatile()
+    for _, prompt_id, prompt, extra, *_ in running:
+        for node_id in nodes_of(panel, prompt, extra):
+            status = turn(prompt_id, prompt, node_id)
+            if status is not None and status.state == TRAINING:
+                return known(panel, status)
+            if status is not None:
+                return None, status
+    for place, (_, _, prompt, extra, *_) in enumerate(sorted(pending, key=lambda item: item[0])):
+        if any(nodes_of(panel, prompt, extra)):
+            ahead = place + len(running)
+            return None, Status(WAITING, note=f"in the queue, {ahead} before it" if ahead else "")
+    return known(panel, Status(NONE))
+
+
+def nodes_of(panel: str, prompt: dict[str, Any], extra: dict[str, Any]) -> Iterator[str]:
+    """Ids of the training nodes in a queued graph that have this panel."""
+    workflow = field(field(extra, "extra_pnginfo"), "workflow")
+    for node_id, node in prompt.items():
+        if node.get("class_type") == TRAIN and panel_of(workflow, node_id) == panel:
+            yield node_id
+
+
+def turn(prompt_id: str, prompt: dict[str, Any], node_id: str) -> Status | None:
+    """How far a graph that is being run has come towards this node; None once the node has had its turn."""
+    progress = get_progress_state()
+    at = dict(progress.nodes) if progress.prompt_id == prompt_id else {}
+    mine = at.get(node_id)
+    if mine is not None and mine["state"] is NodeState.Finished:
+        return None
+    if mine is not None and mine["state"] is NodeState.Running:
+        return Status(TRAINING, note="getting ready")
+    for other in ancestors(prompt, node_id):
+        encodes = prompt[other].get("class_type") == ENCODE
+        if encodes and other in at and at[other]["state"] is NodeState.Running:
+            done = at[other]["value"] / (at[other]["max"] or 1)
+            return Status(ENCODING, note=f"{done:.0%}" if done else "")
+    return Status(WAITING, note="for the nodes before it")
+
+
+def known(panel: str, otherwise: Status) -> tuple[Run | None, Status]:
+    """The newest run of a panel and how it stands with it."""
+    run = _RECORDED.get(panel)
+    if run is None or not run.exists():
+        run = newest(panel)
+    if run is None:
+        return None, otherwise
+    try:
+        status = run.status()
+    except SePPOError:  # damaged meanwhile: Load Run says so
+        return None, otherwise
+    if otherwise.state == TRAINING and not status.trains:
+        return None, otherwise  # it is still the one before
+    return run, status
+
+
+def newest(panel: str) -> Run | None:
+    """Of the runs that this panel showed the one that it showed last."""
+    runs = (Run(host.run_directory(name)) for name in host.run_names())
+    albums = {run: Album(run.directory) for run in runs}
+    mine = [run for run, album in albums.items() if album.about().get("panel") == panel]
+    return max(mine, key=lambda run: albums[run].touched(), default=None)

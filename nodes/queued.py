@@ -1,0 +1,62 @@
+"""What is known when a graph is queued: the inputs of every node, and which page asked. And how a node refuses then.
+
+The host gives `validate_inputs` what it names and repeats an error for each of these, so ours name one input and look
+the others up here.
+"""
+
+from collections.abc import Callable
+from contextvars import ContextVar
+from typing import Any
+
+from comfy_api.latest import io
+from comfy_execution.utils import get_executing_context
+from server import PromptServer
+
+from ..seppo_core.errors import SePPOError
+
+_REQUEST: ContextVar[dict[str, Any]] = ContextVar("seppo_request", default={})  # noqa: B039 (never changed)
+
+
+def listen(server: PromptServer) -> None:
+    server.add_on_prompt_handler(remember)
+
+
+def remember(request: dict[str, Any]) -> dict[str, Any]:
+    """The host gives every request to queue a graph, and validates it in the same task."""
+    _REQUEST.set(request)
+    return request
+
+
+def inputs() -> dict[str, Any]:
+    """Of the node that is validated: a link is [node, output]."""
+    context = get_executing_context()
+    return {} if context is None else _inputs_of(context.node_id)
+
+
+def linked(name: str) -> dict[str, Any]:
+    """Inputs of the node that is linked to an input of the one that is validated; empty without a link."""
+    link = inputs().get(name)
+    return _inputs_of(link[0]) if isinstance(link, list) and link else {}
+
+
+def _inputs_of(node_id: Any) -> dict[str, Any]:
+    graph = _REQUEST.get().get("prompt")
+    node = graph.get(str(node_id)) if isinstance(graph, dict) else None
+    found = node.get("inputs") if isinstance(node, dict) else None
+    return found if isinstance(found, dict) else {}
+
+
+def checked(node: type[io.ComfyNode], check: Callable[[], Any]) -> bool | str:
+    """For `validate_inputs`: True, or what `check` finds wrong.
+
+    The page that queued is told as well, for the host's own words come before a node's there.
+    """
+    try:
+        check()
+    except SePPOError as error:
+        page, server = _REQUEST.get().get("client_id"), getattr(PromptServer, "instance", None)
+        if page and server is not None:
+            said = {"node": node.define_schema().display_name, "said": str(error)}
+            server.send_sync("seppo.refused", said, page)
+        return str(error)
+    return True

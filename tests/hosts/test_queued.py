@@ -1,0 +1,172 @@
+"""What a node will need is asked for when the graph is queued: one error, in words that say what to do."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+from folders import draw
+from inprocess import GraphError
+
+LINK = ["nothing", 0]
+
+
+def complete(host, class_type: str) -> dict[str, Any]:
+    """A link for each required socket, and every widget's default."""
+    values = {}
+    for name, (_, *settings) in host.node(class_type).INPUT_TYPES()["required"].items():
+        given = settings[0] if settings else {}
+        values[name] = given["default"] if "default" in given else LINK
+    return values
+
+
+def errors_of(host, class_type: str, others: dict | None = None, **inputs: Any) -> list[dict]:
+    """What the host says of one node when a graph with it, and with `others`, is queued."""
+    import execution
+
+    values = complete(host, class_type) | inputs
+    node = {"class_type": class_type, "inputs": values}
+    graph = {"node": node, "nothing": host.constant(None), **(others or {})}
+
+    async def queue() -> tuple:
+        host.server().trigger_on_prompt({"prompt": graph, "client_id": "page"})
+        return await execution.validate_inputs("prompt", graph, "node", {})
+
+    host.messages.clear()
+    return asyncio.run(queue())[1]
+
+
+def said(host, class_type: str, **inputs: Any) -> str:
+    """The one error's words, which the page that queued was told as well."""
+    (error,) = errors_of(host, class_type, **inputs)
+    _, _, words = error["details"].partition(" - ")
+    told = [data for event, data in host.messages if event == "seppo.refused"]
+    assert told == [{"node": host.node(class_type).GET_SCHEMA().display_name, "said": words}]
+    return words
+
+
+@pytest.fixture
+def folders(host) -> Path:
+    """Folders in the host's input, and one in its output; the host's input."""
+    root = host.base / "input"
+    for name in ("portraits", "winter", "sets/cats", "sets/dogs"):
+        draw(root / f"queued {name}" / "a.png")
+    draw(host.output / "queued renders" / "a.png")
+    yield root
+    for path in (*root.glob("queued *"), host.output / "queued renders"):
+        path.unlink() if path.is_symlink() else shutil.rmtree(path)
+
+
+def test_a_missing_folder_is_told_once_with_those_that_are_there(host, folders):
+    words = said(host, "SePPOLoadWinners", folder="queued wintre", location="input")
+    assert words.startswith("there is no folder 'queued wintre' inside")
+    assert "There are: 'queued winter', " in words and "Take one of these" in words
+    words = said(host, "SePPOLoadWinners", folder="queued sets/dog")
+    assert "There are: 'queued sets/dogs', 'queued sets/cats'. Take one of these" in words
+
+
+def test_a_folder_of_another_location_is_found_there(host, folders):
+    words = said(host, "SePPOLoadWinners", folder="queued renders", location="input")
+    assert words.endswith("There is one in output: choose location 'output'")
+    assert not errors_of(host, "SePPOLoadWinners", folder="queued renders", location="output")
+
+
+@pytest.mark.skipif(os.name == "nt", reason="links need rights on Windows")
+def test_a_folder_that_is_a_link_is_told_as_one(host, folders, tmp_path):
+    (folders / "queued out").symlink_to(tmp_path)
+    (folders / "queued dead").symlink_to("gone")
+    assert "a link leads out of there" in said(host, "SePPOLoadWinners", folder="queued out")
+    assert "is a link that leads to nothing" in said(host, "SePPOLoadWinners", folder="queued dead")
+
+
+@pytest.mark.parametrize(
+    ("class_type", "inputs", "words"),
+    [
+        ("SePPOScore", {"scorer": "pickscore", "weights": "none"}, "Get all of yuvalkirstain"),
+        ("SePPOScore", {"weights": "hub:somebody/else"}, "graphs may ask for hub:"),
+        ("SePPOCompare", {"scorers": "aesthetic=none", "run": LINK}, "sac+logos"),
+        ("SePPOCompare", {}, "connect a `run`"),
+        ("SePPOCompare", {"prompts": " ", "run": LINK}, "write at least one"),
+        ("SePPOSaveAligned", {"format": "checkpoint"}, "connect it to `model`"),
+        ("SePPOSaveAligned", {"filename_prefix": "../x"}, "must be a path inside"),
+        ("SePPOTestPrompts", {"prompts": ""}, "write 1 to 16 prompts"),
+        ("SePPOWinnersFromImages", {"captions": " "}, "type what is to be seen"),
+        ("SePPOWinnersFromVideos", {"captions": ""}, "type what is to be seen"),
+        ("SePPOEncodeWinners", {"background": "whit"}, "unknown background 'whit'"),
+        ("SePPOOptimizerSettings", {"pattern": "("}, "is not a regular expression"),
+        ("SePPOLoadRun", {"run_name": "no_such"}, "there is no run 'no_such'"),
+        ("SePPOTrain", {"run_name": "a/b"}, "is not a usable name"),
+    ],
+)
+def test_what_a_node_will_need_at_its_end_is_asked_for_at_once(host, class_type, inputs, words):
+    assert words in said(host, class_type, **inputs)
+
+
+@pytest.mark.parametrize("name", ["lion", "adamw_8bit"])
+def test_an_optimizer_whose_package_is_missing_is_refused(host, monkeypatch, name):
+    monkeypatch.setattr(host.core("optim"), "find_spec", lambda module: None)
+    words = said(host, "SePPOOptimizerSettings", optimizer=name)
+    assert words.startswith(f"optimizer '{name}' needs the package")
+
+
+@pytest.mark.parametrize("class_type", ["SePPOCurves", "SePPOAnchorPreview"])
+def test_pictures_of_numbers_are_refused_without_matplotlib(host, monkeypatch, class_type):
+    monkeypatch.setattr(host.module("nodes.preview"), "find_spec", lambda module: None)
+    assert "pip install matplotlib" in said(host, class_type)
+
+
+@pytest.mark.parametrize("class_type", ["SePPOTrain", "SePPOSaveAligned", "SePPOEncodeWinners"])
+def test_folders_that_cannot_be_written_are_told(host, monkeypatch, class_type):
+    """The check asks the system, which tells an administrator that all can be written."""
+    monkeypatch.setattr(host.core("continuation").os, "access", lambda *_: False)
+    assert "cannot be written" in said(host, class_type)
+
+
+@pytest.mark.parametrize(
+    ("name", "other", "settings"),
+    [
+        ("references", "SePPOReferenceSettings", {"guidance_scale": 7.0}),
+        ("tests", "SePPOTestPrompts", {"guidance": 7.0, "prompts": "a fox"}),
+    ],
+)
+def test_guidance_without_a_negative_is_told_before_anything_is_encoded(
+    host, name, other, settings
+):
+    inputs = complete(host, other) | settings
+    graph = {"others": {"other": {"class_type": other, "inputs": inputs}}, name: ["other", 0]}
+    words = said(host, "SePPOTrain", **graph)
+    assert "has guidance 7, which needs a negative prompt" in words
+    assert not errors_of(host, "SePPOTrain", **graph, negative=LINK)
+
+
+def test_nodes_with_their_defaults_are_refused_for_good_reasons_alone(host, folders):
+    if not (folders / "winners").exists():
+        draw(folders / "winners" / "a.png")
+    fine = {
+        "SePPOScore": {"weights": "hub:yuvalkirstain/PickScore_v1"},
+        "SePPOCompare": {"run": LINK},
+        "SePPOWinnersFromImages": {"captions": LINK},
+        "SePPOWinnersFromVideos": {"captions": LINK},
+    }
+    refused = {"SePPOLoadRun", "SePPOPickWinners", "SePPOTestPrompts"}  # no run, set or prompt yet
+    for node in host.module("nodes").NODES:
+        class_type = node.GET_SCHEMA().node_id
+        found = errors_of(host, class_type, **fine.get(class_type, {}))
+        assert len(found) == (class_type in refused), (class_type, found)
+
+
+def test_errors_are_shown_by_their_name_alone(host, folders):
+    import execution
+
+    errors, winners = host.core("errors"), host.core("data.winners")
+    for error in (errors.SePPOError, errors.ConfigError, winners.NothingUsableError):
+        assert execution.full_type_name(error) == error.__name__
+    (folders / "queued empty").mkdir()
+    inputs = {"folder": "queued empty", "caption": ""}
+    graph = {"1": {"class_type": "SePPOLoadWinners", "inputs": inputs}}
+    with pytest.raises(GraphError, match=r"\(node 1\): DatasetError: queued empty: no usable"):
+        host.run_graph(graph, wanted=["1"])
