@@ -15,10 +15,13 @@ from .checkpoint import Run
 from .config import ReferenceConfig, SePPOConfig
 from .data import EncodedDataset
 from .denoisers import Denoiser
+from .draws import level_positions
 from .errors import ConfigError, DatasetError
+from .floor import measured_roughness
 from .lora import LoRA, Slot
 from .loss import make_criterion
 from .randomness import derived_seed, isolated_global_rng, normal
+from .rounding import floor
 
 OnCall = Callable[[int, int], None]
 """(calls done, calls in all): called before every network call; may raise to stop"""
@@ -49,6 +52,8 @@ class AnchorMap:
     """[W, L, D]; None without a contest"""
     roles: Tensor | None
     """[W, L, D]: what the criterion makes of each draw; None without a contest"""
+    roughness: float | None = None
+    """what rounding does to the margins (see rounding.py); None where that is nothing, in float32"""
 
     @property
     def values(self) -> Tensor:
@@ -71,14 +76,17 @@ class AnchorMap:
         return self.values.std(dim=-1) / draws**0.5
 
     @property
+    def undecided(self) -> Tensor:
+        """[W, L]: whether the mean margin is so near zero that rounding alone could have moved it there."""
+        if self.reference_errors is None or self.roughness is None:
+            return torch.zeros_like(self.means, dtype=torch.bool)
+        draws = self.values.shape[-1]
+        return self.means.abs() < floor(self.roughness, self.reference_errors.mean(dim=-1), draws)
+
+    @property
     def flip_share(self) -> Tensor | None:
         """[W, L]: share of draws whose sample is not pushed away (role <= 0)."""
         return None if self.roles is None else (self.roles <= 0).float().mean(dim=-1)
-
-
-def level_positions(count: int) -> Tensor:
-    """[count] midpoints of equal parts of [0, 1)."""
-    return (torch.arange(count, dtype=torch.float32) + 0.5) / count
 
 
 def check_positions(dataset: EncodedDataset, positions: Sequence[int]) -> None:
@@ -321,9 +329,12 @@ def preview(
         else:
             lora = LoRA(denoiser.network, config.lora, config.seed, denoiser.device)
             lora.load(weights)
-            contest = Contest(lora, lora.policy, lora.slot(entry.weights))
+            reference = lora.slot(entry.weights)
+            contest = Contest(lora, lora.policy, reference)
             with lora.attached():
                 anchors = anchor_map(denoiser, dataset, positions, contest, **grid)
+                rough = measured_roughness(denoiser, lora, dataset, reference)
+                anchors = replace(anchors, roughness=rough)
                 if drawing:
                     found = verdicts(
                         denoiser, dataset, anchors, contest, sampling, settings.seed, on_call
@@ -357,4 +368,9 @@ def summary(shown: Preview) -> str:
             text += f", its sample {shown.verdicts[row].word}"
         caption = textwrap.shorten(anchors.captions[row], 80, placeholder=" ...")
         lines.append(f"winner {position} ({caption}): {text}")
+    if count := int(anchors.undecided.sum()):
+        cells = anchors.undecided.numel()
+        lines.append(
+            f"{count} of {cells} cells are undecided: rounding alone could make such margins"
+        )
     return "\n".join(lines)

@@ -12,12 +12,14 @@ from torch import Tensor
 
 from .config import SePPOConfig
 from .denoisers import Denoiser
-from .lora import LoRA
+from .lora import LoRA, Slot
 from .loss import DenoisingErrors, seppo_loss
 from .memory import free_memory, is_out_of_memory
+from .optim import AVERAGED
 from .randomness import derived_seed, generator, isolated_global_rng, normal
 from .reach import explained, require_reach
 from .report import examples, statistics
+from .rounding import brought_near, reach
 from .windows import Window
 
 FIRST_LOSS_SCALE = 2.0**12
@@ -96,6 +98,12 @@ class Gradients:
                 self.micro_batch,
             )
 
+    def reach(self, step: int, window: Window) -> float:
+        """How many times as far from the policy as the reference the step's margins are measured."""
+        if window.reference is None or self.config.optimizer.name in AVERAGED:
+            return 1.0
+        return reach(self.policy.compute_dtype, step, window.reference.step)
+
     def _may_split(self) -> bool:
         return self.config.guard.out_of_memory == "split" and self.micro_batch > 1
 
@@ -125,15 +133,23 @@ class Gradients:
 
     def _accumulate(self, step: int, window: Window) -> tuple[Tensor, float]:
         self._zero()
+        times = self.reach(step, window)
+        slot = window.slot if times == 1.0 else self.lora.beyond(window.slot, times)
         with isolated_global_rng(0):  # also where checkpointed blocks are computed again
-            parts = [self._part(step, window, part) for part in window.parts(self.micro_batch)]
+            parts = [
+                self._part(step, window, part, slot, times)
+                for part in window.parts(self.micro_batch)
+            ]
         norm = self._clip()
         columns = torch.cat(parts, dim=1).cpu()  # the step's one wait for the device
         return columns, float(norm)
 
-    def _part(self, step: int, window: Window, indices: range) -> Tensor:
+    def _part(
+        self, step: int, window: Window, indices: range, slot: Slot | None, times: float
+    ) -> Tensor:
         """Add the gradient of some of the step's winners, of one shape; returns their statistics [8, B], detached.
 
+        `slot` has weights `times` as far from the policy as the reference.
         Rows: loss, role, logits, winner margin, sample margin, policy error, reference error, level as a share.
         """
         config, policy = self.config, self.policy
@@ -159,9 +175,11 @@ class Gradients:
         samples = torch.stack(window.samples[indices.start : indices.stop])
         pairs = ((latents, samples), (noise, noise), (levels, levels))
         both = [*map(torch.cat, pairs), policy.prepare([*conds, *conds], shape)]
-        with torch.no_grad(), self.lora.using(window.slot):
-            reference = DenoisingErrors(*self._errors(both, *key, indices.start).chunk(2))
-        current = DenoisingErrors(*self._errors(both, *key, indices.start).chunk(2))
+        with torch.no_grad(), self.lora.using(slot):
+            far = self._errors(both, *key, indices.start)
+        errors = self._errors(both, *key, indices.start)
+        current = DenoisingErrors(*errors.chunk(2))
+        reference = DenoisingErrors(*brought_near(far, errors.detach(), times).chunk(2))
         given = config.loss
         terms = seppo_loss(
             current,

@@ -246,6 +246,17 @@ class LoRA:
             for path in self.paths
         )
 
+    @torch.no_grad()
+    def beyond(self, slot: Slot, times: float) -> Slot:
+        """Weights `times` as far from the policy as `slot`, on the same line; the policy itself where both are one.
+
+        They are those of this moment: a slot that the policy then moves away from.
+        """
+        own = [weight.detach() for weight in self.parameters()]
+        other = [weight.to(self.device) for name in self.policy for weight in slot[name]]
+        far = torch._foreach_lerp(own, other, times)
+        return Slot(zip(self.policy, zip(far[::2], far[1::2], strict=True), strict=True))
+
     def state(self) -> dict[str, Tensor]:
         """A copy of the policy's weights on the CPU: `<layer>.down` and `<layer>.up`, float32."""
         return {

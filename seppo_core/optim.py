@@ -90,6 +90,8 @@ OPTIMIZERS: dict[str, Callable[[Parameters, OptimizerConfig], Optimizer]] = {
     "adamw_schedule_free": from_pytorch_optimizer("ScheduleFreeAdamW"),
     "adamw_8bit": adamw_8bit,
 }
+AVERAGED = ("adamw_schedule_free",)
+"""Those whose snapshots hold averages, which may lie many steps from the weights that they train."""
 
 
 PACKAGES = {

@@ -20,12 +20,14 @@ from matplotlib.colors import Normalize, TwoSlopeNorm
 from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties, fontManager, get_font
 from matplotlib.ft2font import FT2Font
+from matplotlib.patches import Rectangle
 from PIL import Image
 
 from .anchor import AnchorMap, Verdict
 
 INK, FAINT = "#222222", "#8a8a8a"
 BLUE, RED, GREY, ORANGE = "#2166ac", "#b2182b", "#6b6b6b", "#e08214"
+UNDECIDED = "#c4c4c4"
 DPI = 100
 WIDTH = 1200
 """pixels"""
@@ -169,6 +171,8 @@ LOSS_ALONE: Panel = ("Loss", "denoising error of the winners", (("loss", "loss",
 PANEL = 310
 """height of a panel with its words, pixels"""
 SHARES = ("flip_rate", "implicit_accuracy")
+FLOORS = {"winner_margin": "winner_margin_floor"}
+"""Field of a panel's first curve -> how far from zero rounding alone moves it."""
 
 
 def smoothed(values: Sequence[float], window: int) -> list[float]:
@@ -224,6 +228,11 @@ def curves(metrics: Sequence[Mapping[str, Any]], title: str = "") -> Image.Image
 
 def _curve_panel(axes: Axes, metrics: Sequence[Mapping[str, Any]], panel: Panel) -> None:
     title, meaning, fields, line = panel
+    steps, floors = series(metrics, FLOORS.get(fields[0][0], ""))
+    if any(floors):
+        below = [-floor for floor in floors]
+        label = "closer to zero than rounding can tell"
+        axes.fill_between(steps, below, floors, color=GREY, alpha=0.25, linewidth=0, label=label)
     _write(axes, 0, 1.16, title, 13, bold=True)
     _write(axes, 0, 1.065, meaning, 10, color=FAINT)
     axes.spines[["top", "right"]].set_visible(False)
@@ -370,8 +379,12 @@ def _draw_cells(
     flips = None if anchors.flip_share is None else anchors.flip_share[:, order].numpy()
     _say(page, left, 88, scale.what, 12, bold=True)
     _say(page, left, 109, _legend(anchors), 9.5, color=FAINT)
+    undecided = anchors.undecided[:, order].numpy()
     image = cells.imshow(means, cmap=scale.colours, norm=scale.norm, aspect="auto")
-    _say_cells(cells, image, means, spread, flips, scale.decimals)
+    for row, column in np.argwhere(undecided):
+        place = (column - 0.5, row - 0.5)
+        cells.add_patch(Rectangle(place, 1, 1, facecolor=UNDECIDED, edgecolor="white"))
+    _say_cells(cells, image, means, spread, flips, undecided, scale.decimals)
     cells.set_yticks(np.arange(len(means) + 1) - 0.5, labels=[""] * (len(means) + 1))
     cells.set_xticks(np.arange(len(order)), [f"{v:.3g}" for v in anchors.levels[order].tolist()])
     cells.tick_params(length=0, labelsize=10, colors=INK)
@@ -393,7 +406,8 @@ def _legend(anchors: AnchorMap) -> str:
     draws = anchors.values.shape[-1]
     text = f"mean of {draws} noise draws \N{PLUS-MINUS SIGN} its standard error"
     text = text if draws > 1 else "one noise draw"
-    return text if anchors.roles is None else f"{text}; share of draws whose sample flips"
+    text = text if anchors.roles is None else f"{text}; share of draws whose sample flips"
+    return f"{text}; grey: undecided, rounding alone may do it" if anchors.undecided.any() else text
 
 
 def _say_cells(
@@ -402,9 +416,10 @@ def _say_cells(
     means: np.ndarray,
     spread: np.ndarray,
     flips: np.ndarray | None,
+    undecided: np.ndarray,
     decimals: int,
 ) -> None:
-    """The numbers in the cells, dark on light and light on dark."""
+    """The numbers in the cells, dark on light and light on dark; no flips where they are undecided."""
     size = 10.5 if means.shape[1] <= 8 else 8.5
     signed = "" if flips is None else "+"
     for row, column in np.ndindex(means.shape):
@@ -412,9 +427,11 @@ def _say_cells(
         lines = [f"{value:{signed}.{decimals}f}" if math.isfinite(value) else "not\nfinite"]
         if math.isfinite(error):
             lines.append(f"\N{PLUS-MINUS SIGN}{error:.{decimals}f}")
-        if flips is not None:
+        if undecided[row, column]:
+            lines += ["", "un-", "decided"]
+        elif flips is not None:
             lines += ["", "flips", f"{flips[row, column]:.0%}"]
         red, green, blue, _ = image.cmap(image.norm(value))
-        light = 0.3 * red + 0.59 * green + 0.11 * blue > 0.5
+        light = undecided[row, column] or 0.3 * red + 0.59 * green + 0.11 * blue > 0.5
         look = {"color": INK if light else "white", "linespacing": 1.2}
         cells.text(column, row, "\n".join(lines), ha="center", va="center", fontsize=size, **look)

@@ -31,6 +31,8 @@ class StepReport:
     loss: float | None
     """None if loss or gradient was not finite: the step was not applied"""
     winner_margin: float | None
+    winner_margin_floor: float | None = field(default=None, kw_only=True)
+    """how far from zero rounding alone moves it; None where that is nothing, in float32"""
     sample_margin_losing: float | None
     sample_margin_winning: float | None
     flip_rate: float | None

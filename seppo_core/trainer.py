@@ -26,6 +26,7 @@ from .data import EncodedDataset
 from .denoisers import Denoiser
 from .errors import CheckpointError, DatasetError, NonFiniteLossError, SePPOError
 from .export import describe, load_lora, save_run_weights
+from .floor import Floor
 from .gradients import Gradients
 from .guard import MOST_ROLLBACKS, Alarm, Guard
 from .held_out import HeldOut
@@ -191,10 +192,12 @@ class Trainer:
             self.pool = ReferencePool(
                 Snapshot(0, self.lora.state()), self.config.references.capacity
             )
+        initial = self.pool.entries[0].weights
+        self.floor = Floor(self.policy, self.lora, self.dataset, initial)
         if self.dataset.held_out is not None:
-            winners, first = self.dataset.held_out, self.pool.entries[0].weights
+            winners = self.dataset.held_out
             size = self.config.batch_size
-            self.held_out = HeldOut(self.policy, self.lora, winners, first, size)
+            self.held_out = HeldOut(self.policy, self.lora, winners, initial, size)
         if self.run is not None:
             self.run.begin(self.about, state)
         log.info("%s", self.windows.plan.report(self.config.steps, self.config.window))
@@ -226,7 +229,9 @@ class Trainer:
         for group in self.optimizer.param_groups:
             group["lr"] = lr
         measured = self.gradients.of_step(step, self.window)
-        # Drawing a preview may be cancelled, so it comes before anything of the step is applied.
+        # Measuring and drawing may be cancelled, so they come before anything of the step is applied.
+        times = self.gradients.reach(step, self.window)
+        floor = self.floor.of(measured, len(self.window.positions), times)
         preview, caption = self._preview(step)
         if measured is not None:
             self.optimizer.step()
@@ -240,6 +245,7 @@ class Trainer:
             report = StepReport(
                 step=step,
                 **(measured or NOT_APPLIED),
+                winner_margin_floor=floor,
                 lr=lr,
                 reference_step=self.window.reference.step if self.window.reference else None,
                 seconds=time.perf_counter() - started,

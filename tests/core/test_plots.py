@@ -1,6 +1,7 @@
 """Pictures: what is drawn where, and that no caption and no odd value breaks them."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -210,6 +211,33 @@ def test_held_out_margin_is_a_second_line_in_the_winner_margins_panel():
     starts = peaks[np.diff(peaks, prepend=-9) > 1]
     assert len(starts) == 5
     assert np.ptp(np.diff(starts)) <= 2
+
+
+def test_what_rounding_alone_does_to_the_winner_margin_is_a_grey_band_around_zero():
+    lines = [{**preference_line(step), "winner_margin": 0.0} for step in range(1, 41)]
+    plain = np.asarray(curves(lines).convert("L")).astype(int)
+    floors = [{**line, "winner_margin_floor": 0.04} for line in lines]
+    banded = np.asarray(curves(floors).convert("L")).astype(int)
+    assert np.abs(banded - plain)[:, :600].max() == 0  # the winner margin's panel is on the right
+    assert np.abs(banded - plain)[420:].max() == 0  # and in the first row
+    rows = np.flatnonzero((banded[100:320, 700:1160] < 250).mean(axis=1) > 0.9)
+    assert len(rows) > 100  # the axis reaches little farther than the band
+    nothing = [{**line, "winner_margin_floor": None} for line in lines]
+    assert curves(nothing).tobytes() == curves(lines).tobytes()
+
+
+def test_cells_that_rounding_may_have_made_are_grey_and_say_so():
+    margins = torch.tensor([[[-1.0, -1.0], [0.001, 0.001]]])
+    decided = anchors(margins)
+    # Twice .01 times the root of (1 / 2): .014 lies between both margins.
+    shown = replace(
+        decided, policy_errors=margins + 1, reference_errors=torch.ones(1, 2, 2), roughness=0.01
+    )
+    assert shown.undecided.tolist() == [[False, True]]
+    ahead, level = (colour_at(heat_map(shown, [plain()]), x, 150) for x in (350, 1100))
+    assert ahead[2] > ahead[0] + 40
+    assert level == (196, 196, 196)
+    assert colour_at(heat_map(decided, [plain()]), 1100, 150) != level
 
 
 def test_a_run_without_references_shows_its_held_out_margin():

@@ -269,7 +269,7 @@ def test_the_run_directory_holds_what_the_contract_names(make_policy, dataset, t
     assert set(lines[0]) == {
         "step", "loss", "winner_margin", "sample_margin_losing", "sample_margin_winning",
         "flip_rate", "implicit_accuracy", "policy_error", "reference_error", "grad_norm", "lr",
-        "reference_step", "seconds", "held_out_margin",
+        "reference_step", "seconds", "held_out_margin", "winner_margin_floor",
     }  # fmt: skip
     assert list(lines[0])[-2:] == ["seconds", "held_out_margin"]
     assert lines[0]["sample_margin_losing"] is None

@@ -138,6 +138,35 @@ def test_a_curve_without_a_value_stays_away_until_it_has_one(open_page):
         assert labels.all_inner_texts() == words
 
 
+def test_what_rounding_alone_does_is_a_band_where_the_run_knows_it(open_page):
+    page = open_page()
+    page.load({"train": node("SePPOTrain", run_name="band")})
+    page.look_at("SePPOTrain")
+    id = page.ask("() => window.app.graph.nodes[0].properties.seppo_panel")
+    labels = panel(page).locator("[data-testid=chart-winner-margin] .u-legend .u-label:visible")
+    rough = [row | {"winner_margin_floor": 0.5} for row in metrics(4)[2:]]
+    for rows, words in ((metrics(2), []), (rough, ["winner margin", "rounding alone"])):
+        page.ask(
+            "(detail) => window.comfyAPI.api.api.dispatchEvent(new CustomEvent('seppo.step', { detail }))",
+            message(rows, "band", id),
+        )
+        until_step(page, rows[-1]["step"])
+        assert labels.all_inner_texts() == words
+    greys = page.ask(
+        """() => {
+            const canvas = document.querySelector("[data-testid=chart-winner-margin] canvas");
+            const { data } = canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height);
+            let count = 0;
+            for (let i = 0; i < data.length; i += 4) {
+                count += data[i + 3] > 40 && data[i + 3] < 90 && Math.abs(data[i] - 138) < 12;
+            }
+            return count;
+        }"""
+    )
+    assert greys > 300
+    page.shot("run_panel_winner_margin_band")
+
+
 def test_a_panel_that_goes_to_another_run_shows_that_runs_samples(open_page):
     page = open_page()
     page.load({"train": node("SePPOTrain", run_name="first")})

@@ -6,14 +6,17 @@ import { element, sheet } from "../shared/dom.js";
 
 const HEIGHT = 110;
 const COLOURS = ["#3d8bfd", "#d2691e", "#2e9e6b", "#b565d9", "#c9a227", "#d9576c", "#4bb3c4", "#8a8f98"];
+const GREY = COLOURS.at(-1);
 const MOST_POINTS = 2000;
 
 /** The charts' styles; uPlot's own names hold inside our charts alone. */
 export const CHARTS = `:where(.seppo-chart) { ${await sheet("../vendor/uPlot.css?v=1.6.32", import.meta.url)} }`;
 
-/** A chart of several curves over the step; `labels` name them. Draw with `set([steps, ...values])`; a curve without a value stays away. */
+/** A chart of several curves over the step; `labels` name them. Draw with `set([steps, ...values])`; a curve without a value stays away.
+ * With `band` the last two are the upper and the lower edge of a grey band. */
 export class Chart {
-  constructor(title, labels) {
+  constructor(title, labels, band = false) {
+    this.band = band;
     this.box = element("div", { className: "seppo-chart", data: { testid: `chart-${title.replaceAll(" ", "-")}` } });
     this.labels = labels;
     this.title = title;
@@ -45,17 +48,22 @@ export class Chart {
     const ink = colour("--input-text", "#ddd");
     const line = colour("--border-color", "#4e4e4e");
     const axis = { stroke: ink, grid: { stroke: line, width: 0.5 }, ticks: { stroke: line, size: 4 }, font: "10px system-ui" };
+    const edge = this.band ? this.labels.length - 2 : this.labels.length;
+    const banded = this.shown.length > edge;
+    const pen = (i) => (i < edge ? { stroke: COLOURS[i % COLOURS.length], width: 1.2 } : { stroke: GREY, width: 0.5 });
+    this.box.classList.toggle("seppo-banded", banded);
     return {
       title: this.title,
       width: this.#width(),
       height: HEIGHT,
       scales: { x: { time: false } },
-      legend: { show: this.labels.length > 1, live: false },
+      legend: { show: edge > 1 || banded, live: false },
+      bands: banded ? [{ series: [this.shown.length - 1, this.shown.length], fill: `${GREY}40` }] : [],
       cursor: { y: false, move: inCanvas },
       axes: [{ ...axis, size: 20 }, { ...axis, size: 52, values: (_, ticks) => ticks.map(short) }],
       series: [
         { label: "step" },
-        ...this.shown.map((i) => ({ label: this.labels[i], stroke: COLOURS[i % COLOURS.length], width: 1.2, spanGaps: true, points: { show: false } })),
+        ...this.shown.map((i) => ({ label: this.labels[i], ...pen(i), spanGaps: true, points: { show: false } })),
       ],
     };
   }

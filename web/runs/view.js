@@ -6,7 +6,7 @@ import { CHARTS, Chart, drawMap } from "./charts.js";
 
 const CURVES = [
   { title: "loss", columns: { loss: "loss" } },
-  { title: "winner margin", columns: { winner_margin: "winner margin" } },
+  { title: "winner margin", columns: { winner_margin: "winner margin", winner_margin_floor: "rounding alone", "-winner_margin_floor": "" }, band: true },
   { title: "sample margin", columns: { sample_margin_losing: "losing", sample_margin_winning: "learned" } },
   { title: "flip rate", columns: { flip_rate: "flip rate" } },
 ];
@@ -16,7 +16,7 @@ const PACE_STEPS = 20;
 /** A panel that shows `run` (or nothing yet) and follows it until `dispose`. */
 export class RunView {
   constructor() {
-    this.charts = CURVES.map(({ title, columns }) => new Chart(title, Object.values(columns)));
+    this.charts = CURVES.map(({ title, columns, band }) => new Chart(title, Object.values(columns), band));
     this.head = element("div", { className: "seppo-run-head", data: { testid: "run-state" } }, "No run yet");
     this.stop = button("Stop and keep", () => this.#stop(), { title: "End after this step and go on with what was learned", data: { testid: "run-stop" } });
     this.cancel = button("Cancel", () => api.interrupt(null), { title: "Cancel the graph; the run can be continued", data: { testid: "run-cancel" } });
@@ -74,8 +74,7 @@ export class RunView {
     this.head.dataset.step = run.last;
     const { metrics } = run;
     CURVES.forEach(({ columns }, i) => {
-      const empty = () => new Array(metrics.step.length).fill(null);
-      const values = Object.keys(columns).map((name) => metrics[name] ?? empty());
+      const values = Object.keys(columns).map((name) => valuesOf(metrics, name));
       this.charts[i].box.hidden = !values.some((column) => column.some((value) => value !== null));
       if (!this.charts[i].box.hidden) this.charts[i].set([metrics.step, ...values]);
     });
@@ -98,6 +97,12 @@ export class RunView {
     this.map.title = winners.map((winner) => run.captions[winner] ?? `winner ${winner}`).join("\n");
     this.map.dataset.winners = winners.length;
   }
+}
+
+/** A column of the metrics, nulls where there is none; with a minus before its name, below zero. */
+function valuesOf(metrics, name) {
+  if (!name.startsWith("-")) return metrics[name] ?? new Array(metrics.step.length).fill(null);
+  return valuesOf(metrics, name.slice(1)).map((value) => value && -value);
 }
 
 function headline(run) {
