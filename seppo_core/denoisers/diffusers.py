@@ -286,7 +286,7 @@ class DiffusersDenoiser:
             undo.callback(network.to, home)
             undo.callback(drop_aborted_backward, self.device)
             network.to(self.device)
-            autograd.replace_inference_tensors(network)
+            autograd.InferenceTensors(network).leave()
             undo.enter_context(autograd.frozen(network))
             undo.enter_context(autograd.evaluating(network))
             undo.enter_context(checkpointing(network, compute.gradient_checkpointing))
