@@ -135,12 +135,13 @@ def looks(model) -> dict[str, object]:
     found: dict[str, object] = {"in training": getattr(management, "in_training", None)}
     for name, module in model.model.named_modules():
         for key, value in {**module._parameters, **module._buffers, **vars(module)}.items():
-            found[f"{name}.{key}"] = look(value)
+            if isinstance(value, torch.Tensor) or value != getattr(type(module), key, look):
+                found[f"{name}.{key}"] = look(value)
         found[f"{name} hooks"] = len(module._forward_hooks) + len(module._forward_pre_hooks)
     for name, entry in model.backup.items():
         found[f"aside {name}"] = (look(entry.weight), entry.inplace_update)
     for name in "patches object_patches object_patches_backup hook_backup pinned".split():
-        found[name] = sorted(map(str, getattr(model, name)))
+        found[name] = sorted(map(str, getattr(model, name, ())))
     for name in "model_options wrappers callbacks injections attachments".split():
         found[name] = re.sub(r"0x[0-9a-f]+", "", repr(getattr(model, name, None)))
     return found
