@@ -5,13 +5,14 @@ No framework is named here; every denoiser may use it.
 
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from functools import wraps
 from types import FrameType
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils.checkpoint import checkpoint
@@ -35,7 +36,8 @@ class OutOfPlace(TorchFunctionMode):
 
     `a += b` rebinds `a` to a new tensor, so what autograd kept of the old one stays as it was. A
     statement `a.add_(b)` binds nothing and stays in place: autograd sees and reports a harmful one.
-    `f(a, out=b)`, which autograd refuses, becomes a copy of the result into `b`.
+    `f(a, out=b)`, which autograd refuses, becomes a copy of the result into `b`. A linear layer with a
+    quantised weight becomes `QuantisedLinear`.
     """
 
     def __torch_function__(self, func, types, args=(), kwargs=None):
@@ -45,10 +47,34 @@ class OutOfPlace(TorchFunctionMode):
         if func in OUT_OF_PLACE and args[0].is_floating_point():
             if _is_augmented_assignment(sys._getframe(1)):
                 return OUT_OF_PLACE[func](*args, **kwargs).to(args[0].dtype)
+        elif func is F.linear and len(args) > 1 and is_wrapper(args[1]) and args[0].requires_grad:
+            return QuantisedLinear.apply(*args, *kwargs.values())
         elif isinstance(kwargs.get("out"), Tensor):
             out = kwargs.pop("out")
             return out.copy_(func(*args, **kwargs))
         return func(*args, **kwargs)
+
+
+class QuantisedLinear(torch.autograd.Function):
+    """linear(x, weight, bias) with a frozen quantised weight: forward as its kernels have it, for the gradient dequantised.
+
+    Kernels of quantised weights know the forward alone, or round the gradient as they round activations.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+        ctx.save_for_backward(weight)
+        return F.linear(x, weight, bias)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
+        (weight,) = ctx.saved_tensors
+        return gradient @ weight.dequantize().to(gradient.dtype), None, None
+
+
+def is_wrapper(tensor: Any) -> bool:
+    """Whether a tensor wraps others, as quantised weights do (torch's protocol of such classes)."""
+    return hasattr(tensor, "__tensor_flatten__")
 
 
 def _is_augmented_assignment(frame: FrameType) -> bool:
@@ -256,27 +282,77 @@ def cast_weights(network: nn.Module, device: torch.device, dtype: torch.dtype) -
             weight.data = value
 
 
-def inference_tensors(network: nn.Module) -> list[str]:
-    """Names of parameters and buffers made under inference mode, which autograd refuses to keep."""
-    every = [*network.named_parameters(), *network.named_buffers()]
-    return [name for name, tensor in every if tensor.is_inference()]
+class InferenceTensors:
+    """Swaps the tensors that a host made under inference mode for ones that autograd keeps, and back again.
 
-
-def replace_inference_tensors(network: nn.Module) -> None:
-    """Swap each of `inference_tensors` for a copy with the same values; shared ones stay shared.
-
-    Call it outside inference mode.
+    Both lie on the same memory: nothing is copied, and page locks and mapped files stay what they are. The
+    way back matters: of quantised weights, which wrap tensors, a host under inference mode can only handle
+    those made there. Others it can neither move nor patch.
     """
-    copies: dict[int, Tensor] = {}
+
+    def __init__(self, network: nn.Module) -> None:
+        self._network = network
+        self._places: dict[tuple[int, str], dict[str, Any]] = {}
+
+    def leave(self) -> None:
+        """Call it outside inference mode, again whenever the host may have put others in."""
+        for tensors, name, tensor in _tensors_of(self._network):
+            if tensor.is_inference():
+                self._places[id(tensors), name] = tensors
+        self._remake(inference=True)
+
+    def restore(self) -> None:
+        """Every place that held an inference tensor holds one, also where the host has moved it since."""
+        with torch.inference_mode():
+            self._remake(inference=False)
+
+    def _remake(self, inference: bool) -> None:
+        remake(
+            (tensors, name)
+            for (_, name), tensors in self._places.items()
+            if isinstance(tensors.get(name), Tensor) and tensors[name].is_inference() == inference
+        )
+
+
+def remake_wrappers(network: nn.Module) -> None:
+    """Make those wrappers of tensors inference tensors that a host unloaded outside inference mode."""
+    remake(
+        (tensors, name)
+        for tensors, name, tensor in _tensors_of(network)
+        if is_wrapper(tensor) and not tensor.is_inference()
+    )
+
+
+def remake(places: Iterable[tuple[dict[str, Any], str]]) -> None:
+    """Swap the tensor in each place for `remade`; shared ones stay shared."""
+    made: dict[int, tuple[Tensor, Tensor]] = {}  # with the old one, so that its id stays its own
+    for tensors, name in places:
+        tensor = tensors[name]
+        if id(tensor) not in made:
+            made[id(tensor)] = tensor, remade(tensor)
+        tensors[name] = made[id(tensor)][1]
+
+
+def remade(tensor: Tensor) -> Tensor:
+    """Another tensor of the same class on the same memory: an inference tensor under inference mode alone."""
+    if is_wrapper(tensor):
+        names, context = tensor.__tensor_flatten__()
+        inner = {name: remade(getattr(tensor, name)) for name in names}
+        made = type(tensor).__tensor_unflatten__(inner, context, tensor.size(), tensor.stride())
+        if isinstance(tensor, nn.Parameter):
+            made._is_param = True  # nn.Parameter(made) would copy the scales of a quantised weight
+        return made.requires_grad_(tensor.requires_grad)
+    made = torch.empty(0, dtype=tensor.dtype, device=tensor.device)
+    made.set_(tensor.untyped_storage(), tensor.storage_offset(), tensor.size(), tensor.stride())
+    made = made.as_subclass(type(tensor))
+    made.__dict__.update(tensor.__dict__)
+    return made.requires_grad_(tensor.requires_grad)
+
+
+def _tensors_of(network: nn.Module) -> Iterator[tuple[dict[str, Any], str, Tensor]]:
+    """Where a network keeps tensors, plain attributes among them: (mapping, name, tensor)."""
     for module in network.modules():
-        for tensors in (module._parameters, module._buffers):
+        for tensors in (module._parameters, module._buffers, vars(module)):
             for name, tensor in tensors.items():
-                if tensor is not None and tensor.is_inference():
-                    tensors[name] = copies.setdefault(id(tensor), _copied(tensor))
-
-
-def _copied(tensor: Tensor) -> Tensor:
-    copy = tensor.detach().clone()
-    if isinstance(tensor, nn.Parameter):
-        return nn.Parameter(copy, requires_grad=tensor.requires_grad)
-    return copy
+                if isinstance(tensor, Tensor):
+                    yield tensors, name, tensor

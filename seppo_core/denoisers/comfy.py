@@ -62,6 +62,7 @@ class ComfyDenoiser:
         self.device: torch.device = model.load_device
         self.compute_dtype = compute_dtype(model)
         self._patcher: Any = None
+        self._inference: Any = None
         self._options: dict[str, Any] = {}
         self._sigmas: Tensor | None = None
         self._ready: OrderedDict[Any, tuple[Conditioning, dict[str, Any]]] = OrderedDict()
@@ -163,12 +164,16 @@ class ComfyDenoiser:
             yield
 
     def _forget(self) -> None:
-        self._patcher, self._sigmas, self._options = None, None, {}
+        self._patcher, self._inference, self._sigmas, self._options = None, None, None, {}
         self._ready.clear()
         self.compute_dtype = compute_dtype(self.model)
 
     def _load(self, compute: ComputeConfig, undo: ExitStack) -> None:
-        """Load the clone with `compute.precision`, whole if it fits, free of inference tensors."""
+        """Load the clone with `compute.precision`, whole if it fits, free of inference tensors.
+
+        The host loads under inference mode, as for a sampler: quantised weights that it moves outside, of
+        other models that make room too, it could neither move nor patch in a node any more.
+        """
         import comfy.model_management as management
 
         patcher = self._patcher
@@ -177,26 +182,34 @@ class ComfyDenoiser:
             patcher.set_model_compute_dtype(dtype)
             undo.callback(_unload, patcher)
         self.compute_dtype = dtype
-        self._leave_inference()
+        self._inference = autograd.InferenceTensors(patcher.model)
+        undo.callback(self._restore, dict(patcher.backup))
         total = management.get_total_memory(patcher.load_device)
         whole = patcher.model_size() + management.minimum_inference_memory() < total
-        # Other models leave the device; one that does not fit leaves half of it for activations.
-        management.load_models_gpu(
-            [patcher], memory_required=1e20 if whole else total / 2, force_full_load=whole
-        )
-        undo.callback(autograd.copy_casts, self.network, lambda layer: False)
+        with torch.inference_mode():
+            autograd.remake_wrappers(patcher.model)
+            # Other models leave the device; one that does not fit leaves half of it for activations.
+            management.load_models_gpu(
+                [patcher], memory_required=1e20 if whole else total / 2, force_full_load=whole
+            )
         self._follow_moves()
 
     def _follow_moves(self) -> None:
         """After the host moved weights: unpatching on the way may have put back some from before."""
-        self._leave_inference()
+        self._inference.leave()
         autograd.copy_casts(self.network, lambda layer: is_elsewhere(layer, self.device))
 
-    def _leave_inference(self) -> None:
-        for name in autograd.inference_tensors(self.network):
-            if hasattr(self._patcher, "unpin_weight"):
-                self._patcher.unpin_weight(f"diffusion_model.{name}")
-        autograd.replace_inference_tensors(self._patcher.model)
+    def _restore(self, kept: dict[str, Any]) -> None:
+        """The host's weights, and what it has put aside since it had `kept` aside, are of its own kind again."""
+        import comfy.utils
+
+        autograd.copy_casts(self.network, lambda layer: False)
+        self._inference.restore()
+        backup, model = self._patcher.backup, self._patcher.model
+        with torch.inference_mode():
+            for name, entry in backup.items():
+                if entry is not kept.get(name) and comfy.utils.get_attr(model, name).is_inference():
+                    backup[name] = entry._replace(weight=autograd.remade(entry.weight))
 
     @contextmanager
     def _kernels(self, training: bool) -> Iterator[None]:
@@ -402,7 +415,8 @@ def _unload(patcher: Any) -> None:
     """Take the clone's own arithmetic off the shared model again."""
     import comfy.model_patcher
 
-    patcher.detach()
+    with torch.inference_mode():
+        patcher.detach()
     for module in patcher.model.modules():
         comfy.model_patcher.wipe_lowvram_weight(module)
 

@@ -293,7 +293,7 @@ class DiffusersDenoiser:
         with torch.inference_mode(False), torch.enable_grad(), ExitStack() as undo:
             undo.callback(setattr, self, "compute_dtype", dtype_before)
             undo.callback(network.to, home)
-            autograd.replace_inference_tensors(network)
+            autograd.InferenceTensors(network).leave()
             if self.compute_dtype != self._stored:
                 undo.enter_context(autograd.cast_weights(network, self.device, self.compute_dtype))
             undo.callback(drop_aborted_backward, self.device)

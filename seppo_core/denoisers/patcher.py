@@ -1,5 +1,6 @@
 """What ComfyUI's ModelPatcher says about itself, read off its attributes."""
 
+from collections.abc import Iterator
 from operator import attrgetter
 from pathlib import Path
 from typing import Any
@@ -69,20 +70,27 @@ def patcher_identity(patcher: Any, prefix: str = "", without: tuple[str, ...] = 
 
     Weights whose names end in one of `without` do not count.
     """
-    items = []
-    for name, weight in patcher.model_state_dict().items():
-        if not name.startswith(prefix) or name.endswith(without):
-            continue
-        if name in patcher.backup:
-            weight = patcher.backup[name].weight
-        if name in patcher.hook_backup:
-            weight = patcher.hook_backup[name][0]
-        weight = getattr(weight, "_qdata", weight)  # 0.33's quantized tensors wrap plain ones
-        items.append((plain_name(name), weight.to(_stored_dtype(patcher.model, name, weight))))
+    weights = patcher.model_state_dict()
+    for name, weight in _put_aside(patcher):
+        # Of a quantised one the host saves the stored values and the scales, each under a name of its own.
+        weights |= weight.state_dict(name) if hasattr(weight, "state_dict") else {name: weight}
+    items = [
+        (plain_name(name), weight.to(_stored_dtype(patcher.model, name, weight)))
+        for name, weight in weights.items()
+        if name.startswith(prefix) and not name.endswith(without)
+    ]
     for name, patches in patcher.patches.items():
         for place, patch in enumerate(patches):
             items.extend(leaves(f"patch {plain_name(name)} {place}", patch))
     return digest_tensors(items)
+
+
+def _put_aside(patcher: Any) -> Iterator[tuple[str, Tensor]]:
+    """Names and weights as they were before the patches that are in the model now."""
+    for name, entry in patcher.backup.items():
+        yield name, entry.weight
+    for name, entry in patcher.hook_backup.items():
+        yield name, entry[0]
 
 
 def is_elsewhere(layer: nn.Module, device: torch.device) -> bool:
@@ -129,6 +137,9 @@ def patcher_conditions(patcher: Any) -> str:
 
 
 def _stored_dtype(model: nn.Module, name: str, weight: Tensor) -> torch.dtype:
-    """The dtype a weight has once loaded: 2026 hosts convert some on the way."""
+    """The dtype a weight has once loaded: 2026 hosts convert some on the way, but no quantised ones."""
     owner, _, leaf = name.rpartition(".")
-    return getattr(model.get_submodule(owner), f"{leaf}_comfy_model_dtype", weight.dtype)
+    layer = model.get_submodule(owner)
+    if hasattr(getattr(layer, leaf, None), "__tensor_flatten__"):
+        return weight.dtype
+    return getattr(layer, f"{leaf}_comfy_model_dtype", weight.dtype)

@@ -245,14 +245,135 @@ def test_copies_follow_the_layers_that_are_cast():
         assert network[0].weight_function[0] is patched
 
 
-def test_inference_tensors_are_replaced_by_equal_ones_and_shared_ones_stay_shared():
+class Scaled(torch.Tensor):
+    """A quantised weight of whole numbers and a scale, whose kernels know no gradient."""
+
+    @staticmethod
+    def __new__(cls, whole: torch.Tensor, scale: torch.Tensor):
+        return torch.Tensor._make_wrapper_subclass(cls, whole.shape, dtype=torch.float32)
+
+    def __init__(self, whole: torch.Tensor, scale: torch.Tensor) -> None:
+        self.whole, self.scale = whole, scale
+
+    def __tensor_flatten__(self):
+        return ["whole", "scale"], None
+
+    @staticmethod
+    def __tensor_unflatten__(inner, context, size, stride):
+        return Scaled(**inner)
+
+    def dequantize(self) -> torch.Tensor:
+        return self.whole * self.scale
+
+    @classmethod
+    def __torch_dispatch__(cls, func, types, args=(), kwargs=None):
+        if func in (torch.ops.aten.detach.default, torch.ops.aten.t.default):
+            return cls(func(args[0].whole), args[0].scale.clone())
+        if func is torch.ops.aten.mm.default:  # the forward, with a bias, is an addmm
+            raise RuntimeError("no gradient")
+        return func(*(a.dequantize() if isinstance(a, cls) else a for a in args), **(kwargs or {}))
+
+
+def scaled_linear() -> nn.Linear:
+    layer = nn.Linear(4, 3)
+    whole = seeded(3, 4).mul(9).round().to(torch.int8)
+    layer.weight = nn.Parameter(Scaled(whole, torch.tensor(0.25)), requires_grad=False)
+    return layer.requires_grad_(False)
+
+
+class Carried(torch.Tensor):
+    """A tensor class of somebody who lets nothing be detached or cloned."""
+
+    def detach(self):
+        return self
+
+    clone = detach
+
+
+def places(network: nn.Module) -> dict[str, torch.Tensor]:
+    return {**network.state_dict(keep_vars=True), "table": network.table}
+
+
+def looks(network: nn.Module) -> list[tuple]:
+    """Of every tensor what a host could tell apart, but for being an inference tensor."""
+    return [
+        (type(t), isinstance(t, nn.Parameter), t.requires_grad, t.data_ptr(), t.shape, t.stride())
+        for t in places(network).values()
+        if not isinstance(t, Scaled)
+    ]
+
+
+def hosted_network() -> nn.Module:
+    """As a host makes it: under inference mode, and a weight, a buffer and an attribute of every sort."""
     with torch.inference_mode():
-        network = nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2), nn.Linear(2, 2))
+        network = nn.Sequential(
+            nn.Linear(4, 4), nn.BatchNorm1d(4), nn.Linear(4, 4), scaled_linear()
+        )
         network[2].weight = network[0].weight
-    values = [weight.clone() for weight in network.state_dict().values()]
-    assert "1.running_mean" in autograd.inference_tensors(network)
-    autograd.replace_inference_tensors(network)
-    assert autograd.inference_tensors(network) == []
-    assert network[2].weight is network[0].weight
-    assert all(map(torch.equal, network.state_dict().values(), values))
-    network(torch.ones(3, 2)).sum().backward()
+        network.table = seeded(6, 4)[2:, ::2]
+        network.register_buffer("kept", seeded(2).as_subclass(Carried))
+        network.kept.kind = "Q4"
+    network.register_buffer("own", seeded(2))
+    return network
+
+
+def test_inference_tensors_are_swapped_for_others_on_the_same_memory_and_swapped_back():
+    network = hosted_network()
+    before, weights = looks(network), places(network)
+    inference = [name for name, tensor in weights.items() if tensor.is_inference()]
+    assert set(weights) - set(inference) == {"own"}
+    values = [w.dequantize() if isinstance(w, Scaled) else w for w in weights.values()]
+    swap = autograd.InferenceTensors(network)
+    swap.leave()
+    assert not any(tensor.is_inference() for tensor in places(network).values())
+    assert looks(network) == before
+    assert network[2].weight is network[0].weight and network.kept.kind == "Q4"
+    network[:3](torch.ones(3, 4)).sum().backward()
+    network[1].weight = nn.Parameter(torch.full((4,), 2.0))  # as a host that moves weights
+    swap.restore()
+    again = places(network)
+    assert [name for name, tensor in again.items() if tensor.is_inference()] == inference
+    assert network[1].weight.tolist() == [2.0] * 4
+    network[1].weight = weights["1.weight"]
+    assert looks(network) == before
+    assert network[2].weight is network[0].weight and network.own is weights["own"]
+    values_after = [w.dequantize() if isinstance(w, Scaled) else w for w in again.values()]
+    del values_after[list(again).index("1.weight")], values[list(again).index("1.weight")]
+    assert all(map(torch.equal, values_after, values))
+
+
+def test_a_host_can_rewrap_quantised_weights_only_when_they_are_swapped_back():
+    network = hosted_network()
+    memory = network[3].weight.whole.data_ptr()
+    swap = autograd.InferenceTensors(network)
+    swap.leave()
+    with torch.inference_mode(), pytest.raises(RuntimeError, match="version_counter"):
+        nn.Parameter(network[3].weight, requires_grad=False)
+    swap.restore()
+    with torch.inference_mode():
+        rewrapped = nn.Parameter(network[3].weight, requires_grad=False)
+    assert rewrapped.whole.data_ptr() == memory
+    swap.leave()
+    with torch.inference_mode():
+        autograd.remake_wrappers(network)
+        nn.Parameter(network[3].weight, requires_grad=False)
+    assert network[3].weight.is_inference() and not network[0].weight.is_inference()
+
+
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_a_quantised_layer_whose_kernel_has_no_gradient_hands_on_the_dequantised_ones(
+    checkpointing,
+):
+    layer, x = scaled_linear(), seeded(2, 5, 4, seed=1).requires_grad_()
+    with pytest.raises(RuntimeError, match="no gradient"):
+        layer(x).sum().backward()
+    blocks = [layer] if checkpointing else []
+    with autograd.checkpointed(blocks), autograd.out_of_place():
+        found = layer(x)
+    weights = seeded(2, 5, 3, seed=2)
+    (gradient,) = torch.autograd.grad(found, x, weights)
+    plain = torch.nn.functional.linear(x, layer.weight.dequantize(), layer.bias)
+    (expected,) = torch.autograd.grad(plain, x, weights)
+    torch.testing.assert_close(gradient, expected)
+    with torch.no_grad():
+        assert torch.equal(found, layer(x))
