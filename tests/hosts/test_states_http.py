@@ -149,7 +149,7 @@ def test_a_panel_is_told_what_passes_before_there_is_a_run(http_host, base, chec
     assert all(one["passing"] for one in seen[:-1]) and not seen[-1]["passing"]
     assert any(re.fullmatch(r"encoding winners \(\d+%\)", one["text"]) for one in seen)
     assert standing(other)["text"] == "waiting (in the queue, 1 before it)"
-    assert standing("another page's")["text"] == "No run yet"
+    assert standing("another_page")["text"] == "No run yet"
 
     directory = base / "output" / "seppo" / "watched"
     until_step(http_host, directory, 1)
