@@ -124,7 +124,8 @@ class Run(OwnedFolder):
         owner = self.holder()
         lines = json_lines(self._metrics_end()) if owner else []
         step = lines[-1]["step"] if lines else self.step()
-        facts = (self.record(), step, steps, self.stop_requested(), owner, self.is_held())
+        left = owner is None and self.owner() is not None
+        facts = (self.record(), step, steps, self.stop_requested(), owner, self.is_held(), left)
         return judged(Facts(*facts))
 
     def _metrics_end(self) -> str:

@@ -12,7 +12,7 @@ from safetensors import SafetensorError
 
 from .errors import CheckpointError
 from .files import make_folder, unless_refused
-from .status import CANCELLED, FAILED, TRAINING, WAITING, Record, reason_of, was_cancelled
+from .status import CANCELLED, FAILED, WAITING, Record, reason_of, was_cancelled
 
 STOP = "STOP"
 """A file of this name in the run directory ends the run after the current step."""
@@ -63,7 +63,7 @@ class OwnedFolder:
                 )
             with self.writing("the folder cannot be locked"):
                 owner.write_text(str(os.getpid()), "utf-8")
-                self._begin()
+                (self.directory / STOP).unlink(missing_ok=True)  # it was meant for another time
             yield
         except BaseException as error:
             self.tell(*((CANCELLED,) if was_cancelled(error) else (FAILED, reason_of(error))))
@@ -74,11 +74,6 @@ class OwnedFolder:
                     path.unlink()
             _HELD.discard(place)
             lock.release()
-
-    def _begin(self) -> None:
-        """Whoever trains was asked to: a STOP file was meant for another time."""
-        (self.directory / STOP).unlink(missing_ok=True)
-        self.tell(TRAINING)
 
     @property
     def _record_path(self) -> Path:

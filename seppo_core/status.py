@@ -100,10 +100,10 @@ class Status:
 
 @dataclass(frozen=True)
 class Record:
-    """What was last told of a run by the process that trained it."""
+    """What became of a run when it was trained last, or was asked of it since."""
 
     state: str = ""
-    """TRAINING, STOPPED, WAITING (asked to go on), CANCELLED, FAILED or DONE; empty where none was ever kept"""
+    """STOPPED, WAITING (asked to go on), CANCELLED, FAILED or DONE; empty where none was ever kept"""
     reason: str = ""
     """of a fault, or of a run that ended by itself before its last step"""
     continued: int = 0
@@ -136,6 +136,8 @@ class Facts:
     """process id of who holds the lock"""
     mine: bool
     """whether that is this process"""
+    left: bool = False
+    """whether somebody had it who ended without a word: it was killed, or the power was cut"""
 
 
 def judged(facts: Facts) -> Status:
@@ -148,8 +150,12 @@ def judged(facts: Facts) -> Status:
     record = facts.record
     if facts.step >= facts.steps:
         return Status(DONE, *place)
-    if record.state == STOPPED or (facts.stop and facts.step):
-        return Status(STOPPED, *place, record.reason if record.state == STOPPED else "")
+    if facts.stop and facts.step:
+        return Status(STOPPED, *place)
+    if facts.left:
+        return Status(FAILED, *place, PROCESS_ENDED)
+    if record.state == STOPPED:
+        return Status(STOPPED, *place, record.reason)
     if record.state in (WAITING, CANCELLED):
         return Status(record.state, *place)
     return Status(FAILED, *place, record.reason or PROCESS_ENDED)

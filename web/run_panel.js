@@ -1,6 +1,6 @@
 // The run panel on SePPO Train, and the list of runs in a sidebar tab.
 
-import { element, remount, showIn } from "./shared/dom.js";
+import { element, remount, showIn, tell } from "./shared/dom.js";
 import { RunList } from "./runs/list.js";
 import { store } from "./runs/store.js";
 import { RunView } from "./runs/view.js";
@@ -10,14 +10,17 @@ const CLASS = "SePPOTrain";
 const PROPERTY = "seppo_panel";
 const HEIGHT = 340;
 const WIDTH = 440;
+const PASSING_EVERY = 1000; // milliseconds
+const TOGETHER = 50;
 const panels = new Map(); // node -> RunView
 
 app.registerExtension({
   name: "seppo.runs",
   setup() {
     store.listen();
-    store.addEventListener("list", ({ detail }) => (detail.run ? show(detail) : showKnown()));
+    store.addEventListener("list", ({ detail }) => (detail.run ? show(detail) : ask()));
     store.addEventListener("step", ({ detail }) => show(detail));
+    store.addEventListener("queue", ask);
     let list = null;
     app.extensionManager.registerSidebarTab({
       id: "seppo-runs",
@@ -46,18 +49,19 @@ app.registerExtension({
       if (isLive(node)) remount(node, view.box);
       else drop(node, view);
     }
-    showKnown();
+    ask();
   },
 });
 
 function addPanel(node) {
   node.properties[PROPERTY] ??= newId();
   const view = new RunView();
+  view.onContinue = () => app.queuePrompt(0, 1);
   view.box.dataset.testid = "run-panel";
   showIn(node, "run_panel", view.box, HEIGHT);
   node.setSize([Math.max(node.size[0], WIDTH), node.computeSize()[1]]);
   panels.set(node, view);
-  const { onRemoved, onConfigure, onAdded } = node;
+  const { onRemoved, onConfigure, onAdded, onExecuted } = node;
   node.onRemoved = function (...given) {
     drop(node, view);
     return onRemoved?.apply(this, given);
@@ -67,10 +71,16 @@ function addPanel(node) {
     ownId(node);
     return result;
   };
+  node.onExecuted = function (output, ...given) {
+    // Also where the host answers from its cache: then Run trained nothing, and this says why.
+    if (view.run?.state === "stopped" && output?.text) tell("info", [output.text].flat().join("\n"));
+    return onExecuted?.call(this, output, ...given);
+  };
   node.onAdded = function (...given) {
     const result = onAdded?.apply(this, given);
     panels.set(node, view); // cut and put back
     ownId(node);
+    ask();
     return result;
   };
 }
@@ -106,17 +116,39 @@ function show({ run, panel }) {
   for (const [node, view] of panels) if (panel && idOf(node) === panel) view.show(store.run(run));
 }
 
-/** After a reload: each panel shows the newest run that it started. */
-async function showKnown() {
-  if (!panels.size) return;
-  let runs = [];
+/** Ask the server how it stands with each panel, and again as long as something passes by that it sends no message of. */
+const ask = soon(async () => {
+  const shown = [...panels].filter(([node]) => isLive(node));
+  if (!shown.length) return;
+  let standings;
   try {
-    runs = await store.list();
+    standings = await store.panels(shown.map(([node]) => idOf(node)));
   } catch {
     return; // the server is away; it is asked again when it is back
   }
-  for (const [node, view] of panels) {
-    const run = runs.find((one) => one.panel && one.panel === idOf(node));
-    if (run) view.show(store.run(run.name));
+  for (const [node, view] of shown) {
+    const standing = standings[idOf(node)];
+    if (!standing) continue;
+    if (standing.run) {
+      view.show(store.run(standing.run));
+      store.run(standing.run).stands(standing);
+    } else view.tell(standing);
   }
+  if (Object.values(standings).some(({ passing }) => passing)) setTimeout(ask, PASSING_EVERY);
+});
+
+/** Calls that come while one waits or is under way become one more afterwards. */
+function soon(call) {
+  let waiting = false;
+  let last = Promise.resolve();
+  const next = async () => {
+    await new Promise((done) => setTimeout(done, TOGETHER));
+    waiting = false;
+    return call();
+  };
+  return () => {
+    if (waiting) return;
+    waiting = true;
+    last = last.then(next, next);
+  };
 }

@@ -90,18 +90,18 @@ def failed(home: Path, error: Exception | None = None) -> None:
 
 
 def killed(home: Path) -> None:
-    """As a killed process leaves a run: its state and its name are still there, its lock is not."""
+    """As a killed process leaves a run: the note of its id is still there, its lock is not."""
     reports = started(home)
     for _ in range(3):
         next(reports)
-    left = {name: (home / name).read_bytes() for name in ("run.state", "run.owner")}
+    owner = (home / "run.owner").read_text()
     lines = (home / "metrics.jsonl").read_bytes()
     reports.close()
     for path in home.glob("*/step_00000003*"):
         path.unlink()
     (home / "metrics.jsonl").write_bytes(lines)
-    for name, content in left.items():
-        (home / name).write_bytes(content)
+    (home / "run.owner").write_text(owner)
+    (home / "run.state").unlink()
 
 
 def goes_on(home: Path, **changes) -> None:
@@ -280,7 +280,8 @@ def test_a_stop_file_laid_into_a_run_that_nobody_trains_stops_it_too(tmp_path):
     (tmp_path / STOP).touch()
     assert told(tmp_path)[0] == "stopped"
     Run(tmp_path).ask_to_go_on()
-    assert told(tmp_path)[0] == "waiting" and not (tmp_path / STOP).exists()
+    assert told(tmp_path)[0] == "failed" and not (tmp_path / STOP).exists()
+    assert not stays_stopped(Run(tmp_path), STEPS)
 
 
 def test_a_stop_that_came_with_the_last_step_means_nothing_later(tmp_path):

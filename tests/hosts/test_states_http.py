@@ -14,7 +14,7 @@ from PIL import Image
 
 PANEL = "0123456789abcdef"
 MANY = "http_many"
-PICTURES = 60
+PICTURES = 24
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -24,7 +24,7 @@ def winners(base) -> None:
     folder = base / "input" / MANY
     folder.mkdir()
     for i in range(PICTURES):
-        Image.new("RGB", (96, 96), (4 * i, 90, 200 - 3 * i)).save(folder / f"{i}.png")
+        Image.new("RGB", (96, 96), (10 * i, 90, 240 - 9 * i)).save(folder / f"{i}.png")
         (folder / f"{i}.txt").write_text(f"ground number {i}", "utf-8")
 
 
@@ -57,6 +57,7 @@ def until_step(server, directory: Path, step: int) -> None:
 def until_stopped(server, prompt: dict, directory: Path, step: int) -> dict[str, Any]:
     """Run a graph, press Stop and keep once it logged `step`; its entry in the history."""
     prompt_id = server.queue(prompt)
+    server.until(lambda: state(server, directory.name) == "training", 120, "training")
     until_step(server, directory, step)
     assert ask(server, directory.name, "stop") == 204
     return server.finish(prompt_id)
@@ -70,6 +71,10 @@ def run(server, prompt: dict) -> dict[str, Any]:
 
 def listed(server, name: str) -> dict[str, Any]:
     return next(run for run in server.get("/seppo/runs") if run["name"] == name)
+
+
+def state(server, name: str) -> str:
+    return next((run["state"] for run in server.get("/seppo/runs") if run["name"] == name), "")
 
 
 def said(entry: dict[str, Any]) -> str:
@@ -144,7 +149,7 @@ def test_a_panel_is_told_what_passes_before_there_is_a_run(http_host, base, chec
     assert all(one["passing"] for one in seen[:-1]) and not seen[-1]["passing"]
     assert any(re.fullmatch(r"encoding winners \(\d+%\)", one["text"]) for one in seen)
     assert standing(other)["text"] == "waiting (in the queue, 1 before it)"
-    assert standing("another page's")["text"] == "No run yet"
+    assert standing("another_page")["text"] == "No run yet"
 
     directory = base / "output" / "seppo" / "watched"
     until_step(http_host, directory, 1)

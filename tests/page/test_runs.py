@@ -6,15 +6,40 @@ import itertools
 
 import pytest
 from graphs import FOLDER, LONG, draw_winners, node, training
+from PIL import Image
 from running import panel, points, until_pictures, until_state, until_step
 from safetensors import safe_open
 
 NUMBER = itertools.count()
 
 
+MANY, PICTURES = "page_many", 80
+SAID = (
+    "() => document.querySelector('[data-testid=run-panel] [data-testid=run-state]')?.textContent"
+)
+ROW = "(name) => document.querySelector(`[data-run='${name}'] [data-testid=run-row-state]`)?.textContent"
+FOLLOW = """() => {
+    window.said = [];
+    const follow = () => {
+        const head = document.querySelector("[data-testid=run-panel] [data-testid=run-state]");
+        const now = head && `${head.dataset.state}: ${head.textContent}`;
+        if (now && window.said.at(-1) !== now) window.said.push(now);
+        requestAnimationFrame(follow);
+    };
+    follow();
+}"""
+"""Everything that the panel's head says from now on, as `window.said`."""
+
+
 @pytest.fixture(scope="module", autouse=True)
 def winners(base):
     draw_winners(base / "input" / FOLDER)
+    (base / "input" / MANY).mkdir()
+    for i in range(PICTURES):
+        Image.new("RGB", (96, 96), (3 * i, 90, 240 - 3 * i)).save(
+            base / "input" / MANY / f"{i}.png"
+        )
+        (base / "input" / MANY / f"{i}.txt").write_text(f"ground number {i}", "utf-8")
 
 
 def graph(checkpoint: str, steps: int, **widgets) -> tuple[dict, str]:
@@ -350,3 +375,79 @@ def test_cancel_ends_the_graph_and_the_panel_says_so(open_page, checkpoint):
     until_state(page, "cancelled")
     kept = page.host.get(f"/seppo/runs/{name}")
     assert kept["state"] == "cancelled" and not kept["training"] and kept["step"] >= 1
+    said = f"cancelled at step {kept['step']} of {LONG}: press Run to go on"
+    assert page.ask(SAID).startswith(f"{name}  ·  {said}")
+    assert "left" not in page.ask(SAID)
+
+
+def test_a_panel_says_what_passes_before_its_run_begins(open_page, checkpoint, vue):
+    page = open_page()
+    prompt, name = graph(checkpoint, LONG, seed=8 + vue)
+    prompt["winners"]["inputs"] |= {"folder": MANY, "caption": ""}
+    prompt["dataset"]["inputs"]["resolution"] = 128 if vue else 64  # what was encoded once is kept
+    page.load(prompt)
+    page.look_at("SePPOTrain")
+    page.wait_for(f"() => ({SAID})() === 'No run yet'")
+    page.ask(FOLLOW)
+    page.queue()
+    page.wait_for("() => window.said.some((one) => one.startsWith('encoding: '))")
+    graph_before = page.ask("() => window.app.graph.serialize()")
+    first = page.ask("() => window.said")
+    page.reload()
+    page.ask("graph => window.app.loadGraphData(graph)", graph_before)
+    page.look_at("SePPOTrain")
+    page.ask(FOLLOW)
+    until_step(page, 1)
+    said = first + page.ask("() => window.said")
+    begun = next(i for i, one in enumerate(said) if not one.startswith(("none: ", ": ")))
+    assert not any("No run yet" in one for one in said[begun:]), said
+    states = [one.partition(":")[0] for one in said[begun:] if not one.startswith(": ")]
+    order = ["waiting", "encoding", "training"]
+    assert states == sorted(states, key=order.index), said
+    assert any("encoding winners (" in one for one in said), said
+    panel(page).locator("[data-testid=run-cancel]").click()
+    until_state(page, "cancelled")
+
+
+def test_a_stopped_run_stays_so_until_continue_and_list_and_panel_agree(open_page, checkpoint):
+    page = open_page()
+    prompt, name = graph(checkpoint, LONG, seed=6)
+    page.load(prompt)
+    page.look_at("SePPOTrain")
+    page.ask(
+        "() => window.app.extensionManager.command.execute('Workspace.ToggleSidebarTab.seppo-runs')"
+    )
+    page.queue()
+    until_step(page, 2)
+    page.wait_for(f"(name) => ({ROW})(name)?.startsWith('training at step ')", name)
+    panel(page).locator("[data-testid=run-stop]").click()
+    until_state(page, "stopped")
+
+    def agree(sentence: str) -> None:
+        page.wait_for(f"([name, text]) => ({ROW})(name) === text", [name, sentence])
+        page.wait_for(f"(text) => ({SAID})()?.includes(text)", sentence)
+        assert "left" not in page.ask(SAID)
+
+    kept = page.host.get(f"/seppo/runs/{name}")["last"]
+    agree(f"stopped at step {kept} of {LONG}: press Continue to go on")
+    told = page.tab.get_by_text(f"{name}: stopped at step {kept} of {LONG}: press Continue")
+    page.wait_for("() => !document.querySelector('.p-toast-message')", timeout=30_000)
+    page.queue()
+    told.first.wait_for()
+    page.host.until(lambda: not page.host.running(), 60, "the queue is empty")
+    assert page.host.get(f"/seppo/runs/{name}")["last"] == kept
+    page.shot("run_stopped")
+    panel(page).locator("[data-testid=run-continue]").click()
+    until_step(page, kept + 1)
+    panel(page).locator("[data-testid=run-stop]").click()
+    until_state(page, "stopped")
+
+    kept = page.host.get(f"/seppo/runs/{name}")["last"]
+    page.tab.locator(f"[data-run='{name}'] [data-testid=row-continue]").click()
+    agree(f"waiting at step {kept} of {LONG}: press Run to go on")
+    page.queue()
+    until_step(page, kept + 1)
+    panel(page).locator("[data-testid=run-cancel]").click()
+    until_state(page, "cancelled")
+    kept = page.host.get(f"/seppo/runs/{name}")["step"]
+    agree(f"cancelled at step {kept} of {LONG}: press Run to go on")

@@ -1,11 +1,13 @@
 // The list of runs: settings, curves of several over each other, a run into the graph with one click.
 
+import { post } from "../shared/api.js";
 import { button, element, oncePerFrame, styles, tell } from "../shared/dom.js";
 import { CHARTS, Chart } from "./charts.js";
 import { store } from "./store.js";
 import { RunView } from "./view.js";
 
 const COMPARED = ["loss", "winner_margin", "flip_rate", "implicit_accuracy", "held_out_margin", "grad_norm"];
+const ELSEWHERE_EVERY = 3000; // milliseconds; another process tells this page nothing
 
 /** Fills `box` and follows the server until `dispose`. */
 export class RunList {
@@ -20,13 +22,17 @@ export class RunList {
     box.classList.add("seppo", "seppo-list");
     box.replaceChildren(styles(CHARTS), element("div", { className: "seppo-row" }, button("Refresh", () => this.refresh()), this.metric), this.comparison, this.rows, this.view.box);
     this.onList = () => this.refresh().catch(() => {});
+    this.onStep = ({ detail }) => this.#told(detail);
     this.compare = oncePerFrame(() => this.#compare());
     store.addEventListener("list", this.onList);
+    store.addEventListener("step", this.onStep);
     this.refresh().catch((error) => tell("error", error.message));
   }
 
   dispose() {
     store.removeEventListener("list", this.onList);
+    store.removeEventListener("step", this.onStep);
+    clearTimeout(this.again);
     for (const name of this.chosen) store.run(name).removeEventListener("change", this.compare);
     this.chart?.dispose();
     this.view.dispose();
@@ -34,6 +40,8 @@ export class RunList {
 
   async refresh() {
     const runs = await store.list();
+    clearTimeout(this.again);
+    if (runs.some((run) => run.state === "elsewhere")) this.again = setTimeout(this.onList, ELSEWHERE_EVERY);
     const rows = runs.map((run) => this.#row(run));
     this.rows.replaceChildren(...(rows.length ? rows : [element("p", { className: "seppo-dim" }, "No runs yet. SePPO Train makes one.")]));
   }
@@ -41,15 +49,22 @@ export class RunList {
   #row(run) {
     const tick = element("input", { type: "checkbox", checked: this.chosen.has(run.name), ariaLabel: `compare ${run.name}`, data: { testid: "run-tick" } });
     tick.addEventListener("change", () => this.#choose(run.name, tick.checked));
-    const progress = run.training ? `training, step ${run.step} of ${run.steps}` : `${run.step} of ${run.steps} steps`;
     return element(
       "div",
       { className: "seppo-run-row", data: { run: run.name } },
-      element("div", { className: "seppo-row" }, tick, element("strong", {}, run.name), element("span", { className: "seppo-dim" }, progress)),
+      element("div", { className: "seppo-row" }, tick, element("strong", {}, run.name), element("span", { className: "seppo-dim", data: { testid: "run-row-state", state: run.state } }, run.text)),
       element("div", { className: "seppo-dim" }, told(run)),
-      element("div", { className: "seppo-row" }, button("Show", () => this.#show(run.name), { data: { testid: "run-show" } }), button("Load into graph", () => loadIntoGraph(run.name), { data: { testid: "run-load" } })),
+      element("div", { className: "seppo-row" }, button("Show", () => this.#show(run.name), { data: { testid: "run-show" } }), button("Load into graph", () => loadIntoGraph(run.name), { data: { testid: "run-load" } }), run.actions.includes("continue") ? button("Continue", () => goOn(run.name), { title: "Let the stopped run go on with the next Run of its graph", data: { testid: "row-continue" } }) : null),
       run.snapshots.length ? element("div", { className: "seppo-row" }, element("span", { className: "seppo-dim" }, "snapshots"), ...run.snapshots.map((step) => snapshotButton(run.name, step))) : null
     );
+  }
+
+  /** The row of a run that trains says what its panel says. */
+  #told({ run, text, state }) {
+    const row = [...this.rows.children].find((one) => one.dataset.run === run)?.querySelector("[data-testid=run-row-state]");
+    if (!row || text === undefined) return;
+    row.textContent = text;
+    row.dataset.state = state;
   }
 
   #show(name) {
@@ -82,6 +97,11 @@ export class RunList {
     }
     this.chart?.set(aligned(runs, this.metric.value));
   }
+}
+
+async function goOn(name) {
+  await post(`/seppo/runs/${encodeURIComponent(name)}/continue`);
+  tell("info", `${name} goes on with the next Run of its graph.`);
 }
 
 /** One column of steps for all runs, and each run's values at them. */

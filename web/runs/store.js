@@ -23,8 +23,18 @@ export class Run extends EventTarget {
     this.whole = false;
   }
 
+  /** The server's word for how it stands with the run; its sentence is `text`. */
   get state() {
-    return this.summary.state || (this.summary.training ? "training" : "");
+    return this.summary.state ?? "";
+  }
+
+  get text() {
+    return this.summary.text ?? "";
+  }
+
+  /** What can be asked of the run now: stop, cancel, continue. */
+  get actions() {
+    return this.summary.actions ?? [];
   }
 
   get steps() {
@@ -73,8 +83,7 @@ export class Run extends EventTarget {
       this.fill().catch(() => {});
       return;
     }
-    this.summary.steps = message.steps;
-    this.summary.panel = message.panel;
+    Object.assign(this.summary, standing(message));
     this.memory = message.memory ?? this.memory;
     for (const row of rows) this.#append(row);
     for (const [step, examples] of message.examples) this.#count(step, examples, rows);
@@ -91,8 +100,16 @@ export class Run extends EventTarget {
     }
     // Going back after trouble, or the same name trained anew: what was drawn no longer holds.
     const begins = message.state === "training";
-    Object.assign(this.summary, { state: message.state, training: begins, steps: message.steps, panel: message.panel });
+    Object.assign(this.summary, standing(message));
     if (begins || !this.whole) this.fill().catch(() => {});
+    this.dispatchEvent(new Event("change"));
+  }
+
+  /** Take how the server says it stands with the run; of another process's steps the record tells. */
+  stands(found) {
+    const { state, step } = this.summary;
+    Object.assign(this.summary, standing(found));
+    if (this.whole && found.state === "elsewhere" && (state !== found.state || step !== found.step)) this.fill().catch(() => {});
     this.dispatchEvent(new Event("change"));
   }
 
@@ -116,6 +133,11 @@ export class Run extends EventTarget {
   }
 }
 
+/** Of a message what it tells of the run as a whole. */
+function standing({ state, text, step, steps, actions, training, panel }) {
+  return Object.fromEntries(Object.entries({ state, text, step, steps, actions, training, panel }).filter(([, value]) => value !== undefined));
+}
+
 function replace(lines, more) {
   for (const line of more) {
     const place = lines.findIndex((other) => other.file === line.file);
@@ -124,7 +146,7 @@ function replace(lines, more) {
   }
 }
 
-/** Every run the page has heard of, by name. Emits "list" when a run begins or ends. */
+/** Every run the page has heard of, by name. Emits "step", "list" when a run begins or ends, "queue" when the host's queue moves. */
 class Store extends EventTarget {
   constructor() {
     super();
@@ -140,6 +162,11 @@ class Store extends EventTarget {
     return get("/seppo/runs");
   }
 
+  /** How it stands with panels, by their ids: what the queue or their run says. */
+  panels(ids) {
+    return get(`/seppo/panels?${ids.map((id) => `panel=${encodeURIComponent(id)}`).join("&")}`);
+  }
+
   listen() {
     api.addEventListener("seppo.step", ({ detail }) => {
       this.run(detail.run).add(detail);
@@ -149,6 +176,7 @@ class Store extends EventTarget {
       this.run(detail.run).setState(detail);
       this.dispatchEvent(new CustomEvent("list", { detail }));
     });
+    api.addEventListener("status", () => this.dispatchEvent(new Event("queue")));
     api.addEventListener("reconnected", () => {
       for (const run of this.runs.values()) if (run.whole) run.fill().catch(() => {});
       this.dispatchEvent(new CustomEvent("list", { detail: {} }));

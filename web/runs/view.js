@@ -17,9 +17,10 @@ const PACE_STEPS = 20;
 export class RunView {
   constructor() {
     this.charts = CURVES.map(({ title, columns, band }) => new Chart(title, Object.values(columns), band));
-    this.head = element("div", { className: "seppo-run-head", data: { testid: "run-state" } }, "No run yet");
+    this.head = element("div", { className: "seppo-run-head", data: { testid: "run-state" } });
     this.stop = button("Stop and keep", () => this.#stop(), { title: "End after this step and go on with what was learned", data: { testid: "run-stop" } });
     this.cancel = button("Cancel", () => api.interrupt(null), { title: "Cancel the graph; the run can be continued", data: { testid: "run-cancel" } });
+    this.goOn = button("Continue", () => this.#goOn(), { title: "Let the stopped run go on to its last step", data: { testid: "run-continue" } });
     this.samples = element("div", { className: "seppo-strip", data: { testid: "run-samples" } });
     this.map = element("canvas", { className: "seppo-map", data: { testid: "run-map" } });
     this.mapBox = element("div", { className: "seppo-block" }, element("div", { className: "seppo-dim" }, "ahead of the reference: winner (down) by noise level (right: more)"), this.map);
@@ -29,7 +30,7 @@ export class RunView {
       { className: "seppo seppo-run" },
       styles(CHARTS),
       this.head,
-      element("div", { className: "seppo-row" }, this.stop, this.cancel),
+      element("div", { className: "seppo-row" }, this.stop, this.cancel, this.goOn),
       this.samples,
       this.tests.box,
       element("div", { className: "seppo-charts" }, ...this.charts.map((chart) => chart.box)),
@@ -40,8 +41,15 @@ export class RunView {
     this.#draw();
   }
 
+  /** What the server says as long as no run of the panel is to be shown: waiting, encoding, nothing yet. Null: the run speaks. */
+  tell(standing) {
+    this.standing = standing;
+    this.redraw();
+  }
+
   show(run) {
-    if (this.run === run) return;
+    this.standing = null;
+    if (this.run === run) return this.redraw();
     this.run?.removeEventListener("change", this.redraw);
     this.samples.replaceChildren();
     this.run = run;
@@ -62,15 +70,22 @@ export class RunView {
     tell("info", `${this.run.name} ends after this step.`);
   }
 
+  async #goOn() {
+    await post(`/seppo/runs/${encodeURIComponent(this.run.name)}/continue`);
+    if (this.onContinue) await this.onContinue();
+    else tell("info", `${this.run.name} goes on with the next Run of its graph.`);
+  }
+
   #draw() {
     const { run } = this;
-    const training = run?.state === "training";
-    for (const pressed of [this.stop, this.cancel]) pressed.hidden = !training;
+    const told = this.standing ?? run;
+    const buttons = { stop: this.stop, cancel: this.cancel, continue: this.goOn };
+    for (const [action, pressed] of Object.entries(buttons)) pressed.hidden = !told?.actions.includes(action);
     for (const part of [this.mapBox, this.samples]) part.hidden = !run;
     this.tests.box.hidden = !run?.tests.length;
+    this.head.textContent = this.standing ? this.standing.text : run ? headline(run) : "";
+    this.head.dataset.state = told?.state ?? "";
     if (!run) return;
-    this.head.textContent = headline(run);
-    this.head.dataset.state = run.state;
     this.head.dataset.step = run.last;
     const { metrics } = run;
     CURVES.forEach(({ columns }, i) => {
@@ -106,7 +121,7 @@ function valuesOf(metrics, name) {
 }
 
 function headline(run) {
-  const parts = [run.name, run.state || "done", `step ${run.last} of ${run.steps}`];
+  const parts = [run.name, run.text].filter(Boolean);
   const seconds = (run.metrics.seconds ?? []).slice(-PACE_STEPS);
   if (seconds.length) {
     const pace = seconds.reduce((sum, value) => sum + value, 0) / seconds.length;
