@@ -23,9 +23,7 @@ log = logging.getLogger(__name__)
 
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether torch or Python says with this error that memory ran out."""
-    if isinstance(
-        error, torch.cuda.OutOfMemoryError | MemoryError
-    ):  # torch.OutOfMemoryError by its older name
+    if isinstance(error, torch.cuda.OutOfMemoryError | MemoryError):
         return True
     code = getattr(error, "error_code", None)
     known = code == CUDA_MEMORY_ALLOCATION or WORDS.search(str(error))

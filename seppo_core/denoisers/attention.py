@@ -76,11 +76,10 @@ def has_gradient(
 ) -> bool:
     """Whether all of q, k and v get a gradient; the tensors stay as they are, and nothing is drawn."""
 
-    def keep(
-        tensor: Tensor,
-    ) -> Tensor:  # a checkpoint around this call must not count what is saved here
+    def keep(tensor: Tensor) -> Tensor:
         return tensor
 
+    # A checkpoint around this call must not count what is saved here.
     hooks = torch.autograd.graph.saved_tensors_hooks(keep, keep)
     with global_rng_kept(), torch.enable_grad(), hooks:
         leaves = [tensor.detach().requires_grad_() for tensor in qkv]
