@@ -283,7 +283,7 @@ def told(seeds: list[list[dict[str, Any]]]) -> Iterator[str]:
     shares, wrong = [], []
     for policy, reference in PAIRS:
         rows = rows_of(seeds, (policy, reference))
-        times = rounding.reach(torch.bfloat16, policy + 1, reference)
+        times = rounding.stretch(torch.bfloat16, policy + 1, reference)
         floors = rounding.floor(rough, start["error"], 1) / times
         found, true = rows[f"beyond, {rounding.FAR} steps"], rows["float32"]
         above = found.abs() > floors

@@ -19,7 +19,7 @@ from .optim import AVERAGED
 from .randomness import derived_seed, generator, isolated_global_rng, normal
 from .reach import explained, require_reach
 from .report import examples, statistics
-from .rounding import brought_near, reach
+from .rounding import brought_near, stretch
 from .windows import Window
 
 FIRST_LOSS_SCALE = 2.0**12
@@ -98,11 +98,11 @@ class Gradients:
                 self.micro_batch,
             )
 
-    def reach(self, step: int, window: Window) -> float:
+    def stretch(self, step: int, window: Window) -> float:
         """How many times as far from the policy as the reference the step's margins are measured."""
         if window.reference is None or self.config.optimizer.name in AVERAGED:
             return 1.0
-        return reach(self.policy.compute_dtype, step, window.reference.step)
+        return stretch(self.policy.compute_dtype, step, window.reference.step)
 
     def _may_split(self) -> bool:
         return self.config.guard.out_of_memory == "split" and self.micro_batch > 1
@@ -133,7 +133,7 @@ class Gradients:
 
     def _accumulate(self, step: int, window: Window) -> tuple[Tensor, float]:
         self._zero()
-        times = self.reach(step, window)
+        times = self.stretch(step, window)
         slot = window.slot if times == 1.0 else self.lora.beyond(window.slot, times)
         with isolated_global_rng(0):  # also where checkpointed blocks are computed again
             parts = [

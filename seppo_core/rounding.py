@@ -29,7 +29,7 @@ def is_rough(dtype: torch.dtype) -> bool:
     return dtype.itemsize < 4
 
 
-def reach(dtype: torch.dtype, step: int, reference_step: int) -> float:
+def stretch(dtype: torch.dtype, step: int, reference_step: int) -> float:
     """How many times as far from the policy as the reference a margin of `step` is measured.
 
     Rounding does not grow with the distance, the difference of errors does. Near a reference it is measured

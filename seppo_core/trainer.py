@@ -230,7 +230,7 @@ class Trainer:
             group["lr"] = lr
         measured = self.gradients.of_step(step, self.window)
         # Measuring and drawing may be cancelled, so they come before anything of the step is applied.
-        times = self.gradients.reach(step, self.window)
+        times = self.gradients.stretch(step, self.window)
         floor = self.floor.of(measured, len(self.window.positions), times)
         preview, caption = self._preview(step)
         if measured is not None:

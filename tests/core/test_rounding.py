@@ -21,7 +21,7 @@ from seppo_core.config import (
 )
 from seppo_core.lora import LoRA
 from seppo_core.randomness import normal
-from seppo_core.rounding import brought_near, floor, reach, roughness
+from seppo_core.rounding import brought_near, floor, roughness, stretch
 
 CONFIG = SePPOConfig(
     steps=4,
@@ -84,10 +84,10 @@ def test_beyond_the_policy_itself_is_the_policy_to_the_bit(policy):
 def test_margins_are_measured_far_out_only_near_a_reference_and_in_half_precision():
     half = torch.bfloat16
     # At step s the policy has had s - 1 steps: none, one, two, sixteen, forty.
-    found = [reach(half, step, 30) for step in (31, 32, 33, 47, 71)]
+    found = [stretch(half, step, 30) for step in (31, 32, 33, 47, 71)]
     assert found == [16, 16, 8, 1, 1]
-    assert reach(torch.float16, 2, 0) == 16
-    assert {reach(torch.float32, step, 0) for step in (1, 2, 40)} == {1.0}
+    assert stretch(torch.float16, 2, 0) == 16
+    assert {stretch(torch.float32, step, 0) for step in (1, 2, 40)} == {1.0}
 
 
 def test_near_a_reference_half_precision_tells_who_is_ahead():
