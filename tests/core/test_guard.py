@@ -240,6 +240,16 @@ def test_drift_does_what_is_set(make_policy, dataset, tmp_path, caplog, action):
         assert not any(r.alarm for r in reports)
 
 
+def test_a_run_that_drift_ended_is_judged_anew_when_it_is_asked_to_go_on(
+    make_policy, dataset, tmp_path
+):
+    policy = make_policy()
+    drifting(policy)
+    config = config_in(tmp_path, GuardConfig(drift="stop", drift_window=3))
+    for seen in ([1, 2, 3], [4, 5, 6], [7, 8]):
+        assert [report.step for report in train(policy, dataset, config)] == seen
+
+
 def test_a_drifting_run_is_saved_with_the_settings_that_everybody_has(
     make_policy, dataset, tmp_path
 ):
