@@ -329,11 +329,10 @@ def preview(
         else:
             lora = LoRA(denoiser.network, config.lora, config.seed, denoiser.device)
             lora.load(weights)
-            reference = lora.slot(entry.weights)
-            contest = Contest(lora, lora.policy, reference)
+            contest = Contest(lora, lora.policy, lora.slot(entry.weights))
             with lora.attached():
                 anchors = anchor_map(denoiser, dataset, positions, contest, **grid)
-                rough = measured_roughness(denoiser, lora, dataset, reference)
+                rough = measured_roughness(denoiser, lora, dataset, entry.weights)
                 anchors = replace(anchors, roughness=rough)
                 if drawing:
                     found = verdicts(

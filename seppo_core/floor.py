@@ -10,7 +10,7 @@ from torch import Tensor
 from .data import EncodedDataset
 from .denoisers import Denoiser
 from .draws import FixedDraws
-from .lora import LoRA, Slot
+from .lora import LoRA
 from .rounding import floor, is_rough, roughness
 
 WINNERS = 2
@@ -18,15 +18,15 @@ WINNERS = 2
 
 
 def measured_roughness(
-    policy: Denoiser, lora: LoRA, dataset: EncodedDataset, slot: Slot
+    policy: Denoiser, lora: LoRA, dataset: EncodedDataset, weights: Mapping[str, Tensor]
 ) -> float | None:
-    """Of margins against `slot`, inside a session; None in float32, and where an error is not finite.
+    """Of margins against these `weights`, inside a session; None in float32, and where an error is not finite.
 
     One winner goes through the network at a time, which needs less memory than any step.
     """
     if not is_rough(policy.compute_dtype):
         return None
-    draws = roughness(FixedDraws(policy, dataset, 1, WINNERS).errors, lora, slot)
+    draws = roughness(FixedDraws(policy, dataset, 1, WINNERS).errors, lora, lora.slot(weights))
     found = draws.square().mean().sqrt().item()
     return found if math.isfinite(found) else None
 
@@ -52,5 +52,4 @@ class Floor:
 
     @cached_property
     def _roughness(self) -> float | None:
-        slot = self.lora.slot(self.initial)
-        return measured_roughness(self.policy, self.lora, self.dataset, slot)
+        return measured_roughness(self.policy, self.lora, self.dataset, self.initial)

@@ -518,5 +518,5 @@ def test_the_largest_winner_is_the_one_that_is_looked_at():
     examples = [Example(normal(size, "w", i), text("epsilon", i)) for i, size in enumerate(sizes)]
     policy = make("epsilon")
     with policy.session(FP32):
-        args, _ = estimate.call_of(policy, in_memory(examples))
+        ((args, _),) = estimate.calls_of(policy, in_memory(examples))
     assert args[0].shape == (1, 4, 16, 8)

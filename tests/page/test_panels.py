@@ -11,7 +11,8 @@ from graphs import FOLDER, LONG, draw_winners, training, workflow
 from inprocess import version_at
 from running import panel, until_pictures, until_state, until_step
 
-HAS_PROPERTIES = version_at(Path(os.environ.get("SEPPO_TEST_HOST", "."))) >= (0, 4)
+HOST_PATH = os.environ.get("SEPPO_TEST_HOST")
+HAS_PROPERTIES = bool(HOST_PATH) and version_at(Path(HOST_PATH)) >= (0, 4)
 TEMPLATE = "pick_align_compare"
 FIND = "const node = window.app.graph.nodes.find((one) => one.comfyClass === kind);"
 LOAD = "async (graph) => { await window.app.loadGraphData(graph, true, true, 'panels'); }"
