@@ -168,7 +168,7 @@ class SePPOCompare(io.ComfyNode):
         )
 
     @classmethod
-    def validate_inputs(cls, scorers: str | None) -> bool | str:
+    def validate_inputs(cls, scorers: str | None = None) -> bool | str:
         def check() -> None:
             for name, weights in choices((scorers or "").splitlines()):  # None: linked, not known
                 require_at_hand(name, weights)

@@ -144,7 +144,7 @@ class SePPOEncodeWinners(io.ComfyNode):
         )
 
     @classmethod
-    def validate_inputs(cls, winners: Any) -> bool | str:
+    def validate_inputs(cls, winners: Any = None) -> bool | str:
         def check() -> None:
             given = queued.inputs()
             known = {"resolution": int, "multiple": int, "background": str}

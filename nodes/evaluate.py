@@ -81,7 +81,7 @@ class SePPOScore(io.ComfyNode):
         )
 
     @classmethod
-    def validate_inputs(cls, weights: list[str | None]) -> bool | str:
+    def validate_inputs(cls, weights: Sequence[str | None] = queued.UNKNOWN) -> bool | str:
         given = queued.inputs()
         scorer, prompts = given.get("scorer"), given.get("prompts")
 

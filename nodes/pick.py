@@ -74,7 +74,7 @@ class SePPOPickWinners(io.ComfyNode):
         )
 
     @classmethod
-    def validate_inputs(cls, set_name: str | None) -> bool | str:
+    def validate_inputs(cls, set_name: str | None = None) -> bool | str:
         if set_name is None:  # linked: known only when the graph runs
             return True
         return queued.checked(cls, lambda: filled_set(set_name))

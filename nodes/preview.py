@@ -143,7 +143,7 @@ class SePPOAnchorPreview(io.ComfyNode):
         )
 
     @classmethod
-    def validate_inputs(cls, model: Any) -> bool | str:
+    def validate_inputs(cls, model: Any = None) -> bool | str:
         return queued.checked(cls, require_plots)
 
     @classmethod
@@ -222,7 +222,7 @@ class SePPOCurves(io.ComfyNode):
         )
 
     @classmethod
-    def validate_inputs(cls, run: Any) -> bool | str:
+    def validate_inputs(cls, run: Any = None) -> bool | str:
         return queued.checked(cls, require_plots)
 
     @classmethod

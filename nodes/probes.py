@@ -134,7 +134,7 @@ class SePPOTestPrompts(io.ComfyNode):
         )
 
     @classmethod
-    def validate_inputs(cls, prompts: str | None) -> bool | str:
+    def validate_inputs(cls, prompts: str | None = None) -> bool | str:
         if prompts is None:  # linked: known only when the graph runs
             return True
         return queued.checked(cls, lambda: prompts_in(prompts))

@@ -1,7 +1,7 @@
 """What is known when a graph is queued: the inputs of every node, and which page asked. And how a node refuses then.
 
 The host gives `validate_inputs` what it names and repeats an error for each of these, so ours name one input and look
-the others up here.
+the others up here. The one it names has a default: the host leaves it out where nothing is connected, and says so itself.
 """
 
 from collections.abc import Callable
@@ -13,6 +13,9 @@ from comfy_execution.utils import get_executing_context
 from server import PromptServer
 
 from ..seppo_core.errors import SePPOError
+
+UNKNOWN = (None,)
+"""What a node whose inputs are lists is given for one that is linked: it is known only when the graph runs."""
 
 _REQUEST: ContextVar[dict[str, Any]] = ContextVar("seppo_request", default={})  # noqa: B039 (never changed)
 

@@ -96,7 +96,7 @@ class SePPOSaveAligned(io.ComfyNode):
         )
 
     @classmethod
-    def validate_inputs(cls, filename_prefix: str | None) -> bool | str:
+    def validate_inputs(cls, filename_prefix: str | None = None) -> bool | str:
         def check() -> None:
             given = queued.inputs()
             if filename_prefix is not None:  # else linked: known only when the graph runs
@@ -307,7 +307,7 @@ class SePPOLoadRun(io.ComfyNode):
         )
 
     @classmethod
-    def validate_inputs(cls, run_name: str | None) -> bool | str:
+    def validate_inputs(cls, run_name: str | None = None) -> bool | str:
         if run_name is None:
             return True
         return queued.checked(cls, lambda: existing_run(run_name))

@@ -288,10 +288,10 @@ class SePPOOptimizerSettings(io.ComfyNode):
         )
 
     @classmethod
-    def validate_inputs(cls, optimizer: str | None) -> bool | str:
+    def validate_inputs(cls, optimizer: str | None = None) -> bool | str:
         def check() -> None:
             if optimizer is not None:  # else linked: known only when the graph runs
-                OptimizerConfig(name=optimizer)
+                OptimizerConfig(name=optimizer, learning_rate=1.0)  # the rate is known elsewhere
                 require_installed(optimizer)
             if isinstance(pattern := queued.inputs().get("pattern"), str):
                 LoRAConfig(pattern=pattern)

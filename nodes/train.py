@@ -165,7 +165,7 @@ class SePPOTrain(io.ComfyNode):
         )
 
     @classmethod
-    def validate_inputs(cls, run_name: str | None) -> bool | str:
+    def validate_inputs(cls, run_name: str | None = None) -> bool | str:
         def check() -> None:
             has_negative = "negative" in queued.inputs()
             check_writable(host.runs_root() if run_name is None else host.run_directory(run_name))

@@ -1,6 +1,6 @@
 """Winning clips from the host's VIDEO socket."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from fractions import Fraction
 from typing import Any
 
@@ -85,7 +85,7 @@ class SePPOWinnersFromVideos(io.ComfyNode):
         )
 
     @classmethod
-    def validate_inputs(cls, captions: list[str | None]) -> bool | str:
+    def validate_inputs(cls, captions: Sequence[str | None] = queued.UNKNOWN) -> bool | str:
         return queued.checked(cls, lambda: require_caption(captions))
 
     @classmethod

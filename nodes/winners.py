@@ -2,6 +2,7 @@
 
 import json
 import logging
+from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -165,11 +166,10 @@ class SePPOLoadWinners(io.ComfyNode):
         )
 
     @classmethod
-    def validate_inputs(cls, folder: str | None) -> bool | str:
-        location = queued.inputs().get("location", "input")
-        if folder is None or not isinstance(
-            location, str
-        ):  # linked: known only when the graph runs
+    def validate_inputs(cls, folder: str | None = None) -> bool | str:
+        given = queued.inputs()  # none where the graph came by another way than the host's own
+        location = given.get("location", "input")
+        if not given or folder is None or not isinstance(location, str):  # linked: known later
             return True
         return queued.checked(cls, lambda: host.data_path(location, folder))
 
@@ -243,7 +243,7 @@ class SePPOWinnersFromImages(io.ComfyNode):
         )
 
     @classmethod
-    def validate_inputs(cls, captions: list[str | None]) -> bool | str:
+    def validate_inputs(cls, captions: Sequence[str | None] = queued.UNKNOWN) -> bool | str:
         return queued.checked(cls, lambda: require_caption(captions))
 
     @classmethod
@@ -258,7 +258,7 @@ class SePPOWinnersFromImages(io.ComfyNode):
         return io.NodeOutput(pair_up(pictures, captions, losing))
 
 
-def require_caption(captions: list[str | None]) -> None:
+def require_caption(captions: Sequence[str | None]) -> None:
     """ConfigError if nothing was typed where nothing is linked, which comes as None."""
     if len(captions) == 1 and captions[0] is not None and not captions[0].strip():
         raise ConfigError(

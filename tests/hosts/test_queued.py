@@ -27,9 +27,15 @@ def complete(host, class_type: str) -> dict[str, Any]:
 
 def errors_of(host, class_type: str, others: dict | None = None, **inputs: Any) -> list[dict]:
     """What the host says of one node when a graph with it, and with `others`, is queued."""
+    return errors_with(host, class_type, complete(host, class_type) | inputs, others)
+
+
+def errors_with(
+    host, class_type: str, values: dict[str, Any], others: dict | None = None
+) -> list[dict]:
+    """`errors_of` a node with these inputs and no others."""
     import execution
 
-    values = complete(host, class_type) | inputs
     node = {"class_type": class_type, "inputs": values}
     graph = {"node": node, "nothing": host.constant(None), **(others or {})}
 
@@ -179,3 +185,41 @@ def test_errors_are_shown_by_their_name_alone(host, folders):
     graph = {"1": {"class_type": "SePPOLoadWinners", "inputs": inputs}}
     with pytest.raises(GraphError, match=r"\(node 1\): DatasetError: queued empty: no usable"):
         host.run_graph(graph, wanted=["1"])
+
+
+def test_an_open_socket_is_told_in_the_hosts_own_words(host):
+    """Whatever a check reads, it must not end in an error of Python's where nothing is given."""
+    import nodes
+
+    ours = [name for name in nodes.NODE_CLASS_MAPPINGS if name.startswith("SePPO")]
+    for class_type in (
+        name for name in ours if not name.startswith("SePPOTest") or "Prompts" in name
+    ):
+        required = [*complete(host, class_type)]
+        if not required:
+            continue
+        found = errors_with(host, class_type, {})
+        assert [e["type"] for e in found] == ["required_input_missing"] * len(required), class_type
+
+
+def test_every_optimizer_passes_that_is_installed(host):
+    for name in host.core("optim").OPTIMIZERS:
+        found = [
+            error["details"] for error in errors_of(host, "SePPOOptimizerSettings", optimizer=name)
+        ]
+        assert all("needs the package" in words for words in found), (name, found)
+
+
+def test_a_graph_that_comes_by_another_way_is_not_judged_by_the_one_before(host, folders):
+    import execution
+
+    graph = {
+        "node": {"class_type": "SePPOLoadWinners", "inputs": complete(host, "SePPOLoadWinners")}
+    }
+    graph["node"]["inputs"] |= {"folder": "queued renders", "location": "output"}
+
+    async def queue() -> tuple:
+        host.server().trigger_on_prompt({"prompt": {}})
+        return await execution.validate_inputs("prompt", graph, "node", {})
+
+    assert asyncio.run(queue())[1] == []
