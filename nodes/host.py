@@ -18,7 +18,6 @@ import folder_paths
 import numpy as np
 import torch
 from comfy_api.latest import io
-from comfy_api.torch_helpers.torch_compile import apply_torch_compile_factory
 from PIL import Image
 from server import PromptServer
 from torch import Tensor
@@ -353,6 +352,8 @@ def with_lora(model: Any, lora: dict[str, Tensor], compiled: bool = True) -> Any
         for wrapper in model.get_wrappers(*COMPILED):
             aligned.add_wrapper_with_key(*COMPILED, wrapper)
         if patches := compiled_patches(model):
+            from comfy_api.torch_helpers.torch_compile import apply_torch_compile_factory
+
             aligned.add_wrapper_with_key(*COMPILED, apply_torch_compile_factory(patches))
     return aligned
 

@@ -4,7 +4,7 @@ Nothing is kept of it here, so nothing can be out of date: after a reload, on an
 answer comes from the queue and from the run directories.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from comfy_execution.progress import NodeState, get_progress_state
@@ -38,25 +38,33 @@ def standing(panel: str) -> dict[str, Any]:
 
 def found(panel: str) -> tuple[Run | None, Status]:
     running, pending = PromptServer.instance.prompt_queue.get_current_queue_volatile()
-    for _, prompt_id, prompt, extra, *_ in running:
-        for node_id in nodes_of(panel, prompt, extra):
+    for _, prompt_id, prompt, extra, outputs, *_ in running:
+        for node_id in nodes_of(panel, prompt, extra, outputs):
             status = turn(prompt_id, prompt, node_id)
             if status is not None and status.state == TRAINING:
                 return known(panel, status)
             if status is not None:
                 return None, status
-    for place, (_, _, prompt, extra, *_) in enumerate(sorted(pending, key=lambda item: item[0])):
-        if any(nodes_of(panel, prompt, extra)):
+    ordered = sorted(pending, key=lambda item: item[0])
+    for place, (_, _, prompt, extra, outputs, *_) in enumerate(ordered):
+        if any(nodes_of(panel, prompt, extra, outputs)):
             ahead = place + len(running)
             return None, Status(WAITING, note=f"in the queue, {ahead} before it" if ahead else "")
     return known(panel, Status(NONE))
 
 
-def nodes_of(panel: str, prompt: dict[str, Any], extra: dict[str, Any]) -> Iterator[str]:
-    """Ids of the training nodes in a queued graph that have this panel."""
+def nodes_of(
+    panel: str, prompt: dict[str, Any], extra: dict[str, Any], outputs: Iterable[str]
+) -> Iterator[str]:
+    """Ids of the training nodes that have this panel, among the `outputs` of a queued graph and what they need.
+
+    Others are refused, or not asked for this time.
+    """
     workflow = field(field(extra, "extra_pnginfo"), "workflow")
     for node_id, node in prompt.items():
-        if node.get("class_type") == TRAIN and panel_of(workflow, node_id) == panel:
+        if node.get("class_type") != TRAIN or panel_of(workflow, node_id) != panel:
+            continue
+        if any(node_id in (output, *ancestors(prompt, output)) for output in outputs):
             yield node_id
 
 

@@ -71,15 +71,17 @@ class Gradients:
         """
         before = replace(self.scaling)
         while True:
+            largest = max(map(len, window.parts(self.micro_batch)))
             try:
                 columns, norm = self._accumulate(step, window)
-            except Exception as error:
-                if not (is_out_of_memory(error) and self._may_split()):
-                    raise
-            else:
-                finite = not columns[0].isnan().any() and not columns.isinf().any()
+                finite = bool(not columns[0].isnan().any() and not columns.isinf().any())
                 if finite and math.isfinite(norm):
                     self._require_reach()
+            except Exception as error:
+                if not (is_out_of_memory(error) and self._may_split(largest)):
+                    raise
+            else:
+                if finite and math.isfinite(norm):
                     self._warn_of_noise(step, columns)
                     rows = examples(window.positions, columns)
                     return {**statistics(columns), "grad_norm": norm, "examples": rows}
@@ -91,7 +93,7 @@ class Gradients:
             # Out of the except block: its traceback would keep the step's tensors alive.
             self._zero()
             free_memory(self.policy.device)
-            self.micro_batch //= 2
+            self.micro_batch = largest // 2
             log.warning(
                 "step %d does not fit into memory: on with %d winners at once",
                 step,
@@ -104,8 +106,8 @@ class Gradients:
             return 1.0
         return stretch(self.policy.compute_dtype, step, window.reference.step)
 
-    def _may_split(self) -> bool:
-        return self.config.guard.out_of_memory == "split" and self.micro_batch > 1
+    def _may_split(self, largest: int) -> bool:
+        return self.config.guard.out_of_memory == "split" and largest > 1
 
     def applied(self) -> None:
         """Tell that the optimizer took the step."""
@@ -157,7 +159,7 @@ class Gradients:
         latents = torch.stack(window.winners[indices.start : indices.stop])
         shape = tuple(latents.shape[1:])
         key = (config.seed, step, self.rank)
-        noise = torch.stack([normal(shape, *key, "noise", i) for i in indices])
+        noise = torch.stack([normal(shape, *key, "noise", i) for i in indices]).to(latents.device)
         shares = torch.cat([torch.rand(1, generator=generator(*key, "level", i)) for i in indices])
         levels = policy.levels(shares)
         shares = shares.to(latents.device)  # before the forwards, for it waits for the device

@@ -128,6 +128,11 @@ class Slot(dict[str, tuple[Tensor, Tensor]]):
             self._ready[name] = ready
         return ready
 
+    def stay_on(self, device: torch.device) -> None:
+        """Bring the weights there as they are, for who needs them in every step."""
+        for name, (down, up) in self.items():
+            self[name] = down.to(device), up.to(device)
+
 
 def _suits(weight: Tensor, x: Tensor) -> bool:
     return weight.dtype == x.dtype and weight.device == x.device
@@ -253,7 +258,8 @@ class LoRA:
         They are those of this moment: a slot that the policy then moves away from.
         """
         own = [weight.detach() for weight in self.parameters()]
-        other = [weight.to(self.device) for name in self.policy for weight in slot[name]]
+        slot.stay_on(self.device)
+        other = [weight for name in self.policy for weight in slot[name]]
         far = torch._foreach_lerp(own, other, times)
         return Slot(zip(self.policy, zip(far[::2], far[1::2], strict=True), strict=True))
 

@@ -173,7 +173,7 @@ class Trainer:
         self.rollbacks = 0
         """how often the run went back; each time the learning rate was halved"""
         self.judged_from = 0
-        """the step that it last went back to: the guard looks at those after it"""
+        """the step that it last went back to, or that drift ended it at: the guard looks at those after it"""
         self.window: Window | None = None
         self.held_out: HeldOut | None = None
         self.ended = ""
@@ -273,7 +273,9 @@ class Trainer:
             else:
                 return
             free_memory(self.policy.device)
-            self.windows.draw_batch //= 2
+            self.windows.draw_batch = max(
+                1, min(self.windows.draw_batch, self.windows.plan.fullest) // 2
+            )
 
     def _obey(self, alarm: Alarm) -> None:
         """Do what the configuration asks for when something went wrong."""

@@ -134,8 +134,10 @@ const ask = soon(async () => {
       store.run(standing.run).stands(standing);
     } else view.tell(standing);
   }
-  if (Object.values(standings).some(({ passing }) => passing)) setTimeout(ask, PASSING_EVERY);
+  clearTimeout(again);
+  if (Object.values(standings).some(({ passing }) => passing)) again = setTimeout(ask, PASSING_EVERY);
 });
+let again = null;
 
 /** Calls that come while one waits or is under way become one more afterwards. */
 function soon(call) {

@@ -214,19 +214,23 @@ def frozen(network: nn.Module) -> Iterator[None]:
 
 
 def copy_casts(network: nn.Module, casts: Callable[[nn.Module], bool]) -> None:
-    """Layers with a list `weight_function` that a host `casts` hand autograd a copy; the others none.
+    """Layers that a host `casts`, by lists of functions, hand autograd copies; the others none.
 
     Where a host casts offloaded weights into one buffer, the next layer's would overwrite what autograd
     keeps of this one. So without gradient checkpointing the copies of all offloaded weights lie on the
     device until the backward pass, as if nothing were offloaded; with it, those of one block at a time.
     """
     for layer in network.modules():
-        functions = getattr(layer, "weight_function", None)
-        if isinstance(functions, list):
-            wanted = [f for f in functions if f is not _copied_for_autograd]
-            wanted += [_copied_for_autograd] if casts(layer) else []
-            if wanted != functions:
-                layer.weight_function = wanted
+        for name in (
+            "weight_function",
+            "bias_function",
+        ):  # LayerNorm's backward keeps its bias, too
+            functions = getattr(layer, name, None)
+            if isinstance(functions, list):
+                wanted = [f for f in functions if f is not _copied_for_autograd]
+                wanted += [_copied_for_autograd] if casts(layer) else []
+                if wanted != functions:
+                    setattr(layer, name, wanted)
 
 
 def _copied_for_autograd(weight: Tensor) -> Tensor:

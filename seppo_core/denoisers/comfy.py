@@ -7,7 +7,7 @@ MODEL that was given is never changed: a clone is loaded for the time of a sessi
 import inspect
 import uuid
 from collections import OrderedDict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import cached_property
@@ -33,8 +33,6 @@ from .patcher import (
     is_elsewhere,
     patcher_conditions,
     patcher_identity,
-    set_cast,
-    takes_fp8,
     uncompiled,
 )
 
@@ -63,6 +61,7 @@ class ComfyDenoiser:
         self.compute_dtype = compute_dtype(model)
         self._patcher: Any = None
         self._inference: Any = None
+        self._float8: Any = None
         self._options: dict[str, Any] = {}
         self._sigmas: Tensor | None = None
         self._ready: OrderedDict[Any, tuple[Conditioning, dict[str, Any]]] = OrderedDict()
@@ -213,27 +212,30 @@ class ComfyDenoiser:
 
     @contextmanager
     def _kernels(self, training: bool) -> Iterator[None]:
-        """Whether the host uses kernels that have a gradient (2026 hosts ask `in_training`, 0.3.64's fp8
-        layers whether they train, 0.33's whether their weight has to be cast) or those it samples with."""
+        """Whether the host uses kernels that have a gradient (2026 hosts ask `in_training`, some layers whether
+        they train) or those it samples with. A product in float8 has none: layers that get none cast the weight.
+        """
         import comfy.model_management as management
+        import comfy.ops
 
         layers = [m for name, m in self.network.named_modules() if is_linear(name, m)]
+        if training:
+            self._float8 = comfy.ops.fp8_linear
         before = getattr(management, "in_training", None)
-        states = [layer.training for layer in layers]
+        states, in_float8 = [layer.training for layer in layers], comfy.ops.fp8_linear
 
-        def switch(host: bool, modes: Sequence[bool]) -> None:
+        def switch(host: bool, float8: Callable[..., Any], modes: Sequence[bool]) -> None:
             if before is not None:
                 management.in_training = host
+            comfy.ops.fp8_linear = float8
             for layer, mode in zip(layers, modes, strict=True):
                 layer.training = mode
-                if takes_fp8(layer):
-                    set_cast(layer, mode)
 
         try:
-            switch(training, [training] * len(layers))
+            switch(training, _none if training else self._float8, [training] * len(layers))
             yield
         finally:
-            switch(before, states)
+            switch(before, in_float8, states)
 
     def _model_options(self) -> dict[str, Any]:
         """The clone's options as a sampler hands them to the model: patches, wrappers, callbacks.
@@ -401,6 +403,10 @@ class ComfyDenoiser:
         if previewer is None:
             return None
         return previewer.decode_latent_to_preview(latents[:1].detach())
+
+
+def _none(layer: nn.Module, x: Tensor) -> None:
+    """The host's `fp8_linear` where it does not multiply in float8."""
 
 
 def _unless_cancelled(call: Any, *args: Any, **kwargs: Any) -> Tensor:

@@ -107,23 +107,6 @@ def _same(one: torch.device, other: torch.device) -> bool:
     return one.type == other.type and (None in indices or indices[0] == indices[1])
 
 
-def takes_fp8(layer: nn.Module) -> bool:
-    """Whether the layer's weight is plain float8, which 0.33 multiplies as such where the device can."""
-    weight = getattr(layer, "weight", None)
-    plain = type(weight) is nn.Parameter and hasattr(layer, "bias_function")
-    return plain and weight.dtype in (torch.float8_e4m3fn, torch.float8_e5m2)
-
-
-def set_cast(layer: nn.Module, wanted: bool) -> None:
-    """Have such a layer's weight cast instead: a product in float8 has no gradient (0.33 casts for functions)."""
-    others = [function for function in layer.bias_function if function is not _unchanged]
-    layer.bias_function = [*others, _unchanged] if wanted else others
-
-
-def _unchanged(bias: Tensor) -> Tensor:
-    return bias
-
-
 def patcher_conditions(patcher: Any) -> str:
     """A hash over a ModelPatcher's noise schedule and everything that nodes put on it besides weights.
 

@@ -309,7 +309,7 @@ def test_a_fault_is_told_in_one_line(tmp_path):
 def test_a_run_of_which_no_state_was_kept_is_never_done_before_its_last_step(tmp_path):
     cancelled(tmp_path)
     (tmp_path / "run.state").unlink()
-    assert told(tmp_path) == ("failed", 1, STEPS)
+    assert told(tmp_path) == ("waiting", 1, STEPS)
 
 
 @pytest.mark.parametrize(
@@ -320,7 +320,7 @@ def test_a_run_of_which_no_state_was_kept_is_never_done_before_its_last_step(tmp
 def test_a_damaged_state_is_no_trouble(tmp_path, content):
     cancelled(tmp_path)
     (tmp_path / "run.state").write_bytes(content)
-    assert told(tmp_path) == ("failed", 1, STEPS)
+    assert told(tmp_path) == ("waiting", 1, STEPS)
     assert len(list(started(tmp_path))) == STEPS - 1
 
 
