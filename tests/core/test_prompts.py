@@ -71,6 +71,16 @@ def test_what_a_node_wrote_beside_a_silent_graph_is_read():
     assert "node 2 (CLIPTextEncode) holds no text" in reason(prompt=silent, parameters="Steps: 1")
 
 
+@pytest.mark.parametrize("text", ["a <wildcard:animal>", "a <random:cat|dog>", " ", "x" * 30_000])
+def test_what_a_node_wrote_beside_comes_before_a_graphs_unfinished_text(text):
+    pytest.importorskip("sd_parsers", reason="the extra prompts is not installed")
+    assert read(prompt=with_text(text), parameters=f"a dog\n{A1111}").prompt.startswith("a dog")
+    told = reason(prompt=with_text(text), parameters=A1111.replace("a red fox", "a <wc:fox>"))
+    assert (
+        told.startswith("its prompt ") and "; beside the graph, its prompt holds '<wc:fox>'" in told
+    )
+
+
 @pytest.mark.parametrize("inner", [json.dumps(GRAPH), GRAPH], ids=["text", "object"])
 def test_graphs_within_one_comment_as_video_helpers_write_it(inner):
     assert read(Comment=json.dumps({"prompt": inner, "CreationTime": "2025"})) == TOLD
