@@ -99,6 +99,17 @@ def graph_beside(values: dict[str, Any]) -> str | None:
         return None
 
 
+def without_graphs(values: Any) -> Any:
+    """A JSON value without the graphs that an object holds, which may be texts themselves."""
+    if not isinstance(values, dict):
+        return values
+    objects = {
+        key: json_object(value) if isinstance(value, str) else value
+        for key, value in values.items()
+    }
+    return {key: value for key, value in values.items() if not is_graph(objects[key])}
+
+
 def _other_programs(texts: dict[str, str]) -> Generation:
     """What the other programs' texts say, read by sd-parsers; only where there are such texts."""
     parameters = {SAME.get(key, key): text for key, text in texts.items()}

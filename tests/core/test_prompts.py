@@ -257,6 +257,23 @@ def test_graph_in_a_json_beside_captions_the_picture(tmp_path):
     assert [winner.caption for winner in read_winners(tmp_path)] == ["a red fox", "a red fox"]
 
 
+@pytest.mark.parametrize(
+    ("sidecar", "caption"),
+    [
+        ({"prompt": "a cat", "workflow": json.loads(with_text(["9", 0]))}, "a cat"),
+        ({"prompt": "a cat", "workflow": with_text(["9", 0])}, "a cat"),
+        ({"workflow": {"nodes": [], "links": []}, "tags": ["a cat", "snow"]}, "a cat, snow"),
+        ({"prompt": with_text(["9", 0]), "caption": "a cat"}, "a cat"),
+        ({"prompt": with_text(["9", 0])}, "a red fox"),
+        ({"prompt": "a cat", "workflow": GRAPH}, "a red fox"),
+    ],
+)
+def test_caption_beside_a_silent_graph_in_one_json_is_read(tmp_path, sidecar, caption):
+    save(tmp_path / "a.png", prompt=json.dumps(GRAPH))
+    (tmp_path / "a.json").write_text(json.dumps(sidecar))
+    assert read_winners(tmp_path)[0].caption == caption
+
+
 def test_files_alone_are_asked_on_request(tmp_path):
     save(tmp_path / "a.png", prompt=json.dumps(GRAPH))
     with pytest.raises(DatasetError, match="no caption beside it. Put a .txt"):
