@@ -30,7 +30,6 @@ PICTURES = re.compile(
 PARTS = re.compile(r"noise_?mask|inpaint", re.IGNORECASE)
 """Kinds that leave all but a part of a picture as it is."""
 
-
 LOADERS = re.compile(
     r"load.*(image|latent|video|picture|frame)|(image|latent|video|picture|frame).*load",
     re.IGNORECASE,
