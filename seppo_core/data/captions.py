@@ -14,7 +14,7 @@ from typing import Any
 from ..errors import ConfigError, DatasetError
 from .generation import Generation, NoPromptError
 from .pictures import StoredPicture, reasons
-from .prompts import graph_beside, is_graph, read_generation
+from .prompts import graph_beside, is_graph, read_generation, without_graphs
 
 SUFFIXES = (".txt", ".caption", ".json")
 """Files that caption what lies beside them under the same name, in the order they are asked."""
@@ -179,7 +179,8 @@ def written_captions(suffix: str, data: bytes, reading: Reading) -> Written:
         values = json.loads(text)
     except (ValueError, RecursionError) as error:
         raise DatasetError(f"its .json is not valid JSON ({error})") from None
-    return as_written(graph_beside(values) if is_graph(values) else caption_in(values))
+    told = graph_beside(values) if is_graph(values) else None
+    return as_written(told or caption_in(without_graphs(values)))
 
 
 def first_written(found: Iterable[Written]) -> Written:

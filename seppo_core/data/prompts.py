@@ -26,16 +26,18 @@ def read_generation(file: BinaryIO, name: str) -> Generation:
     """
     texts = embedded_texts(file)
     try:
-        found = _graph_told(texts, name, lambda: _size(file))
+        if found := _graph_told(texts, name, lambda: _size(file)):
+            return _cleaned(found)
     except NoPromptError as error:
-        return _cleaned(_written_beside(texts, error))
-    return _cleaned(found or _other_programs(texts))
+        return _written_beside(texts, error)
+    return _cleaned(_other_programs(texts))
 
 
 def _written_beside(texts: dict[str, str], silence: NoPromptError) -> Generation:
-    """What a node wrote in another program's way beside a graph that tells nothing."""
+    """What a node wrote in another program's way beside a graph that tells no finished text."""
     try:
-        return _other_programs({key: text for key, text in texts.items() if key != "prompt"})
+        others = {key: text for key, text in texts.items() if key != "prompt"}
+        return _cleaned(_other_programs(others))
     except NoPromptError as error:
         if str(error) == NO_TEXT:
             raise silence from None
@@ -95,6 +97,17 @@ def graph_beside(values: dict[str, Any]) -> str | None:
         return _cleaned(_of_graph(kind, graph, "", lambda: None)).prompt
     except NoPromptError:
         return None
+
+
+def without_graphs(values: Any) -> Any:
+    """A JSON value without the graphs that an object holds, which may be texts themselves."""
+    if not isinstance(values, dict):
+        return values
+    objects = {
+        key: json_object(value) if isinstance(value, str) else value
+        for key, value in values.items()
+    }
+    return {key: value for key, value in values.items() if not is_graph(objects[key])}
 
 
 def _other_programs(texts: dict[str, str]) -> Generation:

@@ -56,7 +56,7 @@ PASSES = [
     Case(
         *("UltimateSDUpscale", "of a photo that was loaded"),
         on_picture("UltimateSDUpscale", image=["i", 0]) | {"i": node("LoadImage", image="x.png")},
-        "high quality",
+        None,
     ),
     Case(
         *("UltimateSDUpscale", "two upscales, one upon the other"),

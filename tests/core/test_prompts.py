@@ -71,6 +71,16 @@ def test_what_a_node_wrote_beside_a_silent_graph_is_read():
     assert "node 2 (CLIPTextEncode) holds no text" in reason(prompt=silent, parameters="Steps: 1")
 
 
+@pytest.mark.parametrize("text", ["a <wildcard:animal>", "a <random:cat|dog>", " ", "x" * 30_000])
+def test_what_a_node_wrote_beside_comes_before_a_graphs_unfinished_text(text):
+    pytest.importorskip("sd_parsers", reason="the extra prompts is not installed")
+    assert read(prompt=with_text(text), parameters=f"a dog\n{A1111}").prompt.startswith("a dog")
+    told = reason(prompt=with_text(text), parameters=A1111.replace("a red fox", "a <wc:fox>"))
+    assert (
+        told.startswith("its prompt ") and "; beside the graph, its prompt holds '<wc:fox>'" in told
+    )
+
+
 @pytest.mark.parametrize("inner", [json.dumps(GRAPH), GRAPH], ids=["text", "object"])
 def test_graphs_within_one_comment_as_video_helpers_write_it(inner):
     assert read(Comment=json.dumps({"prompt": inner, "CreationTime": "2025"})) == TOLD
@@ -245,6 +255,23 @@ def test_graph_in_a_json_beside_captions_the_picture(tmp_path):
     silent = json.loads(with_text(["9", 0])) | {"text": {"class_type": "Note", "inputs": {}}}
     plain.with_suffix(".json").write_text(json.dumps(silent))
     assert [winner.caption for winner in read_winners(tmp_path)] == ["a red fox", "a red fox"]
+
+
+@pytest.mark.parametrize(
+    ("sidecar", "caption"),
+    [
+        ({"prompt": "a cat", "workflow": json.loads(with_text(["9", 0]))}, "a cat"),
+        ({"prompt": "a cat", "workflow": with_text(["9", 0])}, "a cat"),
+        ({"workflow": {"nodes": [], "links": []}, "tags": ["a cat", "snow"]}, "a cat, snow"),
+        ({"prompt": with_text(["9", 0]), "caption": "a cat"}, "a cat"),
+        ({"prompt": with_text(["9", 0])}, "a red fox"),
+        ({"prompt": "a cat", "workflow": GRAPH}, "a red fox"),
+    ],
+)
+def test_caption_beside_a_silent_graph_in_one_json_is_read(tmp_path, sidecar, caption):
+    save(tmp_path / "a.png", prompt=json.dumps(GRAPH))
+    (tmp_path / "a.json").write_text(json.dumps(sidecar))
+    assert read_winners(tmp_path)[0].caption == caption
 
 
 def test_files_alone_are_asked_on_request(tmp_path):

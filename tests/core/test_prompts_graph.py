@@ -329,6 +329,7 @@ def test_text_through_nodes_of_strings(source, text):
     [
         (node("TextGenerate", clip=["model", 1], prompt="describe"), "node source (TextGenerate)"),
         (node("RegexReplace", string="aaaa", regex_pattern="(a+)+b"), "node source (RegexReplace)"),
+        (node("StringSlice", text="a fox", start=2), "node source (StringSlice)"),
         (node("FooPrompt", amount=3), "node source (FooPrompt)"),
         (node("GeminiNode", prompt="describe a fox"), "node source (GeminiNode)"),
         (node("StringFormat", f_string="{a.__class__}", a="x"), "node source (StringFormat)"),

@@ -18,6 +18,7 @@ MAX_LEVELS = 20
 
 NO_SAMPLER = "no saved picture leads to a sampler"
 EMPTY = "its prompt is empty"
+LOADED = "refines a picture that was loaded, whose prompt the graph does not hold"
 
 PICTURES = re.compile(
     r"(?!.*(mask|ref|style|control|clip|vision|upscale_model|width|height|size|num|count|output))"
@@ -28,6 +29,20 @@ PICTURES = re.compile(
 
 PARTS = re.compile(r"noise_?mask|inpaint", re.IGNORECASE)
 """Kinds that leave all but a part of a picture as it is."""
+
+LOADERS = re.compile(
+    r"load.*(image|latent|video|picture|frame)|(image|latent|video|picture|frame).*load",
+    re.IGNORECASE,
+)
+"""Kinds that bring a picture from outside."""
+
+CONTENTS = re.compile(
+    r"(image|latent|video|url|path|directory|folder|file)s?(_(path|url|file|name))?"
+)
+"""Inputs that name such a picture, or hold it, as text."""
+
+EMPTY_LATENT = re.compile(r"empty.*latent", re.IGNORECASE)
+"""Kinds that bring nothing to refine: what is drawn upon them is new, whatever is loaded beside."""
 
 
 def picture_of(graph: Graph, node_id: str) -> Answering:
@@ -76,6 +91,8 @@ def pass_of(graph: Graph, node_id: str) -> Answering:
     if not before and own and not own.prompt:
         before = _anywhere(graph, node)
     if not before:
+        if share is not None and share <= REFINES and _loads(graph, node):
+            raise NoPromptError(f"{node} {LOADED}")
         return _told(own, silence)
     try:
         earlier = yield (agreed_of, *(other.id for other in before))
@@ -128,6 +145,18 @@ def _draws_a_part(graph: Graph, node: Node) -> bool:
         PARTS.search(other.kind) and "mask" in graph.links(other)
         for other in _way(graph, _begun_with(graph, node))
     )
+
+
+def _loads(graph: Graph, node: Node) -> bool:
+    """Whether a sampler begins with a picture that no node of the graph makes."""
+    behind = [*_way(graph, _begun_with(graph, node))]
+    anew = any(EMPTY_LATENT.search(other.kind) for other in behind)
+    return not anew and any(_brings(other) for other in behind if not _onward(graph, other))
+
+
+def _brings(node: Node) -> bool:
+    held = (name for name, value in node.inputs.items() if isinstance(value, str))
+    return bool(LOADERS.search(node.kind) or any(map(CONTENTS.fullmatch, held)))
 
 
 def _way(graph: Graph, links: list[Link]) -> Iterator[Node]:

@@ -147,13 +147,31 @@ STRINGS: dict[str, Rule] = {
 a file brings may take for ever."""
 
 COMPUTED = re.compile(
-    r"regex|random|wildcard|generate|llm|gpt|llama|claude|gemini|openai|chat|florence|joycaption|caption"
-    r"|interrogat|tagger|enhance|upsampl|translat|vlm|vision|qwen|length|contains|compare|load|json|build",
+    r"regex|generate|llm|llama|chat|florence|joycaption|caption"
+    r"|interrogat|tagger|enhance|upsampl|vlm|vision|qwen|mistral|length|contains|compare|load|json|build"
+    r"|slice|substr|truncat|extract|count|sort|filter|template|pick|choose",
     re.IGNORECASE,
 )
-"""Kinds whose text is known only once they run, though they hold one."""
+"""Kinds of strings whose text is known only once they run, though they hold one. Encoders are not asked
+for these: networks that encode are called after models that write."""
 
-WILDCARDS = re.compile(r"wildcard|^DP(Random|Combinatorial)", re.IGNORECASE)
+REWRITES = re.compile(
+    r"translat|expan(d|sion)|enrich|rewrit|rephras|magic_? ?prompt|super_? ?prompt|prompt_? ?gen|random"
+    r"|griptape|ollama|gpt|gemini|openai|claude|deepseek|assistant|agent"
+    r"|schedul|travel|keyframe|batch|split|sequence|cycl|iterat|for_? ?each|shuffl|(?-i:"
+    r"(?:(?<![A-Za-z])l|L)ists?(?![a-z])"
+    r"|(?<!ulti)(?<!ulti[-_ ])(?:(?<![A-Za-z])l|L)ines?(?![a-z]))",
+    re.IGNORECASE,
+)
+"""Kinds that make other text of theirs, or several, whether they give it or encode it."""
+
+RUNS = re.compile(
+    r"temperature|top_[kp]|max_(new_)?tokens|agent|api_key|(.*_)?translate(_.*)?"
+    r"|max_rows|start_index|(max|current)_frames?"
+)
+"""Inputs of such kinds, whatever they are called: of what writes, translates, or gives one after another."""
+
+WILDCARDS = re.compile(r"wildcard|noodle|\(NSP\)|^DP(Random|Combinatorial)", re.IGNORECASE)
 DRAWN = re.compile(r"[{}|]|__|<(?!lora:|lyco:|hypernet:)|\$")
 """Signs in a text that nodes of WILDCARDS replace by what they draw; without them it stays as it is."""
 
@@ -229,7 +247,22 @@ def _computed(node: Node) -> Callable[[str], str] | None:
             return text
 
         return unchanged
-    return None if COMPUTED.search(node.kind) else str
+    return None if COMPUTED.search(node.kind) or makes_others(node) else str
+
+
+def makes_others(node: Node) -> bool:
+    """Whether a node makes other text of the one that it holds."""
+    return bool(REWRITES.search(node.kind) or any(map(RUNS.fullmatch, node.inputs)))
+
+
+def encoded(node: Node, name: str, text: str) -> str:
+    """The text that a node encodes of the one that an input holds; NoPromptError if it makes another."""
+    if "populated" in name:
+        return text
+    drawn = WILDCARDS.search(node.kind) and DRAWN.search(text)
+    if drawn or makes_others(node):
+        raise _only_when_it_runs(node)
+    return text
 
 
 def _shown(node: Node, names: list[str]) -> list[str]:

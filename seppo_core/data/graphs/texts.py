@@ -4,7 +4,7 @@ import re
 
 from ..generation import NoPromptError
 from .nodes import Answering, Graph, Link, Node, number
-from .strings import NEGATIVE, NO_CONDITIONING, SETTINGS, plausible_names, text_value
+from .strings import NEGATIVE, NO_CONDITIONING, SETTINGS, encoded, plausible_names, text_value
 
 MAX_PARTS = 100
 """Texts that one conditioning is combined of."""
@@ -88,7 +88,7 @@ def conditioning_texts(graph: Graph, link: Link, side: str) -> Answering:
 
 def own_text(graph: Graph, node_id: str, name: str) -> Answering:
     """The text that a node encodes, with what is linked to stand in front of it."""
-    text = yield (text_value, node_id, name)
+    text = encoded(graph.nodes[node_id], name, (yield (text_value, node_id, name)))
     before = f"prepend_{name}"
     if before not in graph.nodes[node_id].inputs:
         return text
