@@ -45,6 +45,9 @@ NOT_TEXT = "its caption file is not UTF-8 text; save it as UTF-8"
 LINES = ("auto", "one is drawn", "joined", "first")
 """What becomes of a caption file's lines. `auto` joins those of one text and tags, and draws one of any others."""
 
+MOST_CAPTIONS = 20
+"""of a caption file's lines that count as captions of one picture; each is encoded"""
+
 
 @dataclass(frozen=True)
 class Reading:
@@ -214,6 +217,8 @@ def read_lines(every: Sequence[str], how: str) -> tuple[list[str], str]:
         lines = [run_on(every)] if how == "joined" else [*dict.fromkeys(texts_of(every))]
         if len(lines) == 1:
             return lines, "joined, as one text"
+    if len(lines) > MOST_CAPTIONS:
+        return lines[:MOST_CAPTIONS], f"one of the first {MOST_CAPTIONS} is drawn each time"
     return lines, "one is drawn each time"
 
 

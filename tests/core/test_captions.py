@@ -202,6 +202,16 @@ def test_one_tag_a_line_is_one_caption(tmp_path, text, is_list):
     assert drawn[0].captions() == tuple(lines)
 
 
+def test_of_very_many_lines_the_first_are_captions_and_the_report_says_so(tmp_path):
+    every = [f"A photo of a girl who wears hat number {number}." for number in range(21)]
+    captioned(tmp_path / "a.png", "\n".join(every))
+    for choice in ("auto", "one is drawn"):
+        winners = read_winners(tmp_path, caption_lines=choice)
+        assert winners[0].captions() == tuple(every[:20])
+        assert "several lines: one of the first 20 is drawn each time" in winners.report()
+    assert read_winners(tmp_path, caption_lines="joined")[0].captions() == (" ".join(every),)
+
+
 @pytest.mark.parametrize(
     ("choice", "captions"),
     [
