@@ -25,6 +25,9 @@ TABLES = ("metadata.jsonl", "metadata.csv")
 CAPTION_KEYS = ("caption", "text", "prompt", "description", "tags")
 """Names under which JSON and tables hold a caption, in the order they are asked."""
 
+EMPTY_KEYS = ("caption", "text")
+"""of these, whose empty text is an empty caption; the others are empty where nobody wrote anything"""
+
 MAX_CAPTION_BYTES = 1_000_000
 MAX_TABLE_BYTES = 500_000_000
 HEAD_BYTES = 4096
@@ -225,11 +228,12 @@ def read_lines(every: Sequence[str], how: str) -> tuple[list[str], str]:
 def caption_in(values: Any) -> str | None:
     """The caption of a JSON value: a string, a list of tags, or an object with one of CAPTION_KEYS.
 
-    None if it is nothing of these, or an object without any.
+    None if it is nothing of these, or an object without any; empty if one of EMPTY_KEYS is and no other is filled.
     """
     if isinstance(values, dict):
-        found = [caption_in(values[key]) for key in CAPTION_KEYS if key in values]
-        return next(filter(None, found), "" if "" in found else None)
+        found = {key: caption_in(values[key]) for key in CAPTION_KEYS if key in values}
+        empty = any(found.get(key) == "" for key in EMPTY_KEYS)
+        return next(filter(None, found.values()), "" if empty else None)
     if isinstance(values, list):
         return ", ".join(item.strip() for item in values if isinstance(item, str) and item.strip())
     return values.strip() if isinstance(values, str) else None

@@ -248,6 +248,44 @@ def test_an_empty_caption_file_is_told_from_none_and_no_prompt_overrules_it(tmp_
 
 
 @pytest.mark.parametrize(
+    ("values", "caption"),
+    [
+        ({"title": "IMG_1.jpg", "description": "", "url": "https://photos"}, "a fox"),
+        ({"prompt": "", "tags": []}, "a fox"),
+        ({"caption": {"description": ""}}, "a fox"),
+        ({"text": "", "tags": ["red", "bird"]}, "red, bird"),
+        ({"text": " "}, None),
+        ({"caption": "", "description": ""}, None),
+        ("", None),
+    ],
+)
+def test_only_an_empty_caption_or_text_in_json_says_that_there_is_none(tmp_path, values, caption):
+    draw(tmp_path / "a.png", pnginfo=by_graph("a fox")).with_suffix(".json").write_text(
+        json.dumps(values)
+    )
+    draw(tmp_path / "b.png", pnginfo=by_graph("a fox"), seed=1)
+    winners = read_winners(tmp_path)
+    found = {winner.name: winner.caption for winner in winners}
+    assert found == {"b.png": "a fox"} | ({"a.png": caption} if caption else {})
+    assert [item.name for item in winners.left_out] == ([] if caption else ["a.png"])
+
+
+def test_an_empty_cell_of_a_table_captions_nothing_unless_it_is_caption_or_text(tmp_path):
+    for seed, name in enumerate(("a", "b", "c")):
+        draw(tmp_path / f"{name}.png", pnginfo=by_graph("a fox"), seed=seed)
+    rows = "file_name,description,text\na.png,a bird,\nb.png,,\n"
+    (tmp_path / "metadata.csv").write_text(rows)
+    winners = read_winners(tmp_path)
+    assert {winner.name: winner.caption for winner in winners} == {
+        "a.png": "a bird",
+        "c.png": "a fox",
+    }
+    assert winners.left_out[0].reason.startswith("its caption is empty")
+    (tmp_path / "metadata.csv").write_text(rows.replace(",text", ",prompt"))
+    assert [winner.caption for winner in read_winners(tmp_path)] == ["a bird", "a fox", "a fox"]
+
+
+@pytest.mark.parametrize(
     "encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-le", "utf-16-be", "utf-32"]
 )
 @pytest.mark.parametrize("text", ["a dog", "ein Hund, Füße", "红色狐狸, 1girl\n"])
