@@ -81,8 +81,8 @@ def lines_input() -> Any:
         optional=True,
         advanced=True,
         tooltip="For caption files of several lines. one is drawn: each line is a caption, a random one each "
-        "time. joined: all lines are one text. first: only the first counts. auto joins paragraphs and "
-        "wrapped texts, and draws a line of any others. The report says what was done.",
+        "time. joined: all lines are one text. first: only the first counts. auto joins paragraphs, wrapped "
+        "texts and lists of one tag a line, and draws a line of any others. The report says what was done.",
     )
 
 

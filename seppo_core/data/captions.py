@@ -7,12 +7,12 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 from ..errors import ConfigError, DatasetError
 from .generation import Generation, NoPromptError
+from .lines import are_tags, as_tags, run_on, texts_of
 from .pictures import StoredPicture, reasons
 from .prompts import graph_beside, is_graph, read_generation, without_graphs
 
@@ -24,6 +24,9 @@ TABLES = ("metadata.jsonl", "metadata.csv")
 
 CAPTION_KEYS = ("caption", "text", "prompt", "description", "tags")
 """Names under which JSON and tables hold a caption, in the order they are asked."""
+
+EMPTY_KEYS = ("caption", "text")
+"""of these, whose empty text is an empty caption; the others are empty where nobody wrote anything"""
 
 MAX_CAPTION_BYTES = 1_000_000
 MAX_TABLE_BYTES = 500_000_000
@@ -43,10 +46,10 @@ EMPTY_CAPTION = (
 NOT_TEXT = "its caption file is not UTF-8 text; save it as UTF-8"
 
 LINES = ("auto", "one is drawn", "joined", "first")
-"""What becomes of a caption file's lines. `auto` joins those of one text and draws one of any others."""
+"""What becomes of a caption file's lines. `auto` joins those of one text and tags, and draws one of any others."""
 
-WRAPPED_AT = 50
-"""Texts are wrapped at this width or a larger one."""
+MOST_CAPTIONS = 20
+"""of a caption file's lines that count as captions of one picture; each is encoded"""
 
 
 @dataclass(frozen=True)
@@ -200,40 +203,38 @@ def as_written(text: str | None) -> Written:
 def captions_of_lines(text: str, reading: Reading) -> list[str]:
     """The captions in a text file, by what `reading` says of lines; counted in `reading.lines_told`."""
     every = [line.strip() for line in text.splitlines()]
+    if len({*every} - {""}) < 2:
+        return every[:1]
+    texts, told = read_lines(every, reading.caption_lines)
+    reading.lines_told[told] += 1
+    return texts
+
+
+def read_lines(every: Sequence[str], how: str) -> tuple[list[str], str]:
+    """The captions that lines are, by a row of LINES, and what the report says of it."""
     lines = [*dict.fromkeys(filter(None, every))]
-    if len(lines) < 2:
-        return lines
-    how = reading.caption_lines
-    if how == "auto":
-        how = "joined" if is_one_text(every) else "one is drawn"
-    told = {"joined": "joined, as one text", "first": "the first is used"}
-    reading.lines_told[told.get(how, "one is drawn each time")] += 1
-    if how == "joined":
-        return [" ".join(filter(None, every))]
-    return lines[:1] if how == "first" else lines
-
-
-def is_one_text(lines: Sequence[str]) -> bool:
-    """Whether lines are one text: paragraphs with an empty line between, or sentences wrapped at one width.
-
-    Wrapped are three or more, none of which had room for the next one's first word.
-    """
-    if not all(lines):
-        return True
-    width = max(map(len, lines))
-    full = all(len(line) + len(after.split()[0]) >= width for line, after in pairwise(lines))
-    sentences = all(line.endswith((".", "!", "?")) for line in lines)
-    return len(lines) > 2 and width >= WRAPPED_AT and full and not sentences
+    if how == "first":
+        return lines[:1], "the first is used"
+    if how != "one is drawn":
+        if are_tags(lines):
+            return [as_tags(lines)], "joined, as tags"
+        lines = [run_on(every)] if how == "joined" else [*dict.fromkeys(texts_of(every))]
+        if len(lines) == 1:
+            return lines, "joined, as one text"
+    if len(lines) > MOST_CAPTIONS:
+        return lines[:MOST_CAPTIONS], f"one of the first {MOST_CAPTIONS} is drawn each time"
+    return lines, "one is drawn each time"
 
 
 def caption_in(values: Any) -> str | None:
     """The caption of a JSON value: a string, a list of tags, or an object with one of CAPTION_KEYS.
 
-    None if it is nothing of these, or an object without any.
+    None if it is nothing of these, or an object without any; empty if one of EMPTY_KEYS is and no other is filled.
     """
     if isinstance(values, dict):
-        found = [caption_in(values[key]) for key in CAPTION_KEYS if key in values]
-        return next(filter(None, found), "" if "" in found else None)
+        found = {key: caption_in(values[key]) for key in CAPTION_KEYS if key in values}
+        empty = any(found.get(key) == "" for key in EMPTY_KEYS)
+        return next(filter(None, found.values()), "" if empty else None)
     if isinstance(values, list):
         return ", ".join(item.strip() for item in values if isinstance(item, str) and item.strip())
     return values.strip() if isinstance(values, str) else None

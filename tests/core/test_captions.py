@@ -125,6 +125,93 @@ def test_lines_of_one_text_are_joined_and_others_are_captions(tmp_path, text, to
     assert winners[0].captions() == (whole if "joined" in told else tuple(text.split("\n")))
 
 
+BROKEN = "A tall woman in a red coat stands at the harbour and looks at\nthe ships."
+ROOFS = "Gulls sit on the roofs of the warehouses of brick behind the\nquay and wait for the fishing boats to come home."
+BLIP = "a woman in a red dress stands in front of a tall building\na woman with a hat looks at the camera in front of a house with a garden"
+BOORU = "1girl, solo, long hair, blue eyes, red coat, standing, harbour"
+SIGHT = "一个穿红色外套的女孩站在港口的石头码头上看着远处的大海和船只，在她身后是一排用红砖砌成的旧仓库，屋顶上停着许多白色的海鸥。"
+
+
+@pytest.mark.parametrize(
+    ("text", "captions"),
+    [
+        (BROKEN, [BROKEN]),
+        (f"{BROKEN}\n{ROOFS}", [f"{BROKEN}\n{ROOFS}"]),
+        (f"{BROKEN}\nThe sky is grey.", [f"{BROKEN}\nThe sky is grey."]),
+        (f"{TAGS}\n{BROKEN}", [TAGS, BROKEN]),
+        (f"{TAGS}\n{BROKEN}\n{SENTENCE}", [TAGS, BROKEN, SENTENCE]),
+        (f"{BOORU}\na woman at the quay.", [BOORU, "a woman at the quay."]),
+        ("1girl, solo,\nlong hair, blue eyes,\nred coat, hat", None),
+        (BLIP, BLIP.split("\n")),
+        ("two" + BLIP[1:], ["two" + BLIP.split("\n")[0][1:], BLIP.split("\n")[1]]),
+        (BROKEN.lower().strip("."), [BROKEN.lower().strip(".")]),
+        (f"A girl.\n{BROKEN.lower()}", ["A girl.", BROKEN.lower()]),
+    ],
+    ids=[
+        *("two lines", "two paragraphs", "a paragraph and a sentence", "tags first", "in between"),
+        *("tags and a sentence", "tags in lines", "all begin small", "of two lengths", "no end"),
+        "a small paragraph last",
+    ],
+)
+def test_a_wrapped_paragraph_is_never_drawn_in_halves(tmp_path, text, captions):
+    captioned(tmp_path / "a.png", text)
+    expected = tuple(" ".join(one.split()) for one in captions or [text])
+    assert read_winners(tmp_path)[0].captions() == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "captions"),
+    [
+        (f"{SIGHT}\n{SIGHT[:-3]}！\n{SIGHT[2:]}", None),
+        (f"{SIGHT[:-5]}\n{SIGHT[2:-1]}\n{SIGHT[1:-9]}", None),
+        ("女孩站在港口。\n她看着船。\n天是灰色的。\n海鸥在飞。", None),
+        (f"{SIGHT[:28]}\n{SIGHT[28:55]}\n{SIGHT[55:]}", [SIGHT]),
+        ("赤いコートの女の子\n\n港に立っている", ["赤いコートの女の子港に立っている"]),
+        ("1女孩\n独奏\n长发\n蓝眼睛", ["1女孩, 独奏, 长发, 蓝眼睛"]),
+    ],
+    ids=["sentences", "no full stops", "short sentences", "wrapped", "paragraphs", "tags"],
+)
+def test_chinese_and_japanese_lines_are_told_apart_without_spaces(tmp_path, text, captions):
+    captioned(tmp_path / "a.png", text)
+    assert read_winners(tmp_path)[0].captions() == tuple(captions or text.split("\n"))
+
+
+@pytest.mark.parametrize(
+    ("text", "is_list"),
+    [
+        ("1girl\nsolo\nlong hair\nblue eyes", True),
+        ("1girl,\nsolo,\nlong hair,\nblue eyes,", True),
+        ("1girl\n^_^\n?\nbocchi the rock!\n\nk-on!", True),
+        ("\n".join([*"abcdefghi", "series:the legend of zelda: breath of the wild"]), True),
+        ("1girl\nsolo\nlong hair", False),
+        ("1girl\nsolo\nlong hair\na girl who stands at the harbour", False),
+        ("1girl, solo\nlong hair\nhat\ncoat", False),
+        ("A red fox.\nA fox in snow.\nA fox at night.\nFox!", False),
+    ],
+    ids=["tags", "commas", "faces", "a title", "three", "a sentence", "a list", "sentences"],
+)
+def test_one_tag_a_line_is_one_caption(tmp_path, text, is_list):
+    captioned(tmp_path / "a.png", text)
+    lines = [line for line in text.split("\n") if line]
+    tags = (", ".join(line.rstrip(",") for line in lines),)
+    for choice in ("auto", "joined"):
+        winners = read_winners(tmp_path, caption_lines=choice)
+        assert (winners[0].captions() == tags) is is_list
+        assert ("several lines: joined, as tags" in winners.report()) is is_list
+    drawn = read_winners(tmp_path, caption_lines="one is drawn")
+    assert drawn[0].captions() == tuple(lines)
+
+
+def test_of_very_many_lines_the_first_are_captions_and_the_report_says_so(tmp_path):
+    every = [f"A photo of a girl who wears hat number {number}." for number in range(21)]
+    captioned(tmp_path / "a.png", "\n".join(every))
+    for choice in ("auto", "one is drawn"):
+        winners = read_winners(tmp_path, caption_lines=choice)
+        assert winners[0].captions() == tuple(every[:20])
+        assert "several lines: one of the first 20 is drawn each time" in winners.report()
+    assert read_winners(tmp_path, caption_lines="joined")[0].captions() == (" ".join(every),)
+
+
 @pytest.mark.parametrize(
     ("choice", "captions"),
     [
@@ -158,6 +245,44 @@ def test_an_empty_caption_file_is_told_from_none_and_no_prompt_overrules_it(tmp_
     assert [winner.caption for winner in for_all].count("anything") == 3
     dataset = encoded(reworded(for_all, Wording(dropout=1)))
     assert {dataset.drawn(0, window).caption for window in range(20)} == {""}
+
+
+@pytest.mark.parametrize(
+    ("values", "caption"),
+    [
+        ({"title": "IMG_1.jpg", "description": "", "url": "https://photos"}, "a fox"),
+        ({"prompt": "", "tags": []}, "a fox"),
+        ({"caption": {"description": ""}}, "a fox"),
+        ({"text": "", "tags": ["red", "bird"]}, "red, bird"),
+        ({"text": " "}, None),
+        ({"caption": "", "description": ""}, None),
+        ("", None),
+    ],
+)
+def test_only_an_empty_caption_or_text_in_json_says_that_there_is_none(tmp_path, values, caption):
+    draw(tmp_path / "a.png", pnginfo=by_graph("a fox")).with_suffix(".json").write_text(
+        json.dumps(values)
+    )
+    draw(tmp_path / "b.png", pnginfo=by_graph("a fox"), seed=1)
+    winners = read_winners(tmp_path)
+    found = {winner.name: winner.caption for winner in winners}
+    assert found == {"b.png": "a fox"} | ({"a.png": caption} if caption else {})
+    assert [item.name for item in winners.left_out] == ([] if caption else ["a.png"])
+
+
+def test_an_empty_cell_of_a_table_captions_nothing_unless_it_is_caption_or_text(tmp_path):
+    for seed, name in enumerate(("a", "b", "c")):
+        draw(tmp_path / f"{name}.png", pnginfo=by_graph("a fox"), seed=seed)
+    rows = "file_name,description,text\na.png,a bird,\nb.png,,\n"
+    (tmp_path / "metadata.csv").write_text(rows)
+    winners = read_winners(tmp_path)
+    assert {winner.name: winner.caption for winner in winners} == {
+        "a.png": "a bird",
+        "c.png": "a fox",
+    }
+    assert winners.left_out[0].reason.startswith("its caption is empty")
+    (tmp_path / "metadata.csv").write_text(rows.replace(",text", ",prompt"))
+    assert [winner.caption for winner in read_winners(tmp_path)] == ["a bird", "a fox", "a fox"]
 
 
 @pytest.mark.parametrize(
