@@ -6,6 +6,7 @@ the others up here. The one it names has a default: the host leaves it out where
 
 from collections.abc import Callable
 from contextvars import ContextVar
+from itertools import count
 from typing import Any
 
 from comfy_api.latest import io
@@ -18,6 +19,8 @@ UNKNOWN = (None,)
 """What a node whose inputs are lists is given for one that is linked: it is known only when the graph runs."""
 
 _REQUEST: ContextVar[dict[str, Any]] = ContextVar("seppo_request", default={})  # noqa: B039 (never changed)
+_NUMBER: ContextVar[int] = ContextVar("seppo_request_number", default=0)
+_numbers = count(1)
 
 
 def listen(server: PromptServer) -> None:
@@ -27,6 +30,7 @@ def listen(server: PromptServer) -> None:
 def remember(request: dict[str, Any]) -> dict[str, Any]:
     """The host gives every request to queue a graph, and validates it in the same task."""
     _REQUEST.set(request)
+    _NUMBER.set(next(_numbers))
     return request
 
 
@@ -73,6 +77,6 @@ def checked(node: type[io.ComfyNode], check: Callable[[], Any]) -> bool | str:
         page, server = _REQUEST.get().get("client_id"), getattr(PromptServer, "instance", None)
         if page and server is not None:
             said = {"node": node.define_schema().display_name, "said": str(error)}
-            server.send_sync("seppo.refused", said, page)
+            server.send_sync("seppo.refused", said | {"request": _NUMBER.get()}, page)
         return str(error)
     return True

@@ -4,20 +4,18 @@ import { api } from "./shared/api.js";
 
 const { app } = window.comfyAPI.app;
 const OURS = "SePPO";
-const TOGETHER = 2000;
-/** Milliseconds: what several nodes say of one graph comes within that time. */
 
 let shown = [];
-let last = 0;
+let last = null;
 
-/** Stays until it is closed, or until there is something else to say. */
-function say(summary, detail) {
+/** Stays until it is closed, or until there is something to say of another graph. */
+function say(summary, detail, graph) {
   const { toast } = app.extensionManager;
-  if (Date.now() - last > TOGETHER) {
+  if (graph !== last) {
     shown.forEach((message) => toast.remove(message));
     shown = [];
   }
-  last = Date.now();
+  last = graph;
   shown.push({ severity: "error", summary, detail });
   toast.add(shown.at(-1));
 }
@@ -25,11 +23,11 @@ function say(summary, detail) {
 app.registerExtension({
   name: "seppo.refusals",
   setup() {
-    api.addEventListener("seppo.refused", ({ detail }) => say(detail.node, detail.said));
+    api.addEventListener("seppo.refused", ({ detail }) => say(detail.node, detail.said, detail.request));
     api.addEventListener("execution_error", ({ detail }) => {
       const kind = detail?.node_type ?? "";
       if (!kind.startsWith(OURS)) return;
-      say(window.LiteGraph.registered_node_types[kind]?.title ?? kind, detail.exception_message.trim());
+      say(window.LiteGraph.registered_node_types[kind]?.title ?? kind, detail.exception_message.trim(), detail.prompt_id);
     });
   },
 });
