@@ -189,10 +189,23 @@ def test_what_is_no_workflow_has_no_panel(host, workflow):
 def test_a_queued_graph_of_no_page_has_no_panel(host, extra):
     prompt = {"1": {"class_type": "SePPOTrain", "inputs": {"model": [["x"], 0], "run_name": "a"}}}
     panels = host.module("nodes.panels")
-    assert list(panels.nodes_of("one", prompt, extra)) == []
+    assert list(panels.nodes_of("one", prompt, extra, ["1"])) == []
     shown = {"extra_pnginfo": {"workflow": {"nodes": [train_node(1, "one")]}}}
-    assert list(panels.nodes_of("one", prompt, shown)) == ["1"]
+    assert list(panels.nodes_of("one", prompt, shown, ["1"])) == ["1"]
     assert panels.turn("no such prompt", prompt, "1").text == "waiting (for the nodes before it)"
+
+
+def test_a_graph_that_does_not_come_to_a_node_leaves_its_panel_alone(host):
+    """The host queues what is left of a graph whose training node it refused, or was not asked for."""
+    prompt = {
+        "train": node("SePPOTrain"),
+        "curves": node("SePPOCurves", run=["train", 3]),
+        "picture": node("SaveImage"),
+    }
+    shown = {"extra_pnginfo": {"workflow": {"nodes": [train_node("train", "one")]}}}
+    nodes_of = host.module("nodes.panels").nodes_of
+    assert list(nodes_of("one", prompt, shown, ["picture"])) == []
+    assert list(nodes_of("one", prompt, shown, ["curves", "picture"])) == ["train"]
 
 
 def test_a_node_that_waits_is_told_from_one_that_had_its_turn(host):
