@@ -77,11 +77,14 @@ def turn(prompt_id: str, prompt: dict[str, Any], node_id: str) -> Status | None:
         return None
     if mine is not None and mine["state"] is NodeState.Running:
         return Status(TRAINING, note="getting ready")
-    for other in ancestors(prompt, node_id):
-        encodes = prompt[other].get("class_type") == ENCODE
-        if encodes and other in at and at[other]["state"] is NodeState.Running:
-            done = at[other]["value"] / (at[other]["max"] or 1)
+    encoders = [n for n in ancestors(prompt, node_id) if prompt[n].get("class_type") == ENCODE]
+    begun = [at[encoder] for encoder in encoders if encoder in at]
+    for one in begun:
+        if one["state"] is NodeState.Running:
+            done = one["value"] / (one["max"] or 1)
             return Status(ENCODING, note=f"{done:.0%}" if done else "")
+    if any(one["state"] is NodeState.Finished for one in begun):
+        return Status(TRAINING, note="getting ready")
     return Status(WAITING, note="for the nodes before it")
 
 

@@ -156,8 +156,10 @@ def judged(facts: Facts) -> Status:
         return Status(FAILED, *place, PROCESS_ENDED)
     if record.state == STOPPED:
         return Status(STOPPED, *place, record.reason)
-    if record.state in ("", WAITING, CANCELLED):  # none: of a version that kept no record
-        return Status(record.state or WAITING, *place)
+    if record.state == CANCELLED:
+        return Status(CANCELLED, *place)
+    if record.state in ("", DONE, WAITING):  # none: of a version that kept no record
+        return Status(WAITING, *place)
     return Status(FAILED, *place, record.reason or PROCESS_ENDED)
 
 

@@ -234,7 +234,7 @@ def test_a_node_that_waits_is_told_from_one_that_had_its_turn(host):
     progress.update_progress("dataset", 12, 120)
     assert told() == "encoding winners (10%)"
     progress.finish_progress("dataset")
-    assert told() == "waiting (for the nodes before it)"
+    assert told() == "training (getting ready)"  # never back to waiting
     progress.start_progress("train")
     assert told() == "training (getting ready)"
     progress.finish_progress("train")
