@@ -174,7 +174,7 @@ def training(checkpoint: str, run_name: str, steps: int = 4, **widgets: Any) -> 
 
 def draw_winners(folder: Path, count: int = 3) -> None:
     """Pictures of discs on plain ground, each with its caption."""
-    folder.mkdir(parents=True)
+    folder.mkdir(parents=True, exist_ok=True)
     colors = ("crimson", "seagreen", "royalblue", "orange")
     for i in range(count):
         picture = Image.new("RGB", (96, 96), "ivory")

@@ -57,5 +57,5 @@ def test_a_refusal_and_a_failure_are_shown_in_the_packs_own_words(open_page, fol
     page.queue()
     text = said(page, "portraits: no usable image. Give at least one picture.")
     assert "SePPO Load Winning Images" in text and "seppo_core" not in text
-    assert page.tab.locator(TOAST, has_text="there is no folder").count() == 0
+    page.tab.locator(TOAST, has_text="there is no folder").wait_for(state="detached")
     page.shot("failed")
