@@ -286,10 +286,8 @@ class Trainer:
             self._roll_back(where)
         elif alarm.finite:
             log.warning("%s. The run ends here, with what it has learned", where)
-            self.ended, self.judged_from = (
-                alarm.reason,
-                self.step,
-            )  # asked to go on, it is judged anew
+            self.ended = alarm.reason
+            self.judged_from = self.step  # asked to go on, it is judged anew
         else:
             raise NonFiniteLossError(
                 f"{where}; none of these steps was applied. Lower the learning rate or beta, or compute in "
