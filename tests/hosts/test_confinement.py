@@ -17,7 +17,7 @@ import pytest
 import torch
 from folders import draw
 from hostile import LINK, MARKER, Bait, attacks, lay_bait, tidied, watch
-from inprocess import GraphError
+from inprocess import PACK, GraphError
 from runs import dataset, make_run
 from thin import thin_conditioning, thin_latent
 
@@ -229,7 +229,8 @@ def elsewhere(bait, monkeypatch, host):
     logging.disable(logging.NOTSET)
 
 
-OURS = re.compile(r"seppo_core\.errors\.\w+Error: ")
+ERRORS = (PACK / "seppo_core" / "errors.py").read_text("utf-8")
+OURS = re.compile(rf": (?:{'|'.join(re.findall(r'^class (\w+)', ERRORS, re.MULTILINE))}): ")
 BY_THE_HOST = re.compile(r"^(Prompt outputs failed validation|node node: )")
 
 

@@ -228,7 +228,7 @@ def test_guided_samples_take_the_negative_conditioning(host):
     plain, with_cfg = (run_of(host, name).metrics() for name in ("unguided", "guided"))
     assert plain[0]["policy_error"] == with_cfg[0]["policy_error"]  # the winners' is the same
     assert plain[0]["grad_norm"] != with_cfg[0]["grad_norm"]  # the samples' is not
-    with pytest.raises(GraphError, match="needs a negative conditioning"):
+    with pytest.raises(GraphError, match="needs a negative prompt"):
         host.run_graph(graph(host, kind, "no_negative", references=guided), wanted=["train"])
 
 

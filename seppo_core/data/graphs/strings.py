@@ -171,6 +171,9 @@ RUNS = re.compile(
 )
 """Inputs of such kinds, whatever they are called: of what writes, translates, or gives one after another."""
 
+SOUND = re.compile(r"audio|music|speech", re.IGNORECASE)
+"""Kinds that sample sounds by such inputs, while they encode a text as it stands."""
+
 WILDCARDS = re.compile(r"wildcard|noodle|\(NSP\)|^DP(Random|Combinatorial)", re.IGNORECASE)
 DRAWN = re.compile(r"[{}|]|__|<(?!lora:|lyco:|hypernet:)|\$")
 """Signs in a text that nodes of WILDCARDS replace by what they draw; without them it stays as it is."""
@@ -260,7 +263,7 @@ def encoded(node: Node, name: str, text: str) -> str:
     if "populated" in name:
         return text
     drawn = WILDCARDS.search(node.kind) and DRAWN.search(text)
-    if drawn or makes_others(node):
+    if drawn or (makes_others(node) and not SOUND.search(node.kind)):
         raise _only_when_it_runs(node)
     return text
 
