@@ -9,7 +9,7 @@ import hashlib
 import logging
 import time
 from collections.abc import Iterator
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -47,6 +47,9 @@ from .status import DONE, STOPPED
 from .windows import Window, Windows
 
 log = logging.getLogger(__name__)
+
+WENT_BACK = "went_back"
+"""Where run.json says how many times the run went back, and to which step the last time."""
 
 
 def run_description(
@@ -192,6 +195,7 @@ class Trainer:
             self.pool = ReferencePool(
                 Snapshot(0, self.lora.state()), self.config.references.capacity
             )
+        self._remember_rollbacks()
         initial = self.pool.entries[0].weights
         self.floor = Floor(self.policy, self.lora, self.dataset, initial)
         if self.dataset.held_out is not None:
@@ -201,6 +205,20 @@ class Trainer:
         if self.run is not None:
             self.run.begin(self.about, state)
         log.info("%s", self.windows.plan.report(self.config.steps, self.config.window))
+
+    def _remember_rollbacks(self) -> None:
+        """What run.json says of them: a run that was killed since has no checkpoint that knows of the last."""
+        if self.run is None or not self.run.exists():
+            return
+        with suppress(CheckpointError):  # damaged, and no checkpoint remembers it
+            told = self.run.about().get(WENT_BACK)
+            if told and told["times"] > self.rollbacks:
+                self._went_back(**told)
+
+    def _went_back(self, times: int, to: int) -> None:
+        self.rollbacks, self.judged_from = times, to
+        self.about = {**self.about, WENT_BACK: {"times": times, "to": to}}
+        self.guard = Guard(self.config.guard)
 
     def _take(self, state: TrainingState) -> None:
         """Weights, optimizer, pool and place of a checkpoint."""
@@ -305,15 +323,13 @@ class Trainer:
             state = self.run.state(before=last_good) or self.run.state()
         self.optimizer = make_optimizer(self.parameters, self.config.optimizer)
         self.window = None
-        self.rollbacks += 1
         if state is not None:
             self._take(state)
         else:
             self.lora.load(self.pool.entries[0].weights)
             self.pool = ReferencePool(self.pool.entries[0], self.config.references.capacity)
             self.step = self.saved_step = 0
-        self.judged_from = self.step
-        self.guard = Guard(self.config.guard)
+        self._went_back(self.rollbacks + 1, self.step)
         if self.run is not None:
             self.run.begin(self.about, state)
         log.warning("%s. Back to step %d, with half the learning rate", where, self.step)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+import shutil
 import weakref
 from dataclasses import replace
 
@@ -162,7 +163,8 @@ def test_roll_back_goes_on_from_the_checkpoint_with_half_the_rate(
     assert same(policy.lora.state(), other.lora.state())
 
 
-def test_a_rolled_back_run_resumes_to_the_bit(make_policy, dataset, tmp_path):
+@pytest.mark.parametrize(("killed", "steps_left"), [(False, [6, 7, 8]), (True, [4, 5, 6, 7, 8])])
+def test_a_rolled_back_run_resumes_to_the_bit(make_policy, dataset, tmp_path, killed, steps_left):
     config = config_in(tmp_path / "whole", GuardConfig(patience=2))
     whole = make_policy()
     spoil(whole, {5, 6})
@@ -174,10 +176,13 @@ def test_a_rolled_back_run_resumes_to_the_bit(make_policy, dataset, tmp_path):
     stopped = train(policy, dataset, config)
     for _ in range(8):
         next(stopped)  # 1 to 6, then 4 and 5 again
+    if killed:  # what lies on the disk then is what a killed process leaves: a checkpoint of before
+        shutil.copytree(tmp_path / "parts", tmp_path / "left")
+        config = config_in(tmp_path / "left", GuardConfig(patience=2))
     stopped.close()
     again = make_policy()
     reports = list(train(again, dataset, config))
-    assert [(r.step, r.lr) for r in reports] == [(6, 0.01), (7, 0.01), (8, 0.01)]
+    assert [(r.step, r.lr) for r in reports] == [(step, 0.01) for step in steps_left]
     assert same(again.lora.state(), whole.lora.state())
 
 
