@@ -229,8 +229,10 @@ def elsewhere(bait, monkeypatch, host):
     logging.disable(logging.NOTSET)
 
 
-ERRORS = (PACK / "seppo_core" / "errors.py").read_text("utf-8")
-OURS = re.compile(rf": (?:{'|'.join(re.findall(r'^class (\w+)', ERRORS, re.MULTILINE))}): ")
+ERRORS = re.findall(
+    r"^class (\w+)", (PACK / "seppo_core" / "errors.py").read_text("utf-8"), re.MULTILINE
+)
+OURS = re.compile(rf": ({'|'.join(ERRORS)}): ")
 BY_THE_HOST = re.compile(r"^(Prompt outputs failed validation|node node: )")
 
 
