@@ -7,7 +7,7 @@ MODEL that was given is never changed: a clone is loaded for the time of a sessi
 import inspect
 import uuid
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import cached_property
@@ -20,12 +20,13 @@ from ..config import ComputeConfig, ReferenceConfig, SePPOConfig
 from ..data import Conditioning, EncodedDataset
 from ..errors import ConfigError, UnsupportedModelError
 from ..identity import digest_value
-from ..lora import LoRA, is_linear
+from ..lora import LoRA
 from ..memory import drop_aborted_backward
 from ..randomness import derived_seed, isolated_global_rng
 from . import DTYPES, autograd
 from .attention import WithGradient
 from .inputs import alike, check_conditioning, check_dataset, settled, stacked
+from .kernels import OVERRIDE, Kernels
 from .patcher import (
     as_written,
     checkpoint_name,
@@ -61,7 +62,7 @@ class ComfyDenoiser:
         self.compute_dtype = compute_dtype(model)
         self._patcher: Any = None
         self._inference: Any = None
-        self._float8: Any = None
+        self._kernels: Any = None
         self._options: dict[str, Any] = {}
         self._sigmas: Tensor | None = None
         self._ready: OrderedDict[Any, tuple[Conditioning, dict[str, Any]]] = OrderedDict()
@@ -153,7 +154,8 @@ class ComfyDenoiser:
             undo.callback(drop_aborted_backward, self.device)
             undo.enter_context(autograd.frozen(self.network))
             undo.enter_context(autograd.evaluating(self.network))
-            undo.enter_context(self._kernels(training=True))
+            self._kernels = Kernels(self.network)
+            undo.enter_context(self._kernels.training())
             if compute.gradient_checkpointing:
                 undo.enter_context(autograd.checkpointed(autograd.find_blocks(self.network)))
             undo.callback(setattr, patcher.model, "current_patcher", None)
@@ -163,7 +165,8 @@ class ComfyDenoiser:
             yield
 
     def _forget(self) -> None:
-        self._patcher, self._inference, self._sigmas, self._options = None, None, None, {}
+        self._patcher, self._inference, self._kernels, self._sigmas = None, None, None, None
+        self._options = {}
         self._ready.clear()
         self.compute_dtype = compute_dtype(self.model)
 
@@ -210,33 +213,6 @@ class ComfyDenoiser:
                 if entry is not kept.get(name) and comfy.utils.get_attr(model, name).is_inference():
                     backup[name] = entry._replace(weight=autograd.remade(entry.weight))
 
-    @contextmanager
-    def _kernels(self, training: bool) -> Iterator[None]:
-        """Whether the host uses kernels that have a gradient (2026 hosts ask `in_training`, some layers whether
-        they train) or those it samples with. A product in float8 has none: layers that get none cast the weight.
-        """
-        import comfy.model_management as management
-        import comfy.ops
-
-        layers = [m for name, m in self.network.named_modules() if is_linear(name, m)]
-        if training:
-            self._float8 = comfy.ops.fp8_linear
-        before = getattr(management, "in_training", None)
-        states, in_float8 = [layer.training for layer in layers], comfy.ops.fp8_linear
-
-        def switch(host: bool, float8: Callable[..., Any], modes: Sequence[bool]) -> None:
-            if before is not None:
-                management.in_training = host
-            comfy.ops.fp8_linear = float8
-            for layer, mode in zip(layers, modes, strict=True):
-                layer.training = mode
-
-        try:
-            switch(training, _none if training else self._float8, [training] * len(layers))
-            yield
-        finally:
-            switch(before, in_float8, states)
-
     def _model_options(self) -> dict[str, Any]:
         """The clone's options as a sampler hands them to the model: patches, wrappers, callbacks.
 
@@ -248,8 +224,8 @@ class ComfyDenoiser:
 
         options = comfy.model_patcher.create_model_options_clone(self._patcher.model_options)
         comfy.sampler_helpers.prepare_model_patcher(self._patcher, {}, options)
-        inner, name = options["transformer_options"], "optimized_attention_override"
-        inner[name] = WithGradient(attention_pytorch, inner.get(name))
+        inner = options["transformer_options"]
+        inner[OVERRIDE] = WithGradient(attention_pytorch, inner.get(OVERRIDE))
         sigmas = getattr(self._patcher.model.model_sampling, "sigmas", None)
         if sigmas is not None:
             inner["sample_sigmas"] = sigmas.flip(0).to(self.device)
@@ -353,7 +329,7 @@ class ComfyDenoiser:
     ) -> Tensor:
         self._require_negative(sampling)
         drawn: dict[int, Tensor] = {}
-        with self._kernels(training=False):
+        with self._kernels.sampling():
             for number, group in enumerate(alike(conds)):
                 positive = stacked([conds[i] for i in group])
                 group_seed = derived_seed(seed, "group", number) if number else seed
@@ -403,10 +379,6 @@ class ComfyDenoiser:
         if previewer is None:
             return None
         return previewer.decode_latent_to_preview(latents[:1].detach())
-
-
-def _none(layer: nn.Module, x: Tensor) -> None:
-    """The host's `fp8_linear` where it does not multiply in float8."""
 
 
 def _unless_cancelled(call: Any, *args: Any, **kwargs: Any) -> Tensor:

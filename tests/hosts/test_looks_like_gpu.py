@@ -10,10 +10,11 @@ import math
 import sys
 
 import pytest
+import thin
 import torch
 import torch.nn.functional as F
 from inprocess import GraphError
-from training import graph, run_of, sampled
+from training import dataset, graph, latents, run_of, sampled
 
 GIB = 2**30
 STEPS = {"steps": 2, "learning_rate": 1e-2}
@@ -123,6 +124,55 @@ def test_fast_kernels_draw_samples_and_train_the_same_layers_as_the_plain_one(
     assert difference(plain, fast) < 1e-2
     assert fake.calls > 4  # samples of two steps are drawn with it
     assert f"attention_{kernel} has no gradient" in caplog.text
+
+
+PIXART = {
+    **{"num_heads": 2, "patch_size": 2, "hidden_size": 144, "in_channels": 4, "depth": 2},
+    **{"input_size": 128, "pe_interpolation": 2, "model_max_length": 300, "micro_condition": False},
+}
+
+
+def thin_pixart() -> torch.nn.Module:
+    from comfy.ldm.pixart.pixartms import PixArtMS
+
+    return PixArtMS(**PIXART, **thin.weights_on_meta())
+
+
+def pixart_model():
+    """The host's MODEL. Its loader takes the width of the published weights for granted."""
+    import comfy.model_base
+    import comfy.model_patcher
+    import comfy.supported_models
+
+    config = comfy.supported_models.PixArtSigma({"image_model": "pixart_sigma", **PIXART})
+    config.set_inference_dtype(torch.float32, None)
+    model = comfy.model_base.PixArt(config)
+    model.diffusion_model.load_state_dict(thin.random_weights(thin_pixart(), seed=0))
+    device = torch.device("cpu")
+    return comfy.model_patcher.ModelPatcher(model, load_device=device, offload_device=device)
+
+
+@pytest.mark.parametrize("kernel", ["sage", "flash"])
+def test_networks_that_call_attention_without_options_train_all_the_same(
+    host, use_kernel, monkeypatch, kernel
+):
+    kind = "pixart"
+    monkeypatch.setitem(thin.THIN, kind, thin.Thin(thin_pixart, thin.square(4), (20, 4096)))
+    winners = dataset(host, kind, latents=latents(kind, size=40))  # it divides by nothing below 32
+
+    def lora_of(name):
+        links = {"dataset": host.constant(winners)}
+        return trained(host, kind, name, model=pixart_model(), **links)[1]
+
+    plain = lora_of(f"plain_{kind}_{kernel}")
+    fake = use_kernel(kernel)
+    chosen = sys.modules["comfy.ldm.pixart.blocks"].optimized_attention
+    fast = lora_of(f"{kernel}_{kind}")
+    assert moved(fast) == moved(plain)
+    assert any("attn" in key for key in moved(fast))
+    assert difference(plain, fast) < 1e-2
+    assert fake.calls > 4
+    assert sys.modules["comfy.ldm.pixart.blocks"].optimized_attention is chosen
 
 
 def test_supervised_training_needs_no_reference_to_find_its_kernel(host, use_kernel):

@@ -1,0 +1,105 @@
+"""The host's kernels: those with a gradient while a step is trained, those it samples with while samples are drawn."""
+
+import functools
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from torch import Tensor, nn
+
+from ..lora import is_linear
+from .attention import Attention, Override, WithGradient
+
+OVERRIDE = "optimized_attention_override"
+"""Where in `transformer_options` the host looks for what takes its attention's calls."""
+
+ATTENTIONS = ("optimized_attention", "optimized_attention_masked")
+"""What every module of the host calls the attention that the user's flags chose."""
+
+
+class Kernels:
+    """Switches between the two, and puts back what was there."""
+
+    def __init__(self, network: nn.Module) -> None:
+        import comfy.ops
+
+        self._layers = [m for name, m in network.named_modules() if is_linear(name, m)]
+        self._float8: Callable[..., Any] = comfy.ops.fp8_linear
+        self._override: Override | None = None
+
+    @contextmanager
+    def training(self) -> Iterator[None]:
+        """Attention that is called without options (PixArt, HunyuanDiT) goes by kernels with a gradient, too."""
+        from comfy.ldm.modules.attention import attention_pytorch
+
+        override = WithGradient(attention_pytorch, None)
+        with self._heard(), self._switched(override, _none, training=True):
+            yield
+
+    @contextmanager
+    def sampling(self) -> Iterator[None]:
+        with self._switched(None, self._float8, training=False):
+            yield
+
+    @contextmanager
+    def _heard(self) -> Iterator[None]:
+        """Every module's attention asks here first."""
+        import comfy.ldm.modules.attention as host
+
+        chosen = [getattr(host, name) for name in ATTENTIONS]
+        places = [
+            (module, name, module.__dict__[name])
+            for module in list(sys.modules.values())
+            for name in ATTENTIONS
+            if getattr(module, "__dict__", {}).get(name) in chosen
+        ]
+        try:
+            for module, name, function in places:
+                setattr(module, name, self._routed(function))
+            yield
+        finally:
+            for module, name, function in places:
+                setattr(module, name, function)
+
+    def _routed(self, attention: Attention) -> Attention:
+        @functools.wraps(attention)
+        def call(*args: Any, **settings: Any) -> Tensor:
+            options = settings.get("transformer_options") or {}
+            if self._override is not None and OVERRIDE not in options:
+                settings["transformer_options"] = {**options, OVERRIDE: self._override}
+            return attention(*args, **settings)
+
+        return call
+
+    @contextmanager
+    def _switched(
+        self, override: Override | None, float8: Callable[..., Any], training: bool
+    ) -> Iterator[None]:
+        """2026 hosts ask `in_training`, some layers whether they train. A product in float8 has no gradient:
+        layers that get none cast the weight.
+        """
+        import comfy.model_management as management
+        import comfy.ops
+
+        host = getattr(management, "in_training", None)
+        modes, before = [layer.training for layer in self._layers], comfy.ops.fp8_linear
+        overriding, self._override = self._override, override
+
+        def switch(in_training: Any, product: Callable[..., Any], states: Sequence[bool]) -> None:
+            if host is not None:
+                management.in_training = in_training
+            comfy.ops.fp8_linear = product
+            for layer, state in zip(self._layers, states, strict=True):
+                layer.training = state
+
+        try:
+            switch(training, float8, [training] * len(modes))
+            yield
+        finally:
+            self._override = overriding
+            switch(host, before, modes)
+
+
+def _none(layer: nn.Module, x: Tensor) -> None:
+    """In place of the host's product in float8, which gives nothing for layers that it does not fit."""
