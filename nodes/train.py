@@ -56,7 +56,7 @@ class SePPOTrain(io.ComfyNode):
                     default="indicator",
                     tooltip="seppo: the paper's method. indicator: the same, but a sample that seppo learns from is "
                     "left out; on small drawings it made more of the winners' style in two of three comparisons, and "
-                    "was not to be told from it in the third. spin: every sample of the latest checkpoint loses. "
+                    "as much in the third. spin: every sample of the latest checkpoint loses. "
                     "sft: plain fine-tuning on the winners. dpo: needs a losing image for every winner. "
                     "custom: the criterion below and the selection of the reference settings.",
                 ),

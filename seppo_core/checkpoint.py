@@ -121,10 +121,11 @@ class Run(OwnedFolder):
     def status(self) -> Status:
         """How it stands with the run. While it trains its step is that of the newest line, else that of what is saved."""
         steps = self.about()["config"]["steps"]
+        noted = self.owner()
         owner = self.holder()
         lines = json_lines(self._metrics_end()) if owner else []
         step = lines[-1]["step"] if lines else self.step()
-        left = owner is None and self.owner() is not None
+        left = owner is None and noted is not None and self.owner() == noted  # nobody came or went
         facts = (self.record(), step, steps, self.stop_requested(), owner, self.is_held(), left)
         return judged(Facts(*facts))
 

@@ -14,7 +14,7 @@ from .lora import LoRA
 from .rounding import floor, is_rough, roughness
 
 WINNERS = 2
-"""How many the roughness is measured on, which takes about as long as an optimizer step."""
+"""How many the roughness is measured on."""
 
 
 def measured_roughness(

@@ -148,11 +148,16 @@ def path_for(name: str, module: nn.Module, rank: int) -> LowRankPath:
     return LowRankPath(name, module, (rank, module.in_features), (module.out_features, rank))
 
 
+def uncompiled_name(name: str) -> str:
+    """A layer's or weight's name without what torch.compile adds to it."""
+    return name.replace("_orig_mod.", "")
+
+
 def find_paths(network: nn.Module, config: LoRAConfig) -> list[LowRankPath]:
     """Paths for every layer the settings choose, in the network's own order."""
     chosen = MODULES[config.modules]
-    names = ((name.replace("_orig_mod.", ""), module) for name, module in network.named_modules())
-    paths = [  # torch.compile adds to the names of what it is put around
+    names = ((uncompiled_name(name), module) for name, module in network.named_modules())
+    paths = [
         path_for(name, module, config.rank)
         for name, module in names
         if chosen(name, module) and re.search(config.pattern, name)

@@ -65,7 +65,7 @@ def constant(anchor: Tensor, loser_weight: float) -> Tensor:
 def random_gate(anchor: Tensor, loser_weight: float) -> Tensor:
     """A coin in place of the comparison: the sample loses with probability `loser_weight`, else it is left out.
 
-    The control that tells whether the anchor carries information. The coin is a hash of the anchor's bits
+    The control that tells whether the comparison matters. The coin is a hash of the anchor's bits
     without its sign, so that no state is needed; a tie is left out, as by `indicator`.
     """
     bits = anchor.float().abs().view(torch.int32).to(torch.int64)

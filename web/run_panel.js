@@ -120,6 +120,7 @@ function show({ run, panel }) {
 const ask = soon(async () => {
   const shown = [...panels].filter(([node]) => isLive(node));
   if (!shown.length) return;
+  const asked = performance.now();
   let standings;
   try {
     standings = await store.panels(shown.map(([node]) => idOf(node)));
@@ -131,7 +132,7 @@ const ask = soon(async () => {
     if (!standing) continue;
     if (standing.run) {
       view.show(store.run(standing.run));
-      store.run(standing.run).stands(standing);
+      store.run(standing.run).stands(standing, asked);
     } else view.tell(standing);
   }
   clearTimeout(again);

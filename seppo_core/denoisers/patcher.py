@@ -9,6 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from ..identity import digest_tensors, leaves
+from ..lora import uncompiled_name
+from .autograd import is_wrapper
 from .conditions import digest_state
 
 COMPILED = ("apply_model", "torch.compile")
@@ -48,11 +50,6 @@ def _unpatched(patcher: Any, name: str) -> Any:
     return attrgetter(name)(patcher.model)
 
 
-def plain_name(name: str) -> str:
-    """A layer's or weight's name without what torch.compile adds to it."""
-    return name.replace("_orig_mod.", "")
-
-
 def compute_dtype(patcher: Any) -> torch.dtype:
     """Arithmetic of the network's forwards, as the host has set it."""
     return patcher.get_model_object("manual_cast_dtype") or patcher.model.get_dtype()
@@ -75,13 +72,13 @@ def patcher_identity(patcher: Any, prefix: str = "", without: tuple[str, ...] = 
         # Of a quantised one the host saves the stored values and the scales, each under a name of its own.
         weights |= weight.state_dict(name) if hasattr(weight, "state_dict") else {name: weight}
     items = [
-        (plain_name(name), weight.to(_stored_dtype(patcher.model, name, weight)))
+        (uncompiled_name(name), weight.to(_stored_dtype(patcher.model, name, weight)))
         for name, weight in weights.items()
         if name.startswith(prefix) and not name.endswith(without)
     ]
     for name, patches in patcher.patches.items():
         for place, patch in enumerate(patches):
-            items.extend(leaves(f"patch {plain_name(name)} {place}", patch))
+            items.extend(leaves(f"patch {uncompiled_name(name)} {place}", patch))
     return digest_tensors(items)
 
 
@@ -123,6 +120,6 @@ def _stored_dtype(model: nn.Module, name: str, weight: Tensor) -> torch.dtype:
     """The dtype a weight has once loaded: 2026 hosts convert some on the way, but no quantised ones."""
     owner, _, leaf = name.rpartition(".")
     layer = model.get_submodule(owner)
-    if hasattr(getattr(layer, leaf, None), "__tensor_flatten__"):
+    if is_wrapper(getattr(layer, leaf, None)):
         return weight.dtype
     return getattr(layer, f"{leaf}_comfy_model_dtype", weight.dtype)

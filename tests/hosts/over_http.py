@@ -62,6 +62,19 @@ class HttpHost:
             raise RuntimeError(f"POST {path}: {error.code} {error.read().decode()}") from error
         return json.loads(body) if body else None
 
+    def ask(self, run: str, what: str, origin: str = "") -> int:
+        """Ask something of a run (stop, cancel, continue) as a page of `origin` does; the answer's status."""
+        headers = {"Origin": origin} if origin else {}
+        path = f"{self.url}/seppo/runs/{run}/{what}"
+        try:
+            with urllib.request.urlopen(
+                urllib.request.Request(path, b"", headers), timeout=30
+            ) as answer:
+                return answer.status
+        except urllib.error.HTTPError as error:
+            assert "Traceback" not in error.read().decode()
+            return error.code
+
     def queue(self, prompt: dict) -> str:
         """Queue a graph in API format; its prompt id."""
         return self.post("/prompt", {"prompt": prompt, "client_id": "test"})["prompt_id"]

@@ -80,8 +80,8 @@ QUICK = {
 }
 """Widgets whose defaults would take long."""
 
-SLOW = {"SePPOCompare"}
-"""Nodes that draw several pictures for each string; they are given every fifth unless time is no matter."""
+SLOW = {"SePPOCompare", "SePPOTestPrompts"}
+"""Nodes that draw pictures or encode texts for each string; they are given every twelfth unless time is no matter."""
 
 TOGETHER = {
     ("SePPOLoadWinners", "folder"): [
@@ -301,7 +301,7 @@ def test_no_text_of_any_node_leads_out_of_the_hosts_folders(
     found: list[str] = []
     tried_in_all = 0
     for target in targets(host, "STRING"):
-        some = strings[::5] if target.node in SLOW and not LONG else strings
+        some = strings[::12] if target.node in SLOW and not LONG else strings
         found += wrongs(tried, bait, target, some)
         tried_in_all += 2 * len(some)
     record_property("paths tried in text inputs", tried_in_all)

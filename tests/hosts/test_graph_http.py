@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import re
 import struct
-import urllib.error
-import urllib.request
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
@@ -245,40 +243,27 @@ def test_cancel_keeps_what_was_learned_leaves_the_base_alone_and_the_same_graph_
 # Stop and keep
 
 
-def stop(server, name: str, origin: str = "") -> int:
-    """Ask for the end of a run; the answer's status."""
-    headers = {"Origin": origin} if origin else {}
-    request = urllib.request.Request(f"{server.url}/seppo/runs/{name}/stop", b"", headers)
-    try:
-        with urllib.request.urlopen(request, timeout=30) as answer:
-            return answer.status
-    except urllib.error.HTTPError as error:
-        body = error.read().decode()
-        assert "Traceback" not in body
-        return error.code
-
-
 def test_a_run_told_to_stop_ends_after_its_step_and_the_graph_goes_on_with_it(
     http_host, base, checkpoint, undisturbed
 ):
     directory = base / "output" / "seppo" / "http_stopped"
     prompt_id = http_host.queue(training(checkpoint, "http_stopped", steps=LONG))
     http_host.until(lambda: directory.is_dir() and len(metrics(directory)) >= 2, 120, "two steps")
-    assert stop(http_host, "http_stopped", "http://elsewhere.example") == 403
-    assert stop(http_host, "http_stopped", http_host.url) == 204
+    assert http_host.ask("http_stopped", "stop", "http://elsewhere.example") == 403
+    assert http_host.ask("http_stopped", "stop", http_host.url) == 204
     entry = http_host.finish(prompt_id)
     assert entry["status"]["status_str"] == "success", entry["status"]
     assert not torch.equal(latents(base, entry["outputs"]["latents"]), undisturbed)
     steps = [line["step"] for line in metrics(directory)]
     assert steps == list(range(1, saved_step(directory) + 1)) and len(steps) < LONG
-    assert stop(http_host, "http_stopped") == 409
+    assert http_host.ask("http_stopped", "stop") == 409
 
 
 @pytest.mark.parametrize(
     "name", ["no_such_run", "..", "%2e%2e%2foutput", "a%00b", "..%5c..", "x" * 300]
 )
 def test_only_runs_can_be_told_to_stop(http_host, name):
-    assert stop(http_host, name) == 404
+    assert http_host.ask(name, "stop") == 404
 
 
 # Bad input

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import re
-import urllib.error
-import urllib.request
 from pathlib import Path
 from typing import Any
 
@@ -36,16 +34,6 @@ def nothing_left(http_host):
     http_host.interrupt()
 
 
-def ask(server, name: str, what: str, origin: str = "") -> int:
-    headers = {"Origin": origin} if origin else {}
-    request = urllib.request.Request(f"{server.url}/seppo/runs/{name}/{what}", b"", headers)
-    try:
-        with urllib.request.urlopen(request, timeout=30) as answer:
-            return answer.status
-    except urllib.error.HTTPError as error:
-        return error.code
-
-
 def until_step(server, directory: Path, step: int) -> None:
     server.until(
         lambda: (directory / "metrics.jsonl").is_file() and len(metrics(directory)) >= step,
@@ -59,7 +47,7 @@ def until_stopped(server, prompt: dict, directory: Path, step: int) -> dict[str,
     prompt_id = server.queue(prompt)
     server.until(lambda: state(server, directory.name) == "training", 120, "training")
     until_step(server, directory, step)
-    assert ask(server, directory.name, "stop") == 204
+    assert server.ask(directory.name, "stop") == 204
     return server.finish(prompt_id)
 
 
@@ -97,9 +85,9 @@ def test_run_trains_nothing_of_a_stopped_run_until_the_page_asks_it_to_go_on(
     assert said(again) == said(entry)
     assert listed(http_host, name)["text"] == sentence
 
-    assert ask(http_host, name, "continue", "http://elsewhere.example") == 403
-    assert ask(http_host, name, "continue", http_host.url) == 204
-    assert ask(http_host, name, "continue") == 409
+    assert http_host.ask(name, "continue", "http://elsewhere.example") == 403
+    assert http_host.ask(name, "continue", http_host.url) == 204
+    assert http_host.ask(name, "continue") == 409
     assert (
         listed(http_host, name)["text"] == f"waiting at step {kept} of {LONG}: press Run to go on"
     )
@@ -110,7 +98,7 @@ def test_run_trains_nothing_of_a_stopped_run_until_the_page_asks_it_to_go_on(
     kept = len(metrics(directory))
     cancelled = listed(http_host, name)
     assert cancelled["text"] == f"cancelled at step {kept} of {LONG}: press Run to go on"
-    assert ask(http_host, name, "continue") == 409
+    assert http_host.ask(name, "continue") == 409
 
 
 def workflow(panel: str) -> dict[str, Any]:
@@ -156,7 +144,7 @@ def test_a_panel_is_told_what_passes_before_there_is_a_run(http_host, base, chec
     shown = standing(PANEL)
     assert (shown["run"], shown["state"]) == ("watched", "training")
     assert listed(http_host, "watched")["state"] == "training"
-    assert ask(http_host, "watched", "stop") == 204
+    assert http_host.ask("watched", "stop") == 204
     http_host.finish(first)
     http_host.finish(second)
     assert standing(PANEL)["text"] == listed(http_host, "watched")["text"]

@@ -21,6 +21,7 @@ export class Run extends EventTarget {
     this.last = 0;
     this.memory = null;
     this.whole = false;
+    this.heard = 0;
   }
 
   /** The server's word for how it stands with the run; its sentence is `text`. */
@@ -74,6 +75,7 @@ export class Run extends EventTarget {
 
   /** Take a message of the server; one that leaves a gap makes the run be read anew. */
   add(message) {
+    this.heard = performance.now();
     if (this.early) {
       this.early.push(message);
       return;
@@ -94,6 +96,7 @@ export class Run extends EventTarget {
   }
 
   setState(message) {
+    this.heard = performance.now();
     if (this.filling) {
       this.later = message; // what is on its way may be older
       return;
@@ -105,8 +108,9 @@ export class Run extends EventTarget {
     this.dispatchEvent(new Event("change"));
   }
 
-  /** Take how the server says it stands with the run; of another process's steps the record tells. */
-  stands(found) {
+  /** Take how the server says it stands with the run, unless a message came after it was asked; of another process's steps the record tells. */
+  stands(found, asked) {
+    if (asked < this.heard) return;
     const { state, step } = this.summary;
     Object.assign(this.summary, standing(found));
     if (this.whole && found.state === "elsewhere" && (state !== found.state || step !== found.step)) this.fill().catch(() => {});
