@@ -145,6 +145,10 @@ class ComfyDenoiser:
 
     @contextmanager
     def session(self, compute: ComputeConfig) -> Iterator[None]:
+        import comfy.ldm.modules.attention as attention
+        import comfy.model_management
+        import comfy.ops
+
         with torch.inference_mode(False), torch.enable_grad(), ExitStack() as undo:
             undo.callback(self._forget)
             patcher = self._patcher = uncompiled(self._static)
@@ -154,7 +158,7 @@ class ComfyDenoiser:
             undo.callback(drop_aborted_backward, self.device)
             undo.enter_context(autograd.frozen(self.network))
             undo.enter_context(autograd.evaluating(self.network))
-            self._kernels = Kernels(self.network)
+            self._kernels = Kernels(self.network, attention, comfy.ops, comfy.model_management)
             undo.enter_context(self._kernels.training())
             if compute.gradient_checkpointing:
                 undo.enter_context(autograd.checkpointed(autograd.find_blocks(self.network)))

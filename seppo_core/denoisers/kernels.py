@@ -19,21 +19,21 @@ ATTENTIONS = ("optimized_attention", "optimized_attention_masked")
 
 
 class Kernels:
-    """Switches between the two, and puts back what was there."""
+    """Switches between the two, and puts back what was there.
 
-    def __init__(self, network: nn.Module) -> None:
-        import comfy.ops
+    Of the host it is given its modules of attention, of operations and of devices.
+    """
 
+    def __init__(self, network: nn.Module, attention: Any, ops: Any, management: Any) -> None:
+        self.attention, self.ops, self.management = attention, ops, management
         self._layers = [m for name, m in network.named_modules() if is_linear(name, m)]
-        self._float8: Callable[..., Any] = comfy.ops.fp8_linear
+        self._float8: Callable[..., Any] = ops.fp8_linear
         self._override: Override | None = None
 
     @contextmanager
     def training(self) -> Iterator[None]:
         """Attention that is called without options (PixArt, HunyuanDiT) goes by kernels with a gradient, too."""
-        from comfy.ldm.modules.attention import attention_pytorch
-
-        override = WithGradient(attention_pytorch, None)
+        override = WithGradient(self.attention.attention_pytorch, None)
         with self._heard(), self._switched(override, _none, training=True):
             yield
 
@@ -45,9 +45,7 @@ class Kernels:
     @contextmanager
     def _heard(self) -> Iterator[None]:
         """Every module's attention asks here first."""
-        import comfy.ldm.modules.attention as host
-
-        chosen = [getattr(host, name) for name in ATTENTIONS]
+        chosen = [getattr(self.attention, name) for name in ATTENTIONS]
         places = [
             (module, name, module.__dict__[name])
             for module in list(sys.modules.values())
@@ -79,17 +77,14 @@ class Kernels:
         """2026 hosts ask `in_training`, some layers whether they train. A product in float8 has no gradient:
         layers that get none cast the weight.
         """
-        import comfy.model_management as management
-        import comfy.ops
-
-        host = getattr(management, "in_training", None)
-        modes, before = [layer.training for layer in self._layers], comfy.ops.fp8_linear
+        host = getattr(self.management, "in_training", None)
+        modes, before = [layer.training for layer in self._layers], self.ops.fp8_linear
         overriding, self._override = self._override, override
 
         def switch(in_training: Any, product: Callable[..., Any], states: Sequence[bool]) -> None:
             if host is not None:
-                management.in_training = in_training
-            comfy.ops.fp8_linear = product
+                self.management.in_training = in_training
+            self.ops.fp8_linear = product
             for layer, state in zip(self._layers, states, strict=True):
                 layer.training = state
 
