@@ -43,6 +43,7 @@ aten = torch.ops.aten
 PRODUCTS = {
     aten.addmm.default, aten.addmm_.default, aten.mm.default, aten.bmm.default, aten.baddbmm.default,
     aten.convolution.default, aten._scaled_dot_product_flash_attention_for_cpu.default,
+    aten.convolution_backward.default, aten._scaled_dot_product_flash_attention_for_cpu_backward.default,
 }  # fmt: skip
 
 
@@ -56,6 +57,9 @@ class AsOnGPU(TorchDispatchMode):
         wide = tree_map(_wide, args)
         if func is aten.addmm_.default:
             return args[0].copy_(aten.addmm.default(*wide, **kwargs))
+        if func is aten._scaled_dot_product_flash_attention_for_cpu.default:
+            output, logsumexp = func(*wide, **kwargs)
+            return _narrow(output), logsumexp  # which is float32 on a GPU, too
         return tree_map(_narrow, func(*wide, **kwargs))
 
 

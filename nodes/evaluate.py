@@ -9,7 +9,14 @@ from torch import Tensor
 from ..seppo_core.data.pictures import picture_from_tensor
 from ..seppo_core.errors import ConfigError
 from ..seppo_core.evaluation import SCORERS, make_scorer
-from ..seppo_core.evaluation.scoring import Choice, fetch, find, require_loadable, score
+from ..seppo_core.evaluation.scoring import (
+    Choice,
+    fetch,
+    find,
+    require_fetchable,
+    require_loadable,
+    score,
+)
 from ..seppo_core.evaluation.statistics import compare, summary, told
 from ..seppo_core.evaluation.weights import HUB
 from . import host, queued, sockets
@@ -174,7 +181,9 @@ def from_hub(name: str, weights: str) -> bool:
 
 def require_at_hand(name: str, weights: str) -> None:
     """When a graph is queued: ConfigError or ScorerError if these weights cannot be had; nothing is fetched."""
-    if not from_hub(name, weights):
+    if from_hub(name, weights):
+        require_fetchable(name, weights.strip())
+    else:
         on_disk(name, weights)
 
 

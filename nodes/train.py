@@ -13,6 +13,7 @@ from ..seppo_core.checkpoint import Run
 from ..seppo_core.config import PRESETS, RunConfig, SePPOConfig, apply_preset, from_dict
 from ..seppo_core.continuation import check_writable, choose_directory, stays_stopped
 from ..seppo_core.denoisers.comfy import ComfyDenoiser
+from ..seppo_core.errors import ConfigError
 from ..seppo_core.files import load_tensors
 from ..seppo_core.loss import CRITERIA
 from ..seppo_core.report import StepReport
@@ -174,6 +175,11 @@ class SePPOTrain(io.ComfyNode):
             if queued.inputs().get("preset") in WITH_SAMPLES:
                 guidance = queued.linked("references").get("guidance_scale")
                 require_negative("SePPO Reference Settings", guidance, has_negative)
+            if queued.inputs().get("preset") == "dpo" and not may_have_pairs():
+                raise ConfigError(
+                    "preset dpo needs a losing image for every winner: connect losing_latents of SePPO "
+                    "Dataset from Latents, or choose another preset"
+                )
 
         return queued.checked(cls, check)
 
@@ -230,6 +236,14 @@ class SePPOTrain(io.ComfyNode):
         text = f"{trained.name}: {trained.status().text}"
         log.info("%s", text)
         return io.NodeOutput(aligned, lora, loss, trained, ui=ui.PreviewText(text))
+
+
+def may_have_pairs() -> bool:
+    """Whether the dataset of a queued graph may have losing images; of other people's nodes nothing is known."""
+    source = queued.linked_class("dataset")
+    if source == "SePPODatasetFromLatents":
+        return "losing_latents" in queued.linked("dataset")
+    return source != "SePPOEncodeWinners"
 
 
 def choose_run(name: str, about: dict[str, Any]) -> Run:

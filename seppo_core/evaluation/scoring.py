@@ -13,7 +13,7 @@ from ..errors import ConfigError, ScorerError
 from . import Embeddings, Scorer, make_scorer
 from .cache import Kept
 from .clip import Clip, load_clip
-from .weights import HUB, Files, fetched, read_tensors, words_of
+from .weights import HUB, Files, ask_for, fetched, read_tensors, words_of
 
 VERSION = 1
 """Enters the names of kept scores; raised when the same files would give other scores."""
@@ -131,10 +131,19 @@ def _first(folder: Path, names: tuple[str, ...]) -> Path | None:
 
 def fetch(name: str, weights: str) -> Path:
     """The folder of a scorer given as `hub:owner/name`, fetched if it is not on this machine yet."""
+    return fetched(weights.removeprefix(HUB), _fetched_files(name))
+
+
+def require_fetchable(name: str, weights: str) -> None:
+    """ScorerError if `fetch` would fail; fetches nothing."""
+    ask_for(weights.removeprefix(HUB), _fetched_files(name))
+
+
+def _fetched_files(name: str) -> tuple[str, ...]:
     scorer = make_scorer(name)
     files = [file for file in (*scorer.weights, *scorer.head) if file != ONLY_IF_THERE]
     words = ("config.json", "tokenizer.json", "tokenizer_config.json", "vocab.json", "merges.txt")
-    return fetched(weights.removeprefix(HUB), (*files, *words))
+    return (*files, *words)
 
 
 def choices(lines: Iterable[str]) -> list[tuple[str, str]]:

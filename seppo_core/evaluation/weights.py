@@ -96,28 +96,49 @@ def words_of(weights: Path, fallback: Path | None) -> Path:
     )
 
 
+ANSWERS_WITHIN = 5.0
+"""Seconds that the hub is given to say whether it has a repository."""
+
+
 def fetched(hub_id: str, patterns: tuple[str, ...]) -> Path:
     """A repository of the Hugging Face hub as a folder on this machine, fetched if it is not there yet."""
+    hub = _hub(hub_id)
+    try:
+        return Path(hub.snapshot_download(hub_id, allow_patterns=list(patterns)))
+    except Exception as error:  # whatever its clients of several versions raise
+        raise _not_fetched(hub_id, error) from None
+
+
+def ask_for(hub_id: str, patterns: tuple[str, ...]) -> None:
+    """ScorerError unless the repository is on this machine or the hub says that it has it; nothing is fetched."""
+    hub = _hub(hub_id)
+    try:
+        hub.snapshot_download(hub_id, allow_patterns=list(patterns), local_files_only=True)
+    except hub.errors.LocalEntryNotFoundError:
+        try:
+            hub.HfApi().model_info(hub_id, timeout=ANSWERS_WITHIN)
+        except Exception as error:  # as above
+            raise _not_fetched(hub_id, error) from None
+
+
+def _hub(hub_id: str) -> Any:
+    """The hub's package; ConfigError for what is no name of a repository."""
     parts = hub_id.split("/")
     if len(parts) != 2 or not all(parts):
         raise ConfigError(
             f"{HUB}{hub_id}: write owner and name, as in {HUB}openai/clip-vit-base-patch32"
         )
     try:
-        from huggingface_hub import snapshot_download
-        from huggingface_hub.errors import (
-            HfHubHTTPError,
-            HFValidationError,
-            LocalEntryNotFoundError,
-        )
+        import huggingface_hub.errors
     except ImportError:
         raise MissingPackageError(
             "fetching weights needs the package huggingface_hub: pip install 'seppo[scorers]'"
         ) from None
-    try:
-        return Path(snapshot_download(hub_id, allow_patterns=list(patterns)))
-    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
-        raise ScorerError(
-            f"{HUB}{hub_id} cannot be fetched ({first_line(error)}); download it by other means and give "
-            "its folder"
-        ) from None
+    return huggingface_hub
+
+
+def _not_fetched(hub_id: str, error: Exception) -> ScorerError:
+    return ScorerError(
+        f"{HUB}{hub_id} cannot be fetched ({first_line(error)}); download it by other means and give "
+        "its folder"
+    )

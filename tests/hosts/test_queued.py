@@ -57,6 +57,27 @@ def said(host, class_type: str, **inputs: Any) -> str:
     return words
 
 
+@pytest.fixture(autouse=True)
+def hub(monkeypatch) -> dict[str, set[str]]:
+    """Which repositories are on this machine, and which the hub has; nobody is asked in truth."""
+    import huggingface_hub
+
+    known = {"here": {HUB.partition(":")[2]}, "there": set()}
+
+    def snapshot(name, allow_patterns, local_files_only=False):
+        assert local_files_only
+        if name not in known["here"]:
+            raise huggingface_hub.errors.LocalEntryNotFoundError(name)
+
+    def model_info(api, name, timeout):
+        if name not in known["there"]:
+            raise OSError("no answer")
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot)
+    monkeypatch.setattr(huggingface_hub.HfApi, "model_info", model_info)
+    return known
+
+
 @pytest.fixture
 def folders(host) -> Path:
     """Folders in the host's input, and one in its output; the host's input."""
@@ -150,6 +171,28 @@ def test_guidance_without_a_negative_is_told_before_anything_is_encoded(
     words = said(host, "SePPOTrain", **graph)
     assert "has guidance 7, which needs a negative prompt" in words
     assert not errors_of(host, "SePPOTrain", **graph, negative=LINK)
+
+
+def test_pairs_without_losing_images_are_told_before_anything_is_encoded(host):
+    def with_dataset(class_type, **inputs):
+        dataset = {"class_type": class_type, "inputs": complete(host, class_type) | inputs}
+        return {"preset": "dpo", "others": {"data": dataset}, "dataset": ["data", 0]}
+
+    for class_type in ("SePPOEncodeWinners", "SePPODatasetFromLatents"):
+        words = said(host, "SePPOTrain", **with_dataset(class_type))
+        assert "needs a losing image for every winner" in words
+    paired = with_dataset("SePPODatasetFromLatents", losing_latents=LINK)
+    assert not errors_of(host, "SePPOTrain", **paired)
+    assert not errors_of(host, "SePPOTrain", preset="dpo")  # of somebody's own node
+
+
+def test_weights_that_the_hub_does_not_have_are_told_before_anything_is_trained(host, hub):
+    hub["here"] = set()
+    assert "cannot be fetched (no answer)" in said(host, "SePPOScore", weights=HUB, prompts="a fox")
+    hub["there"] = {HUB.partition(":")[2]}
+    assert not errors_of(host, "SePPOScore", weights=HUB, prompts="a fox")
+    hub["here"], hub["there"] = hub["there"], set()
+    assert not errors_of(host, "SePPOScore", weights=HUB, prompts="a fox")
 
 
 def test_a_lora_for_diffusers_needs_the_base_if_the_run_is_trained_here(host):
