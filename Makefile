@@ -1,16 +1,20 @@
 # Everything runs in .venv, made on first use; the user's own Python stays as it is.
 # Windows without make: `python scripts/run_tests.py`, and for the demo
 # `python scripts/setup_env.py demo`, then `.venv\Scripts\seppo demo`.
+# `make test` is what one waits for; what is marked `thorough` waits for `make test-all` (`--all`).
 # The long forms of the reliability tests: `python scripts/run_tests.py --long`.
 PYTHON ?= python3
 
-.PHONY: setup test reliability demo benchmark-alignment lint validate audit clean
+.PHONY: setup test test-all reliability demo benchmark-alignment lint validate audit clean
 
 setup:
 	$(PYTHON) scripts/setup_env.py dev
 
 test:
 	$(PYTHON) scripts/run_tests.py
+
+test-all:
+	$(PYTHON) scripts/run_tests.py --all
 
 reliability:
 	$(PYTHON) scripts/run_tests.py --long

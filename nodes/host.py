@@ -162,7 +162,7 @@ NAMED_FOLDERS = 12
 def _instead(location: str, name: str, roots: list[str]) -> str:
     """What to do about a folder that is not there: others, the one of the nearest name first."""
     for other, its_roots in LOCATIONS.items():
-        if other != location and any((Path(root) / name).is_dir() for root in its_roots()):
+        if other != location and any(_is_folder(root, name) for root in its_roots()):
             return f"There is one in {other}: choose location '{other}'"
     parent = name.replace("\\", "/").rpartition("/")[0]
     found = {folder for root in roots for folder in _folders(root, parent)}
@@ -172,6 +172,13 @@ def _instead(location: str, name: str, roots: list[str]) -> str:
     more = f" and {len(order) - NAMED_FOLDERS} more" if len(order) > NAMED_FOLDERS else ""
     there = ", ".join(map(quoted, order[:NAMED_FOLDERS])) + more
     return f"There are: {there}. Take one of these, or create it and put your winning images there"
+
+
+def _is_folder(root: str, name: str) -> bool:
+    try:
+        return confined(root, name).is_dir()
+    except ConfigError:
+        return False
 
 
 def _folders(root: str, parent: str) -> list[str]:
@@ -213,11 +220,11 @@ def runs_root() -> Path:
 
 
 def run_files(name: str = "*") -> Iterator[Path]:
-    """run.json of the runs of that name in all folders of the output; folders that are links are passed over."""
-    for path in output().glob(f"*/{name}/run.json"):
-        root = path.parents[1]
-        if not root.is_symlink() or root.name == RUN_FOLDER:
-            yield path
+    """run.json of the runs of that name in all folders of the output; folders that are links are not looked into."""
+    folders = output().iterdir() if output().is_dir() else ()
+    for folder in sorted(folders):
+        if not folder.is_symlink() or folder.name == RUN_FOLDER:
+            yield from folder.glob(f"{name}/run.json")
 
 
 def runs_roots(name: str) -> list[Path]:

@@ -1,7 +1,7 @@
-"""Set up, lint, and run every test: `python scripts/run_tests.py`.
+"""Set up, lint, and run the tests: `python scripts/run_tests.py [--all | --long]`.
 
 Core and reliability tests run in `.venv`; tests of the host and of its page run once per ComfyUI found, inside that host's
-test environment. `--long` runs the tests alone that have a long form, in that form.
+test environment. Tests marked `thorough` wait for `--all`; `--long` runs the tests alone that have a long form, in that form.
 The last line sums up: `N passed, N failed, N skipped`.
 """
 
@@ -73,7 +73,10 @@ def pytest(name: str, venv: Venv, paths: list[str], extra: list[str], **environm
     print(f"== {name}: started", flush=True)
     with tempfile.TemporaryDirectory() as scratch:
         report = Path(scratch) / "report.xml"
-        command = [venv.script("pytest"), *paths, f"--junitxml={report}", *extra]
+        command = [
+            *(venv.script("pytest"), *paths, f"--junitxml={report}"),
+            *("--durations=10", "--durations-min=1", *extra),
+        ]
         threads = {"OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1")}
         done = subprocess.run(
             command,
@@ -108,13 +111,12 @@ def tests_in(folder: str, long: bool) -> list[str]:
     ]
 
 
-def test_runs(venv: Venv, extra: list[str], long: bool) -> list[Callable[[], Part]]:
-    """The test processes: the core's, the reliability tests', and two for each host: inside it, and at its page."""
-    form = {"SEPPO_RELIABILITY": "long"} if long else {}
-    runs = [
-        partial(pytest, name, venv, tests_in(f"tests/{name}", long), extra, **form)
-        for name in ("core", "reliability")
-    ]
+def test_runs(venv: Venv, extra: list[str], thorough: bool, long: bool) -> list[Callable[[], Part]]:
+    """The test processes, those that take longest first: two for each host, inside it and at its page; the core's, and
+    the reliability tests'."""
+    form = {"SEPPO_TESTS": "all"} if thorough or long else {}
+    form |= {"SEPPO_RELIABILITY": "long"} if long else {}
+    runs = []
     hosts = find_hosts()
     for folder in ("tests/hosts", "tests/page"):
         tests = tests_in(folder, long)
@@ -127,16 +129,19 @@ def test_runs(venv: Venv, extra: list[str], long: bool) -> list[Callable[[], Par
             inside = host_python(host)
             where = {"SEPPO_TEST_HOST": str(host.path)}
             runs.append(partial(pytest, name, inside, tests, extra, **where, **form))
-    return runs
+    return runs + [
+        partial(pytest, name, venv, tests_in(f"tests/{name}", long), extra, **form)
+        for name in ("core", "reliability")
+    ]
 
 
 def main() -> int:
-    extra = [argument for argument in sys.argv[1:] if argument != "--long"]
-    long = len(extra) < len(sys.argv) - 1
+    thorough, long = "--all" in sys.argv, "--long" in sys.argv
+    extra = [argument for argument in sys.argv[1:] if argument not in ("--all", "--long")]
     try:
         venv = setup(["dev"])
         parts = [ruff(venv, "check"), ruff(venv, "format", "--check")]
-        runs = test_runs(venv, extra, long)
+        runs = test_runs(venv, extra, thorough, long)
         with ThreadPoolExecutor(os.cpu_count()) as pool:
             parts += pool.map(lambda run: run(), runs)
     except SetupError as error:

@@ -72,15 +72,21 @@ def http_host(host, checkpoint):
     server.stop()
 
 
+LARGE = {"sdxl", "sdxl_v"}
+"""Architectures whose thin form is large; SD 1.5 has the same blocks."""
+
+
 def pytest_generate_tests(metafunc):
-    """A test that takes `kind` runs for every architecture this host release can load."""
+    """A test that takes `kind` runs for every architecture this host release can load, LARGE ones if it is thorough."""
     chosen = [mark.args[0] for mark in metafunc.definition.iter_markers("parametrize")]
     if (
         "kind" in metafunc.fixturenames
         and HOST_PATH
         and not any("kind" in names for names in chosen)
     ):
-        metafunc.parametrize("kind", kinds(version_at(Path(HOST_PATH))))
+        marks = {kind: [pytest.mark.thorough] for kind in LARGE}
+        every = kinds(version_at(Path(HOST_PATH)))
+        metafunc.parametrize("kind", [pytest.param(k, marks=marks.get(k, [])) for k in every])
 
 
 @pytest.fixture

@@ -22,6 +22,7 @@ from runs import dataset, make_run
 from thin import thin_conditioning, thin_latent
 
 LONG = os.environ.get("SEPPO_RELIABILITY") == "long"
+THOROUGH = os.environ.get("SEPPO_TESTS") == "all"
 
 RUN = "my_run"
 """The default of the nodes that take a run's name."""
@@ -81,7 +82,16 @@ QUICK = {
 """Widgets whose defaults would take long."""
 
 SLOW = {"SePPOCompare", "SePPOTestPrompts"}
-"""Nodes that draw pictures or encode texts for each string; they are given every twelfth unless time is no matter."""
+"""Nodes that draw pictures or encode texts for each string; they are given fewer unless time is no matter."""
+
+
+def some_of(strings: list[str], node: str) -> list[str]:
+    """As many of the attacks, of every kind, as there is time for: a dozen, all, or with SLOW nodes a part of them."""
+    if LONG:
+        return strings
+    slow = node in SLOW
+    return strings[:: (12 if slow else 1) if THOROUGH else (48 if slow else 16)]
+
 
 TOGETHER = {
     ("SePPOLoadWinners", "folder"): [
@@ -294,6 +304,30 @@ def test_text_inputs_of_all_nodes_are_found(host):
     assert "SePPOSaveAligned.filename_prefix" in found
 
 
+def test_every_attack_ends_inside_or_in_an_error_of_ours(bait, host, elsewhere):
+    """On the functions themselves, which every node asks."""
+    module, refused = host.module("nodes.host"), host.core("errors").SePPOError
+    inputs, runs = host.base / "input", module.runs_root()
+    ways = {
+        module.confined: (inputs, lambda text: module.confined(inputs, text)),
+        module.confined_name: (runs, lambda text: module.confined_name(runs, text)),
+        module.data_path: (inputs, lambda text: module.data_path("input", text)),
+    }
+    inside = 0
+    for text in attacks(bait):
+        for root, find in ways.values():
+            with watch(bait.root) as touched:
+                try:
+                    found = find(text)
+                except refused:
+                    found = root
+                else:
+                    inside += 1
+            assert Path(os.path.realpath(found)).is_relative_to(root.resolve()), text
+            assert not touched, (text, touched)
+    assert inside  # some are harmless
+
+
 def test_no_text_of_any_node_leads_out_of_the_hosts_folders(
     tried, bait, host, elsewhere, own_cache, record_property
 ):
@@ -301,7 +335,7 @@ def test_no_text_of_any_node_leads_out_of_the_hosts_folders(
     found: list[str] = []
     tried_in_all = 0
     for target in targets(host, "STRING"):
-        some = strings[::12] if target.node in SLOW and not LONG else strings
+        some = some_of(strings, target.node)
         found += wrongs(tried, bait, target, some)
         tried_in_all += 2 * len(some)
     record_property("paths tried in text inputs", tried_in_all)
@@ -313,10 +347,12 @@ def test_no_choice_of_any_node_takes_a_path(
 ):
     strings = attacks(bait) if LONG else attacks(bait)[::5]
     found: list[str] = []
-    every = targets(host, "COMBO")
-    for target in every:
-        found += wrongs(tried, bait, target, strings)
-    record_property("paths tried in choices", len(every) * len(strings) * 2)
+    tried_in_all = 0
+    for target in targets(host, "COMBO"):
+        some = some_of(strings, target.node)
+        found += wrongs(tried, bait, target, some)
+        tried_in_all += 2 * len(some)
+    record_property("paths tried in choices", tried_in_all)
     assert not found, f"{len(found)}:\n" + "\n".join(found[:60])
 
 
