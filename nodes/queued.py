@@ -47,12 +47,27 @@ def linked(name: str) -> dict[str, Any]:
 
 def linked_class(name: str) -> str:
     """The class of that node."""
-    return str(_node(_linked_id(name)).get("class_type", ""))
+    return _class(_linked_id(name))
+
+
+def behind(name: str, *others: str) -> tuple[str, dict[str, Any]]:
+    """Class and inputs of the node that is linked to that node's input of the next name, and so on."""
+    node_id = _linked_id(name)
+    for other in others:
+        node_id = _origin(_inputs_of(node_id).get(other))
+    return _class(node_id), _inputs_of(node_id)
 
 
 def _linked_id(name: str) -> Any:
-    link = inputs().get(name)
+    return _origin(inputs().get(name))
+
+
+def _origin(link: Any) -> Any:
     return link[0] if isinstance(link, list) and link else None
+
+
+def _class(node_id: Any) -> str:
+    return str(_node(node_id).get("class_type", ""))
 
 
 def _inputs_of(node_id: Any) -> dict[str, Any]:

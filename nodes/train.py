@@ -25,8 +25,11 @@ from .workflow import field, panel_of
 
 log = logging.getLogger(__name__)
 
-WITH_SAMPLES = ("seppo", "indicator", "spin")
-"""Presets that always draw reference samples."""
+DEEPEST = 20
+"""Nodes between a dataset and its winners that are looked through: links may run in a circle."""
+
+WITHOUT_SAMPLES = ("sft", "dpo")
+"""Presets that draw nothing but previews."""
 
 
 class SePPOTrain(io.ComfyNode):
@@ -172,13 +175,13 @@ class SePPOTrain(io.ComfyNode):
             check_writable(host.runs_root() if run_name is None else host.run_directory(run_name))
             guidance = queued.linked("tests").get("guidance")
             require_negative("SePPO Test Prompts", guidance, has_negative)
-            if queued.inputs().get("preset") in WITH_SAMPLES:
+            if queued.inputs().get("preset") not in WITHOUT_SAMPLES or has_previews():
                 guidance = queued.linked("references").get("guidance_scale")
                 require_negative("SePPO Reference Settings", guidance, has_negative)
             if queued.inputs().get("preset") == "dpo" and not may_have_pairs():
                 raise ConfigError(
-                    "preset dpo needs a losing image for every winner: connect losing_latents of SePPO "
-                    "Dataset from Latents, or choose another preset"
+                    "preset dpo needs a losing image for every winner: give the losing images, too, or "
+                    "choose another preset"
                 )
 
         return queued.checked(cls, check)
@@ -239,11 +242,27 @@ class SePPOTrain(io.ComfyNode):
 
 
 def may_have_pairs() -> bool:
-    """Whether the dataset of a queued graph may have losing images; of other people's nodes nothing is known."""
-    source = queued.linked_class("dataset")
-    if source == "SePPODatasetFromLatents":
-        return "losing_latents" in queued.linked("dataset")
-    return source != "SePPOEncodeWinners"
+    """Whether the dataset of a queued graph may have losing images; of files and other people's nodes nothing is known."""
+    way = ["dataset"]
+    source, given = queued.behind(*way)
+    while source in ("SePPOEncodeWinners", "SePPOEditCaptions") and len(way) < DEEPEST:
+        way.append("winners")
+        source, given = queued.behind(*way)
+    needed = {
+        "SePPODatasetFromLatents": "losing_latents",
+        "SePPOWinnersFromImages": "losing_images",
+        "SePPOWinnersFromVideos": "losing_images",  # which it does not take
+    }
+    return needed.get(source, "") in ("", *given)
+
+
+def has_previews() -> bool:
+    """Whether a queued graph draws some while it trains, as far as is known."""
+    if "optimizer" in queued.inputs():
+        every = queued.linked("optimizer").get("preview_every")
+    else:
+        every = user_settings.chosen(user_settings.PREVIEW_EVERY, RunConfig.preview_every)
+    return isinstance(every, int) and every > 0
 
 
 def choose_run(name: str, about: dict[str, Any]) -> Run:

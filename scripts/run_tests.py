@@ -128,6 +128,8 @@ def test_runs(venv: Venv, extra: list[str], thorough: bool, long: bool) -> list[
             name = f"ComfyUI {host.version} at {host.path}, {folder}"
             inside = host_python(host)
             where = {"SEPPO_TEST_HOST": str(host.path)}
+            if host is not hosts[-1]:  # the newest
+                where["SEPPO_OLDER_HOST"] = "1"
             runs.append(partial(pytest, name, inside, tests, extra, **where, **form))
     return runs + [
         partial(pytest, name, venv, tests_in(f"tests/{name}", long), extra, **form)

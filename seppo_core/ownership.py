@@ -2,6 +2,7 @@
 
 import logging
 import os
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import replace
@@ -20,6 +21,10 @@ STOP = "STOP"
 PATIENCE = 0.5
 """Seconds to wait for a lock: whoever only looks who has it holds it for a moment."""
 
+A_LOOK = 0.05
+"""Seconds that another process may hold the lock to look."""
+
+_LOOKING = threading.Lock()
 _HELD: set[Path] = set()
 """Run directories whose lock this process has."""
 
@@ -107,13 +112,14 @@ class OwnedFolder:
         if owner is None:
             return None
         lock = FileLock(self.directory / "run.lock")
-        try:
-            lock.acquire(timeout=0)
-        except Timeout:
-            return owner
-        except OSError:  # a folder that this user cannot write
-            return None
-        lock.release()
+        with _LOOKING:  # one who looks must not take another one for the owner
+            try:
+                lock.acquire(timeout=A_LOOK)
+            except Timeout:
+                return owner
+            except OSError:  # a folder that this user cannot write
+                return None
+            lock.release()
         return None
 
     def is_held(self) -> bool:

@@ -212,6 +212,8 @@ class Trainer:
             return
         with suppress(CheckpointError):  # damaged, and no checkpoint remembers it
             told = self.run.about().get(WENT_BACK)
+            if told:
+                self.about = {**self.about, WENT_BACK: told}
             if told and told["times"] > self.rollbacks:
                 self._went_back(**told)
 

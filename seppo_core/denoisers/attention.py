@@ -76,11 +76,13 @@ def has_gradient(
 ) -> bool:
     """Whether all of q, k and v get a gradient; the tensors stay as they are, and nothing is drawn."""
 
-    def keep(tensor: Tensor) -> Tensor:
-        return tensor
+    def detached(
+        tensor: Tensor,
+    ) -> Tensor:  # an output that its own graph held would never be freed
+        return tensor.detach()
 
     # A checkpoint around this call must not count what is saved here.
-    hooks = torch.autograd.graph.saved_tensors_hooks(keep, keep)
+    hooks = torch.autograd.graph.saved_tensors_hooks(detached, lambda tensor: tensor)
     with global_rng_kept(), torch.enable_grad(), hooks:
         leaves = [tensor.detach().requires_grad_() for tensor in qkv]
         try:

@@ -2,7 +2,7 @@
 
 import functools
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -45,20 +45,13 @@ class Kernels:
     @contextmanager
     def _heard(self) -> Iterator[None]:
         """Every module's attention asks here first."""
-        chosen = [getattr(self.attention, name) for name in ATTENTIONS]
-        places = [
-            (module, name, module.__dict__[name])
-            for module in list(sys.modules.values())
-            for name in ATTENTIONS
-            if getattr(module, "__dict__", {}).get(name) in chosen
-        ]
+        chosen = {getattr(self.attention, name) for name in ATTENTIONS}
+        routed = {function: self._routed(function) for function in chosen}
         try:
-            for module, name, function in places:
-                setattr(module, name, self._routed(function))
+            _swap(routed)
             yield
-        finally:
-            for module, name, function in places:
-                setattr(module, name, function)
+        finally:  # in modules, too, that were imported meanwhile
+            _swap({call: function for function, call in routed.items()})
 
     def _routed(self, attention: Attention) -> Attention:
         @functools.wraps(attention)
@@ -94,6 +87,15 @@ class Kernels:
         finally:
             self._override = overriding
             switch(host, before, modes)
+
+
+def _swap(functions: Mapping[Attention, Attention]) -> None:
+    """Put the others in the place of these attentions, in every module that has one."""
+    for module in list(sys.modules.values()):
+        for name in ATTENTIONS:
+            found = getattr(module, "__dict__", {}).get(name)
+            if isinstance(found, Hashable) and found in functions:
+                setattr(module, name, functions[found])
 
 
 def _none(layer: nn.Module, x: Tensor) -> None:

@@ -13,7 +13,7 @@ from ..errors import ConfigError, ScorerError
 from . import Embeddings, Scorer, make_scorer
 from .cache import Kept
 from .clip import Clip, load_clip
-from .weights import HUB, Files, ask_for, fetched, read_tensors, words_of
+from .weights import HUB, Files, ask_for, fetched, fetched_before, read_tensors, words_of
 
 VERSION = 1
 """Enters the names of kept scores; raised when the same files would give other scores."""
@@ -135,8 +135,11 @@ def fetch(name: str, weights: str) -> Path:
 
 
 def require_fetchable(name: str, weights: str) -> None:
-    """ScorerError if `fetch` would fail; fetches nothing."""
-    ask_for(weights.removeprefix(HUB), _fetched_files(name))
+    """ScorerError if the weights are not on this machine and the hub does not have them; fetches nothing."""
+    hub_id = weights.removeprefix(HUB)
+    here = fetched_before(hub_id, _fetched_files(name))
+    if here is None or _first(here, make_scorer(name).weights) is None:
+        ask_for(hub_id)
 
 
 def _fetched_files(name: str) -> tuple[str, ...]:

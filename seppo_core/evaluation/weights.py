@@ -1,7 +1,11 @@
 """Finding and reading a scorer's files: tensors in safetensors or, without running anything in them, .pt."""
 
 import hashlib
-from collections.abc import Iterator
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
+from concurrent.futures import TimeoutError as FutureTimeout
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -96,8 +100,13 @@ def words_of(weights: Path, fallback: Path | None) -> Path:
     )
 
 
-ANSWERS_WITHIN = 5.0
-"""Seconds that the hub is given to say whether it has a repository."""
+ANSWERS_WITHIN = 3.0
+"""Seconds that are waited for the hub to say whether it has a repository; what it says later counts the next time."""
+
+ASKED_AGAIN = 60.0
+"""Seconds after which an answer is asked for anew."""
+
+_answers: dict[str, tuple[float, Future]] = {}
 
 
 def fetched(hub_id: str, patterns: tuple[str, ...]) -> Path:
@@ -109,16 +118,45 @@ def fetched(hub_id: str, patterns: tuple[str, ...]) -> Path:
         raise _not_fetched(hub_id, error) from None
 
 
-def ask_for(hub_id: str, patterns: tuple[str, ...]) -> None:
-    """ScorerError unless the repository is on this machine or the hub says that it has it; nothing is fetched."""
+def fetched_before(hub_id: str, patterns: tuple[str, ...]) -> Path | None:
+    """The folder of what this machine has of a repository, whole or not; None if it has nothing."""
     hub = _hub(hub_id)
     try:
-        hub.snapshot_download(hub_id, allow_patterns=list(patterns), local_files_only=True)
-    except hub.errors.LocalEntryNotFoundError:
+        return Path(
+            hub.snapshot_download(hub_id, allow_patterns=list(patterns), local_files_only=True)
+        )
+    except Exception:  # as above: not there, or not to be read
+        return None
+
+
+def ask_for(hub_id: str) -> None:
+    """ScorerError unless the hub says, within a moment, that it has the repository; nothing is fetched."""
+    hub, now = _hub(hub_id), time.monotonic()
+    when, answer = _answers.get(hub_id, (0.0, None))
+    if answer is None or now - when > ASKED_AGAIN or (answer.done() and answer.exception()):
+        answer = _in_background(lambda: hub.HfApi().model_info(hub_id, timeout=ANSWERS_WITHIN))
+        _answers[hub_id] = now, answer
+    try:
+        answer.result(ANSWERS_WITHIN)
+    except FutureTimeout:
+        late = TimeoutError("the hub does not answer; try again")
+        raise _not_fetched(hub_id, late) from None
+    except Exception as error:  # as above
+        raise _not_fetched(hub_id, error) from None
+
+
+def _in_background(call: Callable[[], Any]) -> Future:
+    """What `call` gives; it keeps nobody waiting who ends the process."""
+    answer: Future = Future()
+
+    def run() -> None:
         try:
-            hub.HfApi().model_info(hub_id, timeout=ANSWERS_WITHIN)
-        except Exception as error:  # as above
-            raise _not_fetched(hub_id, error) from None
+            answer.set_result(call())
+        except Exception as error:
+            answer.set_exception(error)
+
+    threading.Thread(target=run, daemon=True).start()
+    return answer
 
 
 def _hub(hub_id: str) -> Any:
@@ -129,7 +167,7 @@ def _hub(hub_id: str) -> Any:
             f"{HUB}{hub_id}: write owner and name, as in {HUB}openai/clip-vit-base-patch32"
         )
     try:
-        import huggingface_hub.errors
+        import huggingface_hub
     except ImportError:
         raise MissingPackageError(
             "fetching weights needs the package huggingface_hub: pip install 'seppo[scorers]'"

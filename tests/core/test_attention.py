@@ -1,6 +1,8 @@
 """Which attention training forwards go by, judged by its gradient."""
 
+import gc
 import logging
+import weakref
 
 import pytest
 import torch
@@ -51,6 +53,20 @@ def test_an_attention_has_a_gradient_if_q_k_and_v_get_one(attention, expected):
     with torch.no_grad():
         assert has_gradient(attention, inputs, (1,), {}) == expected
     assert all(x.grad is None for x in inputs)
+
+
+def test_an_attention_that_fails_when_judged_leaves_no_graph_behind():
+    kept = []
+
+    def failing(*args, **settings):
+        out = slow(*args, **settings).softmax(-1)  # whose graph keeps its output
+        kept.append(weakref.ref(out))
+        raise MemoryError
+
+    with pytest.raises(MemoryError):
+        has_gradient(failing, qkv(), (1,), {})
+    gc.collect()
+    assert kept[0]() is None
 
 
 @pytest.mark.parametrize("chosen", [deaf, half_deaf, refusing])

@@ -183,6 +183,7 @@ def test_a_rolled_back_run_resumes_to_the_bit(make_policy, dataset, tmp_path, ki
     again = make_policy()
     reports = list(train(again, dataset, config))
     assert [(r.step, r.lr) for r in reports] == [(step, 0.01) for step in steps_left]
+    assert Run(config.run.directory).about()["went_back"] == {"times": 1, "to": 3}
     assert same(again.lora.state(), whole.lora.state())
 
 

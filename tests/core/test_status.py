@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -87,6 +88,13 @@ def failed(home: Path, error: Exception | None = None) -> None:
     policy.errors = broken
     with pytest.raises(type(error)):
         next(reports)
+
+
+def test_two_that_look_at_once_do_not_take_each_other_for_the_owner(tmp_path):
+    killed(tmp_path)
+    with ThreadPoolExecutor(4) as pool:
+        seen = set(pool.map(lambda _: Run(tmp_path).status().state, range(200)))
+    assert seen == {"failed"}
 
 
 def killed(home: Path) -> None:

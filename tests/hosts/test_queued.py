@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import shutil
+import time
 from pathlib import Path
 from typing import Any
 
@@ -58,21 +59,33 @@ def said(host, class_type: str, **inputs: Any) -> str:
 
 
 @pytest.fixture(autouse=True)
-def hub(monkeypatch) -> dict[str, set[str]]:
+def hub(host, monkeypatch, tmp_path) -> dict[str, set[str]]:
     """Which repositories are on this machine, and which the hub has; nobody is asked in truth."""
     import huggingface_hub
 
-    known = {"here": {HUB.partition(":")[2]}, "there": set()}
+    known = {name: set() for name in ("here", "in part", "there", "slow")}
+    known["here"] = {HUB.partition(":")[2]}
 
     def snapshot(name, allow_patterns, local_files_only=False):
         assert local_files_only
-        if name not in known["here"]:
-            raise huggingface_hub.errors.LocalEntryNotFoundError(name)
+        if name not in known["here"] | known["in part"]:
+            raise FileNotFoundError(name)
+        folder = tmp_path / ("here" if name in known["here"] else "in part")
+        folder.mkdir(exist_ok=True)
+        (folder / "tokenizer.json").touch()
+        if name in known["here"]:
+            (folder / "model.safetensors").touch()
+        return str(folder)
 
     def model_info(api, name, timeout):
-        if name not in known["there"]:
+        if name in known["slow"]:
+            time.sleep(0.5)
+        elif name not in known["there"]:
             raise OSError("no answer")
 
+    weights = host.core("evaluation.weights")
+    monkeypatch.setattr(weights, "ANSWERS_WITHIN", 0.1)
+    monkeypatch.setattr(weights, "_answers", {})
     monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot)
     monkeypatch.setattr(huggingface_hub.HfApi, "model_info", model_info)
     return known
@@ -168,9 +181,10 @@ def test_guidance_without_a_negative_is_told_before_anything_is_encoded(
 ):
     inputs = complete(host, other) | settings
     graph = {"others": {"other": {"class_type": other, "inputs": inputs}}, name: ["other", 0]}
-    words = said(host, "SePPOTrain", **graph)
-    assert "has guidance 7, which needs a negative prompt" in words
-    assert not errors_of(host, "SePPOTrain", **graph, negative=LINK)
+    for preset in ("indicator", "custom", "sft"):  # sft draws previews
+        words = said(host, "SePPOTrain", preset=preset, **graph)
+        assert "has guidance 7, which needs a negative prompt" in words
+        assert not errors_of(host, "SePPOTrain", preset=preset, **graph, negative=LINK)
 
 
 def test_pairs_without_losing_images_are_told_before_anything_is_encoded(host):
@@ -178,21 +192,45 @@ def test_pairs_without_losing_images_are_told_before_anything_is_encoded(host):
         dataset = {"class_type": class_type, "inputs": complete(host, class_type) | inputs}
         return {"preset": "dpo", "others": {"data": dataset}, "dataset": ["data", 0]}
 
-    for class_type in ("SePPOEncodeWinners", "SePPODatasetFromLatents"):
-        words = said(host, "SePPOTrain", **with_dataset(class_type))
-        assert "needs a losing image for every winner" in words
-    paired = with_dataset("SePPODatasetFromLatents", losing_latents=LINK)
-    assert not errors_of(host, "SePPOTrain", **paired)
-    assert not errors_of(host, "SePPOTrain", preset="dpo")  # of somebody's own node
+    def with_winners(class_type, **inputs):
+        graph = with_dataset("SePPOEncodeWinners", winners=["edit", 0])
+        edit = {"class_type": "SePPOEditCaptions", "inputs": {"winners": ["winners", 0]}}
+        winners = {"class_type": class_type, "inputs": complete(host, class_type) | inputs}
+        return {**graph, "others": {**graph["others"], "edit": edit, "winners": winners}}
+
+    def asks_for_losers(graph):
+        found = errors_of(host, "SePPOTrain", **graph)
+        return any("needs a losing image for every winner" in error["details"] for error in found)
+
+    for graph in (
+        with_dataset("SePPODatasetFromLatents"),
+        with_winners("SePPOWinnersFromImages"),
+        with_winners("SePPOWinnersFromVideos"),
+    ):
+        assert asks_for_losers(graph), graph
+    for graph in (
+        with_dataset("SePPODatasetFromLatents", losing_latents=LINK),
+        with_winners("SePPOWinnersFromImages", losing_images=LINK),
+        with_winners("SePPOLoadWinners"),
+        with_winners("SePPOPickWinners"),
+        with_dataset("SePPOEncodeWinners", winners=["data", 0]),  # a circle, which the host refuses
+        {"preset": "dpo"},  # of somebody's own node
+    ):
+        assert not asks_for_losers(graph), graph
 
 
 def test_weights_that_the_hub_does_not_have_are_told_before_anything_is_trained(host, hub):
+    inputs = {"weights": HUB, "prompts": "a fox"}
+    assert not errors_of(host, "SePPOScore", **inputs)
+    (name,) = hub["in part"] = hub["here"]
     hub["here"] = set()
-    assert "cannot be fetched (no answer)" in said(host, "SePPOScore", weights=HUB, prompts="a fox")
-    hub["there"] = {HUB.partition(":")[2]}
-    assert not errors_of(host, "SePPOScore", weights=HUB, prompts="a fox")
-    hub["here"], hub["there"] = hub["there"], set()
-    assert not errors_of(host, "SePPOScore", weights=HUB, prompts="a fox")
+    assert "cannot be fetched (no answer)" in said(host, "SePPOScore", **inputs)
+    hub["slow"] = {name}
+    assert "cannot be fetched (the hub does not answer" in said(host, "SePPOScore", **inputs)
+    time.sleep(0.6)  # its answer has come
+    assert not errors_of(host, "SePPOScore", **inputs)
+    hub["slow"], hub["in part"] = set(), set()
+    assert not errors_of(host, "SePPOScore", **inputs)  # it is not asked again so soon
 
 
 def test_a_lora_for_diffusers_needs_the_base_if_the_run_is_trained_here(host):

@@ -30,6 +30,15 @@ print(inprocess.start(Path(sys.argv[2]), Path(sys.argv[3])).thin_checkpoint())
 """
 
 
+ON_EACH = {"test_loads.py", "test_refusals.py"}
+"""What runs at the page of an older host, too, if the tests need not be thorough."""
+
+
+def pytest_itemcollected(item):
+    if os.environ.get("SEPPO_OLDER_HOST") and item.path.name not in ON_EACH:
+        item.add_marker(pytest.mark.thorough)
+
+
 def pytest_collection_modifyitems(items):
     missing = (
         "needs a ComfyUI: put one at ~/comfy/ComfyUI or name it in COMFYUI_PATH"
@@ -87,7 +96,9 @@ def vue(request) -> bool:
     return request.param
 
 
-@pytest.fixture(params=[False, True], ids=["dark", "light"])
+@pytest.fixture(
+    params=[False, pytest.param(True, marks=pytest.mark.thorough)], ids=["dark", "light"]
+)
 def light(request) -> bool:
     """Both themes, for tests that ask for them."""
     return request.param
