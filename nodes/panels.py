@@ -5,6 +5,7 @@ answer comes from the queue and from the run directories.
 """
 
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from typing import Any
 
 from comfy_execution.progress import NodeState, get_progress_state
@@ -106,7 +107,10 @@ def known(panel: str, otherwise: Status) -> tuple[Run | None, Status]:
 
 def newest(panel: str) -> Run | None:
     """Of the runs that this panel showed the one that it showed last."""
-    runs = (Run(host.run_directory(name)) for name in host.run_names())
-    albums = {run: Album(run.directory) for run in runs}
+    albums: dict[Run, Album] = {}
+    for name in host.run_names():
+        with suppress(SePPOError):  # a folder that is no run of ours, or has links out of it
+            run = Run(host.run_directory(name))
+            albums[run] = Album(run.directory)
     mine = [run for run, album in albums.items() if album.about().get("panel") == panel]
     return max(mine, key=lambda run: albums[run].touched(), default=None)

@@ -80,7 +80,8 @@ class Status:
     @property
     def actions(self) -> list[str]:
         asked = self.state in (TRAINING, ELSEWHERE) and self.note.endswith(LAST_STEP)
-        return [name for name in ACTIONS.get(self.state, ()) if not (asked and name == "stop")]
+        can_stop = self.steps and not asked
+        return [name for name in ACTIONS.get(self.state, ()) if can_stop or name != "stop"]
 
     @property
     def trains(self) -> bool:

@@ -18,7 +18,7 @@ app.registerExtension({
   name: "seppo.runs",
   setup() {
     store.listen();
-    store.addEventListener("list", ({ detail }) => (detail.run ? show(detail) : ask()));
+    store.addEventListener("list", ({ detail }) => hear(detail));
     store.addEventListener("step", ({ detail }) => show(detail));
     store.addEventListener("queue", ask);
     let list = null;
@@ -116,6 +116,12 @@ function show({ run, panel }) {
   for (const [node, view] of panels) if (panel && idOf(node) === panel) view.show(store.run(run));
 }
 
+/** Of a run that does not train its panel may show another by now. */
+function hear(detail) {
+  if (detail.run && detail.state === "training") show(detail);
+  ask();
+}
+
 /** Ask the server how it stands with each panel, and again as long as something passes by that it sends no message of. */
 const ask = soon(async () => {
   const shown = [...panels].filter(([node]) => isLive(node));
@@ -133,7 +139,7 @@ const ask = soon(async () => {
     if (standing.run) {
       view.show(store.run(standing.run));
       store.run(standing.run).stands(standing, asked);
-    } else view.tell(standing);
+    } else view.tell(standing, asked);
   }
   clearTimeout(again);
   if (Object.values(standings).some(({ passing }) => passing)) again = setTimeout(ask, PASSING_EVERY);

@@ -28,6 +28,9 @@ CAPTION_KEYS = ("caption", "text", "prompt", "description", "tags")
 EMPTY_KEYS = ("caption", "text")
 """of these, whose empty text is an empty caption; the others are empty where nobody wrote anything"""
 
+DEEPEST = 5
+"""Objects within each other in which a caption is looked for."""
+
 MAX_CAPTION_BYTES = 1_000_000
 MAX_TABLE_BYTES = 500_000_000
 HEAD_BYTES = 4096
@@ -182,8 +185,12 @@ def written_captions(suffix: str, data: bytes, reading: Reading) -> Written:
         values = json.loads(text)
     except (ValueError, RecursionError) as error:
         raise DatasetError(f"its .json is not valid JSON ({error})") from None
-    told = graph_beside(values) if is_graph(values) else None
-    return as_written(told or caption_in(without_graphs(values)))
+    others = without_graphs(values)
+    if not is_graph(values):
+        return as_written(caption_in(others))
+    by_hand = {key: others[key] for key in EMPTY_KEYS if key in others}
+    found = (caption_in(by_hand), graph_beside(values), caption_in(others))
+    return as_written(next((caption for caption in found if caption is not None), None))
 
 
 def first_written(found: Iterable[Written]) -> Written:
@@ -226,13 +233,13 @@ def read_lines(every: Sequence[str], how: str) -> tuple[list[str], str]:
     return lines, "one is drawn each time"
 
 
-def caption_in(values: Any) -> str | None:
+def caption_in(values: Any, depth: int = 0) -> str | None:
     """The caption of a JSON value: a string, a list of tags, or an object with one of CAPTION_KEYS.
 
     None if it is nothing of these, or an object without any; empty if one of EMPTY_KEYS is and no other is filled.
     """
-    if isinstance(values, dict):
-        found = {key: caption_in(values[key]) for key in CAPTION_KEYS if key in values}
+    if isinstance(values, dict) and depth < DEEPEST:
+        found = {key: caption_in(values[key], depth + 1) for key in CAPTION_KEYS if key in values}
         empty = any(found.get(key) == "" for key in EMPTY_KEYS)
         return next(filter(None, found.values()), "" if empty else None)
     if isinstance(values, list):

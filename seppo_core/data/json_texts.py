@@ -22,7 +22,7 @@ MAKING = {"seed", "steps", "sampler", "cfg", "cfg_scale", "guidance_scale"}
 """Keys of which one stands beside the prompt in settings of a picture."""
 
 SECTIONS = re.compile(
-    r"<(?:segment|clear|object|region|refiner|video|videoswap|extend)(?:[:\[/][^<>]*)?(?://[^<>]*)?>"
+    r"<(?:segment|clear|object|region|refiner|video|videoswap|extend)(?:[:\[/][^<>]*)?>"
 )
 """SwarmUI's marks after which a text is for a part of the picture, or for another pass."""
 

@@ -178,7 +178,7 @@ def _parsed(info: Any) -> Generation:
     sampler = info.samplers[0]
     settings = {**info.metadata, **sampler.parameters}
     return Generation(
-        prompt=NETWORKS.sub("", ", ".join(str(prompt.value) for prompt in sampler.prompts)),
+        prompt=", ".join(str(prompt.value) for prompt in sampler.prompts),
         negative=", ".join(str(prompt.value) for prompt in sampler.negative_prompts),
         seed=_number(settings.get("seed"), int),
         steps=_number(settings.get("steps"), int),

@@ -98,7 +98,7 @@ class Sample:
     """The files of one key. An archive may hold several samples of one key."""
 
     key: str
-    endings: list[str] = field(default_factory=list)
+    endings: set[str] = field(default_factory=set)
     """what follows the key in the names that were seen"""
     picture: PictureInTar | None = None
     written: dict[str, bytes] = field(default_factory=dict)
@@ -168,7 +168,7 @@ def samples_of(path: str, name: str, left_out: list[LeftOut], others: Counter[st
                 if sample is None or ending in sample.endings:
                     sample = latest[key] = Sample(key)
                     samples.append(sample)
-                sample.endings.append(ending)
+                sample.endings.add(ending)
                 _take(sample, kind, member, file, path, name, left_out)
     except OSError as error:
         left_out.append(LeftOut(name, f"cannot be read ({error.strerror or error})"))

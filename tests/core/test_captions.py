@@ -373,3 +373,15 @@ def test_a_caption_behind_a_link_is_named_as_a_link(tmp_path):
         read_winners(tmp_path / "w")
     assert "a.png: a.txt beside it is a link to a file outside the folder" in str(told.value)
     assert "b.png: b.txt beside it is a link that leads to no file" in str(told.value)
+
+
+@pytest.mark.parametrize("depth", [10, 900, 5000, 100_000])
+def test_captions_within_captions_are_not_looked_for_without_end(tmp_path, depth):
+    """Python's own reader of JSON gives up at some depth only."""
+    draw(tmp_path / "a.png")
+    (tmp_path / "a.json").write_text('{"caption":' * depth + '"deep"' + "}" * depth)
+    (tmp_path / "b.txt").write_text("b")
+    draw(tmp_path / "b.png")
+    winners = read_winners(tmp_path)
+    assert [winner.caption for winner in winners] == ["b"]
+    assert [item.name for item in winners.left_out] == ["a.png"]

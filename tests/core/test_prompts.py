@@ -114,6 +114,12 @@ def test_marks_for_words_that_the_file_does_not_hold_are_told(mark):
         )
 
 
+def test_a_mark_that_never_ends_takes_no_longer_than_its_text():
+    prompt = "a fox <segment:" + "/" * 200_000
+    swarm = json.dumps({"sui_image_params": {"prompt": prompt, "seed": 1}})
+    assert reason(parameters=swarm) == "its prompt is over 20000 characters"
+
+
 def test_json_of_unknown_programs_is_told_by_its_keys_and_names_no_program():
     told = "its text is JSON of a program that is not known (keys: 'foo', 'bar')"
     assert reason(parameters='{"foo": 1, "bar": {"prompt": 2}}') == told
@@ -191,7 +197,7 @@ def test_prompt_beyond_all_measure_is_refused():
 
 def test_automatic1111_parameters_without_its_marks_for_networks():
     pytest.importorskip("sd_parsers", reason="the extra prompts is not installed")
-    told = Generation("a red fox,  snow", "blurry", 12, 20, 7.0, "Euler a", None, "sd15")
+    told = Generation("a red fox, snow", "blurry", 12, 20, 7.0, "Euler a", None, "sd15")
     assert read(parameters=A1111) == told
     tags = Image.Exif()
     tags.get_ifd(0x8769)[0x9286] = b"UNICODE\0" + A1111.encode("utf-16-be")
@@ -266,6 +272,8 @@ def test_graph_in_a_json_beside_captions_the_picture(tmp_path):
         ({"prompt": with_text(["9", 0]), "caption": "a cat"}, "a cat"),
         ({"prompt": with_text(["9", 0])}, "a red fox"),
         ({"prompt": "a cat", "workflow": GRAPH}, "a red fox"),
+        ({"caption": "a cat", "prompt": GRAPH}, "a cat"),
+        ({"text": "a cat", "workflow": json.dumps(GRAPH)}, "a cat"),
     ],
 )
 def test_caption_beside_a_silent_graph_in_one_json_is_read(tmp_path, sidecar, caption):

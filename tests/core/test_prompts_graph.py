@@ -2,12 +2,13 @@
 
 import json
 import random
+import tracemalloc
 from typing import Any
 
 import pytest
 
 from seppo_core.data.generation import Generation, NoPromptError
-from seppo_core.data.graphs import generation_of
+from seppo_core.data.graphs import generation_of, texts
 
 Graph = dict[str, dict[str, Any]]
 
@@ -536,3 +537,57 @@ def test_graphs_spoiled_at_random_end_in_a_text_or_a_reason(seed):
                 assert str(error)
                 outcomes.add("reason")
     assert outcomes == {"text", "reason"}
+
+
+def many_passes(count: int) -> Graph:
+    """Samplers in a row, each refining what the one before drew; texts and networks come over as many nodes."""
+    graph = plain()
+    for number in range(count):
+        conditioning, model, sampler = f"c{number}", f"m{number}", f"s{number}"
+        before = [f"c{number - 1}", 0] if number else ["good", 0]
+        graph[conditioning] = node("FluxGuidance", guidance=3.5, conditioning=before)
+        network = [f"m{number - 1}", 0] if number else ["model", 0]
+        graph[model] = node("ModelSamplingFlux", model=network)
+        graph[sampler] = node(
+            "KSampler",
+            **{"model": [f"m{count - 1}", 0], "positive": [f"c{count - 1}", 0], "denoise": 0.5},
+            **{"latent_image": [f"s{number - 1}", 0] if number else ["sampler", 0]},
+        )
+    return graph | {"decode": node("VAEDecode", samples=[f"s{count - 1}", 0], vae=["model", 2])}
+
+
+def test_passes_that_share_their_texts_ask_for_them_once(monkeypatch):
+    asked = []
+    own_text = texts.own_text
+    monkeypatch.setattr(texts, "own_text", lambda *args: asked.append(args[1]) or own_text(*args))
+    assert prompt(many_passes(100)) == "a red fox"
+    assert asked.count("good") == 1
+
+
+def test_a_graph_that_would_take_for_ever_is_given_up():
+    assert reason(many_passes(1500)) == "its graph is too tangled to be read"
+
+
+def test_a_link_to_an_output_below_zero_is_none():
+    text = node("Text String", text="a red fox", text_b="b")
+    assert positive(words=text, good=encode(["words", 0])) == "a red fox"
+    assert "holds no text" in reason(plain(words=text, good=encode(["words", -9])))
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        node("StringFormat", f_string="{a}" * 30_000, a="x" * 60_000),
+        node("TextConcat", **{f"text_{n}": ["long", 0] for n in range(2000)}, delimiter=","),
+    ],
+)
+def test_a_text_that_would_be_too_long_is_not_made(source):
+    long = node("PrimitiveString", value="x" * 60_000)
+    tracemalloc.start()
+    try:
+        said = reason(plain(long=long, words=source, good=encode(["words", 0])))
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert said == "its prompt is over 100000 characters"
+    assert peak < 20_000_000

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import urllib.error
 import urllib.request
 
@@ -147,6 +148,22 @@ def test_the_list_says_of_a_run_that_another_process_has_what_its_panel_says(htt
     assert listed["actions"] == ["stop"]
 
 
+def test_an_odd_folder_beside_the_runs_keeps_no_panel_from_its_own(http_host, trained, tmp_path):
+    kept = trained / ".album" / "about.json"
+    before = kept.read_text()
+    kept.write_text(json.dumps(json.loads(before) | {"panel": "beside"}))
+    odd = [trained.parent / name for name in ("a_link_inside", "a:b")]
+    for folder in odd:
+        folder.mkdir()
+        (folder / "run.json").write_text("{}")
+    (odd[0] / "pool").symlink_to(tmp_path)
+    shown = http_host.get("/seppo/panels?panel=beside")["beside"]
+    kept.write_text(before)
+    for folder in odd:
+        shutil.rmtree(folder)
+    assert (shown["run"], shown["state"]) == (NAME, "done")
+
+
 def test_a_name_with_braces_is_a_name(http_host, trained, checkpoint):
     http_host.run_graph(training(checkpoint, "fox {v2}", steps=1))
     assert http_host.get("/seppo/runs/fox%20%7Bv2%7D")["step"] == 1
@@ -222,6 +239,7 @@ def test_a_node_that_waits_is_told_from_one_that_had_its_turn(host):
 
     def told() -> str:
         status = turn("this", prompt, "train")
+        assert status is None or "stop" not in status.actions  # there is no run that could
         return status.text if status else "none"
 
     reset_progress_state("this", DynamicPrompt(prompt))

@@ -121,11 +121,22 @@ def fill(page: Any) -> None:
     )
 
 
+def at_rest(page: Any, code: str, given: Any) -> Any:
+    """What the page answers once it has answered the same in ten frames in a row."""
+    said, same = None, 0
+    while same < 10:
+        page.drawn()
+        before, said = said, page.ask(code, given)
+        same = same + 1 if said == before else 0
+    return said
+
+
 def fits(page: Any, kind: str, whole: bool = True) -> bool:
     """Whether a node's panel lies inside the node, as wide as it; if `whole`, with everything to be seen."""
     page.wait_for(f"([kind, panel]) => ({BOXES})([kind, panel]).panel[2] > 0", [kind, PANELS[kind]])
-    page.tab.wait_for_timeout(300)  # the host lays a node out in frames of its own
-    found = page.ask(BOXES, [kind, PANELS[kind]])
+    found = at_rest(
+        page, BOXES, [kind, PANELS[kind]]
+    )  # the host lays a node out in frames of its own
     node, panel, slack = found["node"], found["panel"], 2
     assert inside(panel, node, slack), found
     assert panel[2] - panel[0] >= (node[2] - node[0]) - 40 * found["scale"], found

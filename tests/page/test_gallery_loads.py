@@ -82,6 +82,14 @@ def address_in(request) -> str:
     return parse_qs(urlsplit(request.url).query)["address"][0]
 
 
+def until(page, condition) -> None:
+    for _ in range(600):
+        if condition():
+            return
+        page.drawn()
+    raise AssertionError("it did not become so")
+
+
 def opened(page) -> Server:
     server = Server(page)
     page.ask("() => { window.app.extensionManager.command.execute('SePPO.PickWinners'); }")
@@ -109,7 +117,7 @@ def test_after_a_fast_scroll_the_next_requests_are_for_what_is_seen(open_page):
     page.drawn()
     seen = page.ask(SEEN)
     assert NAMES[-1] in seen[-1] and frames > 30
-    page.tab.wait_for_timeout(500)
+    until(page, lambda: len(server.on_their_way) == AT_ONCE)
     waiting = [address_in(request) for request in server.on_their_way]
     passed = [address for address in server.asked if address not in waiting]
     assert len(server.asked) <= AT_ONCE * (frames + 1)
@@ -128,8 +136,7 @@ def test_a_gallery_that_is_closed_asks_for_nothing_more(open_page):
     server.held = []
     page.ask("() => { window.app.extensionManager.command.execute('SePPO.PickWinners'); }")
     page.by("seppo-cell").first.wait_for()
-    page.tab.wait_for_timeout(500)
-    assert len(server.asked) == AT_ONCE
+    until(page, lambda: len(server.asked) == AT_ONCE)
     page.by("seppo-close").click()
     page.wait_for("() => !document.querySelector('dialog.seppo-gallery')")
     page.tab.wait_for_timeout(500)

@@ -1,10 +1,9 @@
 // The list of runs: settings, curves of several over each other, a run into the graph with one click.
 
-import { post } from "../shared/api.js";
 import { button, element, oncePerFrame, styles, tell } from "../shared/dom.js";
 import { CHARTS, Chart } from "./charts.js";
 import { store } from "./store.js";
-import { RunView } from "./view.js";
+import { goOn, RunView } from "./view.js";
 
 const COMPARED = ["loss", "winner_margin", "flip_rate", "implicit_accuracy", "held_out_margin", "grad_norm"];
 const ELSEWHERE_EVERY = 3000; // milliseconds; another process tells this page nothing
@@ -33,14 +32,19 @@ export class RunList {
     store.removeEventListener("list", this.onList);
     store.removeEventListener("step", this.onStep);
     clearTimeout(this.again);
+    this.turn = null;
     for (const name of this.chosen) store.run(name).removeEventListener("change", this.compare);
     this.chart?.dispose();
     this.view.dispose();
   }
 
   async refresh() {
+    const turn = (this.turn = {});
+    const asked = performance.now();
     const runs = await store.list();
+    if (turn !== this.turn) return; // asked again meanwhile, or closed
     clearTimeout(this.again);
+    for (const run of runs) store.runs.get(run.name)?.stands(run, asked);
     if (runs.some((run) => run.state === "elsewhere")) this.again = setTimeout(this.onList, ELSEWHERE_EVERY);
     const rows = runs.map((run) => this.#row(run));
     this.rows.replaceChildren(...(rows.length ? rows : [element("p", { className: "seppo-dim" }, "No runs yet. SePPO Train makes one.")]));
@@ -97,11 +101,6 @@ export class RunList {
     }
     this.chart?.set(aligned(runs, this.metric.value));
   }
-}
-
-async function goOn(name) {
-  await post(`/seppo/runs/${encodeURIComponent(name)}/continue`);
-  tell("info", `${name} goes on with the next Run of its graph.`);
 }
 
 /** One column of steps for all runs, and each run's values at them. */

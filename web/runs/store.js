@@ -113,7 +113,8 @@ export class Run extends EventTarget {
     if (asked < this.heard) return;
     const { state, step } = this.summary;
     Object.assign(this.summary, standing(found));
-    if (this.whole && found.state === "elsewhere" && (state !== found.state || step !== found.step)) this.fill().catch(() => {});
+    const elsewhere = [state, found.state].includes("elsewhere"); // which sends this page nothing
+    if (this.whole && elsewhere && (state !== found.state || step !== found.step)) this.fill().catch(() => {});
     this.dispatchEvent(new Event("change"));
   }
 

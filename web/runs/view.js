@@ -13,6 +13,13 @@ const CURVES = [
 const SAMPLES_SHOWN = 12;
 const PACE_STEPS = 20;
 
+/** Let a stopped run go on; `then` does what is left to do, else its Run is for the user to press. */
+export async function goOn(name, then) {
+  await post(`/seppo/runs/${encodeURIComponent(name)}/continue`);
+  if (then) await then();
+  else tell("info", `${name} goes on with the next Run of its graph.`);
+}
+
 /** A panel that shows `run` (or nothing yet) and follows it until `dispose`. */
 export class RunView {
   constructor() {
@@ -41,14 +48,16 @@ export class RunView {
     this.#draw();
   }
 
-  /** What the server says as long as no run of the panel is to be shown: waiting, encoding, nothing yet. Null: the run speaks. */
-  tell(standing) {
+  /** What the server says as long as no run of the panel is to be shown: waiting, encoding, nothing yet. Older words than a run's are dropped. */
+  tell(standing, asked) {
+    if (asked < this.shown) return;
     this.standing = standing;
     this.redraw();
   }
 
   show(run) {
     this.standing = null;
+    this.shown = performance.now();
     if (this.run === run) return this.redraw();
     this.run?.removeEventListener("change", this.redraw);
     this.samples.replaceChildren();
@@ -71,9 +80,7 @@ export class RunView {
   }
 
   async #goOn() {
-    await post(`/seppo/runs/${encodeURIComponent(this.run.name)}/continue`);
-    if (this.onContinue) await this.onContinue();
-    else tell("info", `${this.run.name} goes on with the next Run of its graph.`);
+    await goOn(this.run.name, this.onContinue);
   }
 
   #draw() {

@@ -7,6 +7,8 @@ from typing import Any, NamedTuple
 from ..generation import NoPromptError
 
 MAX_NODES = 50_000
+MAX_LOOKS = 200_000
+"""Nodes looked at, over and over, until a graph counts as one that cannot be read."""
 
 Link = tuple[str, int]
 """Id of a node, and which of its outputs."""
@@ -72,13 +74,22 @@ class Graph:
         self._links: dict[str, dict[str, Link]] = {}
         self._behind: dict[tuple[Link, bool], Any] = {}
         self._machines: set[str] | None = None
+        self._looks = 0
+        self.answers: dict[Question, Any] = {}
+        """of every question that was asked of the graph: pass after pass asks the same"""
+
+    def look(self) -> None:
+        """Count a node that is looked at; NoPromptError once it were too many."""
+        self._looks += 1
+        if self._looks > MAX_LOOKS:
+            raise NoPromptError("its graph is too tangled to be read")
 
     def link(self, value: Any) -> Link | None:
         """The link that an input's value is; None for anything else, or for a node that is not there."""
         if not isinstance(value, (list, tuple)) or len(value) != 2:
             return None
         node, slot = value
-        if not isinstance(node, (str, int)) or not isinstance(slot, int):
+        if not isinstance(node, (str, int)) or not isinstance(slot, int) or slot < 0:
             return None
         return (str(node), slot) if str(node) in self.nodes else None
 
@@ -216,10 +227,12 @@ Answering = Generator[Question, Any, Any]
 def answer(graph: Graph, question: Question) -> Any:
     """Run `question[0](graph, *question[1:])`, a generator, and all that it asks, on a stack of our own.
 
-    Every question is answered once. One that leads back to itself gets NoPromptError; errors are thrown
+    Every question is answered once for a graph. One that leads back to itself gets NoPromptError; errors are thrown
     into whoever asked.
     """
-    answers: dict[Question, Any] = {}
+    answers = graph.answers
+    if question in answers:
+        return _given(answers[question])
     stack: list[tuple[Question, Answering]] = [(question, question[0](graph, *question[1:]))]
     waiting = {question}
     result: Any = None
@@ -245,8 +258,12 @@ def answer(graph: Graph, question: Question) -> Any:
         answers[asking] = result
         waiting.discard(asking)
         stack.pop()
+    return _given(result)
+
+
+def _given(result: Any) -> Any:
     if isinstance(result, NoPromptError):
-        raise result
+        raise NoPromptError(*result.args)
     return result
 
 

@@ -167,6 +167,7 @@ def _way(graph: Graph, links: list[Link]) -> Iterator[Node]:
         if node is None or node.id in seen:
             continue
         seen.add(node.id)
+        graph.look()
         yield node
         if not drawing(graph, node):
             waiting += _onward(graph, node)

@@ -152,6 +152,7 @@ def upstream(graph: Graph, start: Node) -> Iterator[Node]:
     waiting, seen = deque([start]), {start.id}
     while waiting:
         node = waiting.popleft()
+        graph.look()
         yield node
         for name, link in graph.links(node).items():
             behind = graph.link(graph.follow(link))
@@ -182,6 +183,7 @@ def _model(graph: Graph, node: Node, guider: Node) -> str | None:
     seen = {guider.id, node.id}
     while waiting:
         node = waiting.popleft()
+        graph.look()
         name = _word(graph, [node], MODEL_NAMES)
         if name:
             return name

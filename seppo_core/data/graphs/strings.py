@@ -54,6 +54,13 @@ def _concatenated(a: str, b: str, delimiter: str) -> str:
     return f"{a}{delimiter}{b}"
 
 
+def _put_together(texts: Sequence[str], delimiter: str = "") -> str:
+    """NoPromptError before a text is made that is too long."""
+    if sum(map(len, texts)) + len(delimiter) * len(texts) > MAX_PROMPT:
+        raise NoPromptError(f"its prompt is over {MAX_PROMPT} characters")
+    return delimiter.join(texts)
+
+
 def _replaced(text: str, find: str, new: str) -> str:
     if not find:
         return text
@@ -72,8 +79,8 @@ def _formatted(graph: Graph, node: Node, slot: int) -> Rule:
 
     def fill(*values: str) -> str:
         fields = dict(zip(names, values, strict=True))
-        return "".join(
-            fields.get(piece, "") if odd % 2 else piece for odd, piece in enumerate(pieces)
+        return _put_together(
+            [fields.get(piece, "") if odd % 2 else piece for odd, piece in enumerate(pieces)]
         )
 
     return names, fill
@@ -336,7 +343,7 @@ def _delimiter(node: Node) -> str:
 def _joined(*values: str) -> str:
     *texts, delimiter = values
     delimiter = DELIMITED.get(delimiter, delimiter.replace("\\n", "\n"))
-    return delimiter.join(text for text in texts if text)
+    return _put_together([text for text in texts if text], delimiter)
 
 
 def _stripped(*values: str) -> str:
