@@ -47,7 +47,9 @@ def require_reach(lora: LoRA, errors: Callable[[], Tensor], zeros_tell: bool) ->
     nothing but zeros is none; float16 may have rounded it to that.
     """
     silent = _silent(lora, zeros_tell)
-    if silent:  # the loss may have asked for next to nothing, which rounds to zero; the errors do not
+    if (
+        silent
+    ):  # the loss may have asked for next to nothing, which rounds to zero; the errors do not
         to_errors = set(_silent_to_errors(lora, errors, zeros_tell))
         silent = [name for name in silent if name in to_errors]
     if not silent:

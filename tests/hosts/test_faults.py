@@ -31,11 +31,12 @@ KINDS = [
     pytest.param("sd15", "fp32"),  # which fp16 weights are converted for
     *(pytest.param(kind, "bf16", marks=pytest.mark.thorough) for kind in ("sd15", "sdxl", "wan")),
 ]
-SHORT, MOST = 25, 150
-DEEP = 200 if LONG else 8
+THOROUGH = os.environ.get("SEPPO_TESTS") == "all"
+SHORT, MOST = 25 if THOROUGH else 12, 150
+DEEP = 200 if LONG else 8 if THOROUGH else 3
 MEMORY = 0.01
 """Share by which memory may grow: Python's tensors since the first fault, the process over the last RUNS."""
-RUNS = 20
+RUNS = 20 if THOROUGH else 8
 RUN = "faulty"
 MESSAGE = "injected|interrupted|out of memory"
 LOADING = {

@@ -16,7 +16,8 @@ from hostile import MARKER, Bait, attacks, tidied
 from over_http import HttpHost
 
 LONG = os.environ.get("SEPPO_RELIABILITY") == "long"
-PROMPTS = 1500 if LONG else 60
+THOROUGH = os.environ.get("SEPPO_TESTS") == "all"
+PROMPTS = 1500 if LONG else 60 if THOROUGH else 12
 SEED = int(time.time()) if LONG else 0
 FOLDER, RUN, SET = "fuzz_winners", "fuzz_run", "fuzz_set"
 

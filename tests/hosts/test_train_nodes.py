@@ -97,7 +97,7 @@ def test_same_seed_same_lora_whatever_the_global_generator_did(host):
     assert not all(torch.equal(first[k], other["train"][1][k]) for k in first)
 
 
-@pytest.mark.parametrize("kind", ["sd15", "sdxl", "sd3"])
+@pytest.mark.parametrize("kind", ["sd15", "sd3", pytest.param("sdxl", marks=pytest.mark.thorough)])
 def test_a_batch_equals_as_many_accumulated_batches_of_one(host, kind):
     """The native trainer mixes the captions of a batch; here every winner has its own, and its sample too.
 
