@@ -73,7 +73,7 @@ def said(entry: dict[str, Any]) -> str:
 def test_run_trains_nothing_of_a_stopped_run_until_the_page_asks_it_to_go_on(
     http_host, base, checkpoint
 ):
-    name = "stays"
+    name = "stays_stopped"
     directory = base / "output" / "seppo" / name
     prompt = training(checkpoint, name, steps=LONG)
     entry = until_stopped(http_host, prompt, directory, 2)
