@@ -172,7 +172,8 @@ def test_a_quantised_model_is_known_by_its_scales_too_and_loaded_with_a_lora_or_
     pair.train(patched)
     assert (identity(host, patched), identity(host, pair.fresh)) == (named, fresh)
     weights = pair.trained.model.state_dict()
-    scales = [t for name, t in weights.items() if "scale" in name.split(".")[-1]]
+    leaves = {name: name.rpartition(".")[2] for name in weights}  # weight_scale, weight_s_rel, ...
+    scales = [weights[name] for name, leaf in leaves.items() if "scale" in leaf or "_s_" in leaf]
     assert scales
     for scale in scales[:3]:
         with torch.inference_mode():
