@@ -24,9 +24,10 @@ from torch.utils._pytree import tree_map
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from demo import studio
-from seppo_core import rounding, train
-from seppo_core.config import ComputeConfig
-from seppo_core.lora import LoRA, LowRankPath
+from seppo_core import train
+from seppo_core.adapters.lora import LoRA, LowRankPath
+from seppo_core.denoisers import ComputeConfig
+from seppo_core.training import rounding
 
 WORK = Path(__file__).resolve().parents[1] / ".benchmark" / "anchor_precision"
 WINNERS = 24

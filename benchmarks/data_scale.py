@@ -141,7 +141,7 @@ def encode_winners(folder: Path, count: int) -> dict[str, float]:
 
 def shuffling(count: int) -> str:
     """One epoch drawn whole, counted, and drawn again from its middle by another plan."""
-    from seppo_core.batches import BatchPlan
+    from seppo_core.training.batch import BatchPlan
 
     shapes = [(4, 64, 64 if number % 3 else 48) for number in range(count)]
     started = time.process_time()

@@ -22,10 +22,11 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from benchmarks.anchor_precision import AsOnGPU
 from demo import judges, studio
 from demo.run import STEPS
-from seppo_core import rounding, train
-from seppo_core.config import ComputeConfig
+from seppo_core import train
+from seppo_core.denoisers import ComputeConfig
 from seppo_core.evaluation.statistics import mean_with_interval
-from seppo_core.loss import CRITERIA, constant
+from seppo_core.method.objectives import CRITERIA, constant
+from seppo_core.training import rounding
 
 WORK = Path(__file__).resolve().parents[1] / ".benchmark" / "early_gate"
 UNGATED = 16

@@ -15,9 +15,9 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from seppo_core.config import LoRAConfig, ReferenceConfig
-from seppo_core.estimate import COPIES, GIB, META, kept_for_backward
-from seppo_core.lora import LoRA
+from seppo_core.adapters.lora import LoRA, LoRAConfig
+from seppo_core.method.references import ReferenceConfig
+from seppo_core.training.estimate import COPIES, GIB, META, kept_for_backward
 
 PAIR = 2
 """winner and reference sample of one example go through the network together"""

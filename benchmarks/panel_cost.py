@@ -17,11 +17,11 @@ def measure_all(host, rounds: int) -> None:
     import thin
     from PIL import Image
 
-    report, data = host.core("report"), host.core("data")
+    report, data = host.core("runs.report"), host.core("data")
     latents = thin.thin_latent("sd15", batch=WINNERS)["samples"]
     cond = thin.thin_conditioning("sd15")
     dataset = data.in_memory([data.Example(one, cond, "a caption") for one in latents])
-    run = host.core("checkpoint").Run(host.output / "seppo" / "panel_cost")
+    run = host.core("runs.run").Run(host.output / "seppo" / "panel_cost")
     picture = Image.effect_noise((SIDE, SIDE), 80)
     examples = tuple(report.ExampleReport(i, i / WINNERS, 1.0, -1e-3, 1e-3) for i in range(WINNERS))
     plain, shown = [], []

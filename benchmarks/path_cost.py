@@ -15,8 +15,7 @@ import torch
 from torch import nn
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from seppo_core.config import LoRAConfig
-from seppo_core.lora import LoRA
+from seppo_core.adapters.lora import LoRA, LoRAConfig
 
 RANK, LAYERS, ROUNDS = 16, 60, 7
 WIDTHS, ROWS = (320, 640, 1280), (16, 64, 256, 1024)

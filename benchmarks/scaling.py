@@ -81,7 +81,7 @@ def measure(host, kind: str, point: Point) -> dict[str, float]:
     """Seconds of a step, once the pool is full, and what the process needed for it all."""
     import torch
 
-    config, core = host.core("config"), host.core
+    config, core = host.core("training.config"), host.core
     policy = core("denoisers.comfy").ComfyDenoiser(host.thin_model(kind, "fp32"))
     references = config.ReferenceConfig(
         sampling_steps=2, capacity=point.pool, batch_size=point.batch, snapshot_every=1
@@ -98,12 +98,12 @@ def measure(host, kind: str, point: Point) -> dict[str, float]:
     addresses = [p.data_ptr() for p in policy.network.parameters()]
     with torch.inference_mode(False):
         dataset = dataset_of(host, kind, point)
-        reports = core("trainer").train(policy, dataset, settings)
+        reports = core("training.trainer").train(policy, dataset, settings)
         marks = [time.process_time() for _ in reports]
     assert addresses == [p.data_ptr() for p in policy.network.parameters()], "base weights moved"
     times = [later - earlier for earlier, later in pairwise(marks)]
     peak = peak_bytes() - before
-    estimate = core("estimate")
+    estimate = core("training.estimate")
     fresh = core("denoisers.comfy").ComfyDenoiser(host.thin_model(kind, "fp32"))
     with torch.inference_mode(False), fresh.session(settings.compute):
         calls = estimate.calls_of(fresh, dataset)

@@ -7,8 +7,8 @@ Fifty made-up picture sizes, half of them of cameras' and phones' proportions an
 import random
 from collections import Counter
 
-from seppo_core.batches import BatchPlan, alike
 from seppo_core.data.prepare import MODES
+from seppo_core.training.batch import BatchPlan, alike
 
 COUNT, BATCH, EPOCHS = 50, 4, 20
 COMMON = (1, 5 / 4, 4 / 3, 3 / 2, 16 / 9, 19.5 / 9)

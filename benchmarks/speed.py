@@ -91,7 +91,7 @@ def ours(
     """Seconds and evaluations of a step, over whole windows of reuse: one warms up, at least COUNTED steps follow."""
     import torch
 
-    config = host.core("config")
+    config = host.core("training.config")
     policy = host.core("denoisers.comfy").ComfyDenoiser(model)
     settings = config.SePPOConfig(
         steps=reuse * (1 + math.ceil(COUNTED / reuse)),
@@ -102,7 +102,7 @@ def ours(
     )
     meter = Meter()
     with torch.inference_mode(False), meter.on(type(policy.network)):
-        for _ in host.core("trainer").train(
+        for _ in host.core("training.trainer").train(
             policy, host.core("data").in_memory(examples(host, kind)), settings
         ):
             pass
@@ -234,9 +234,11 @@ def limit(host, model, kind: str) -> tuple[float, float, float]:
     core = host.core
     policy = core("denoisers.comfy").ComfyDenoiser(model)
     pair = examples(host, kind)[:2]
-    config = core("config")
+    config = core("training.config")
     with torch.inference_mode(False), policy.session(config.ComputeConfig()):
-        lora = core("lora").LoRA(policy.network, config.LoRAConfig(rank=RANK), 0, policy.device)
+        lora = core("adapters.lora").LoRA(
+            policy.network, config.LoRAConfig(rank=RANK), 0, policy.device
+        )
         calls = recorded_calls(policy, pair)
         with torch.no_grad():
             one = timed(lambda: policy.network(*calls[1][0], **calls[1][1]))

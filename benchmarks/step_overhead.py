@@ -80,7 +80,7 @@ def overhead(host, version: str, batch_size: int, reuse: int) -> None:
     import torch
 
     policy, dataset = policy_and_data(host)
-    config = host.core("config")
+    config = host.core("training.config")
     settings = config.SePPOConfig(
         steps=WARM_UP * reuse + STEPS,
         batch_size=batch_size,
@@ -89,7 +89,7 @@ def overhead(host, version: str, batch_size: int, reuse: int) -> None:
     )
     clock, spent = Clock(), []
     with torch.inference_mode(False), clock.around(policy.network):
-        for report in host.core("trainer").train(policy, dataset, settings):
+        for report in host.core("training.trainer").train(policy, dataset, settings):
             if report.step <= WARM_UP * reuse:
                 clock.inside, clock.calls = 0.0, 0
             else:
@@ -107,7 +107,7 @@ def switch(host, version: str) -> None:
     import torch
 
     policy, _ = policy_and_data(host)
-    config, lora_module = host.core("config"), host.core("lora")
+    config, lora_module = host.core("training.config"), host.core("adapters.lora")
     with torch.inference_mode(False), policy.session(config.ComputeConfig()):
         lora = lora_module.LoRA(policy.network, config.LoRAConfig(), 0, policy.device)
         snapshot = lora.state()

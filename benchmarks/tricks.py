@@ -113,13 +113,15 @@ def networks(host, kind: str, rounds: int) -> None:
     from speed import recorded_calls
 
     core = host.core
-    config, data = core("config"), core("data")
+    config, data = core("training.config"), core("data")
     policy = core("denoisers.comfy").ComfyDenoiser(host.thin_model(kind, "fp32"))
     latents = [thin.thin_latent(kind, seed=i, size=SIZE)["samples"][0] for i in range(4)]
     conds = [thin.thin_conditioning(kind, seed=i) for i in range(4)]
     examples = [data.Example(*pair) for pair in zip(latents, conds, strict=True)]
     with torch.inference_mode(False), policy.session(config.ComputeConfig()):
-        lora = core("lora").LoRA(policy.network, config.LoRAConfig(rank=RANK), 0, policy.device)
+        lora = core("adapters.lora").LoRA(
+            policy.network, config.LoRAConfig(rank=RANK), 0, policy.device
+        )
         calls = recorded_calls(policy, examples, counts=(2, 4))
         bench = Bench(policy, lora, calls)
         with lora.attached():

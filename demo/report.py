@@ -12,7 +12,7 @@ from PIL import Image
 from torch import Tensor
 
 from seppo_core import SePPOConfig
-from seppo_core.plots import curves
+from seppo_core.views.plots import curves
 
 from . import pictures, studio
 from .judges import TOP, Score

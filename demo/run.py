@@ -9,10 +9,11 @@ from dataclasses import asdict
 from pathlib import Path
 
 from seppo_core import SePPOConfig, SePPOError, train
+from seppo_core.adapters.files import save_run_weights
 from seppo_core.data import EncodedDataset
 from seppo_core.denoisers.diffusers import DiffusersDenoiser
-from seppo_core.export import describe, save_run_weights
-from seppo_core.trainer import run_description
+from seppo_core.training.metadata import describe
+from seppo_core.training.trainer import run_description
 
 from . import studio
 from .judges import Score

@@ -11,18 +11,15 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from seppo_core.config import (
-    ComputeConfig,
-    LoRAConfig,
-    LossConfig,
-    OptimizerConfig,
-    ReferenceConfig,
-    RunConfig,
-    SePPOConfig,
-)
+from seppo_core.adapters.lora import LoRAConfig
 from seppo_core.data import EncodedDataset, Example, in_memory, read_winners
+from seppo_core.denoisers import ComputeConfig
 from seppo_core.denoisers.diffusers import DiffusersDenoiser
+from seppo_core.method.objectives import LossConfig
+from seppo_core.method.references import ReferenceConfig
 from seppo_core.randomness import derived_seed, normal
+from seppo_core.training.config import RunConfig, SePPOConfig
+from seppo_core.training.optim import OptimizerConfig
 
 from . import captions, pictures
 from .judges import Judges, Score

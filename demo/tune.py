@@ -8,7 +8,7 @@ import json
 import sys
 
 from seppo_core import SePPOConfig
-from seppo_core.config import from_dict, override
+from seppo_core.settings import from_dict, override
 
 from . import judges, run, studio
 

@@ -9,12 +9,12 @@ import torch
 from comfy_api.latest import io, ui
 from torch import Tensor
 
-from ..seppo_core.checkpoint import Run
 from ..seppo_core.data.captions import encodable
 from ..seppo_core.denoisers.comfy import ComfyDenoiser
 from ..seppo_core.errors import ConfigError
 from ..seppo_core.evaluation.scoring import Choice, choices
 from ..seppo_core.evaluation.statistics import compare, told
+from ..seppo_core.runs.run import Run
 from . import host, queued, sockets
 from .evaluate import (
     WEIGHTS,
@@ -198,7 +198,7 @@ class SePPOCompare(io.ComfyNode):
         aligned: Any = None,
         **sampling: Any,
     ) -> io.NodeOutput:
-        from ..seppo_core.evaluation.grid import Pair, pairs_grid
+        from ..seppo_core.views.grid import Pair, pairs_grid
 
         if clip is None:
             raise ConfigError("`clip` is empty: this checkpoint brings no text encoder, load one")

@@ -7,13 +7,13 @@ import torch
 from comfy_api.latest import io
 from torch import Tensor
 
-from ..seppo_core.continuation import check_writable
 from ..seppo_core.data import EncodedDataset, Example
 from ..seppo_core.data.encode import MOST_HELD_OUT, encode
 from ..seppo_core.data.latents import pair_latents
 from ..seppo_core.data.prepare import FITS, MODES, ClipSelection, Preparation
 from ..seppo_core.data.winners import Winners
 from ..seppo_core.errors import ConfigError, DatasetError
+from ..seppo_core.training.continuation import check_writable
 from . import encoders, host, queued, sockets
 
 log = logging.getLogger(__name__)

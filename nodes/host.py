@@ -26,7 +26,7 @@ from ..seppo_core.denoisers.autograd import uncompiled
 from ..seppo_core.denoisers.patcher import COMPILED, compiled_patches
 from ..seppo_core.denoisers.patcher import uncompiled as uncompiled_clone
 from ..seppo_core.errors import ConfigError, ShortageError, UnsupportedModelError
-from ..seppo_core.ownership import OwnedFolder
+from ..seppo_core.runs.lock import OwnedFolder
 from . import user_settings
 
 PREVIEW_SIDE = 512

@@ -11,10 +11,10 @@ from typing import Any
 from comfy_execution.progress import NodeState, get_progress_state
 from server import PromptServer
 
-from ..seppo_core.album import Album
-from ..seppo_core.checkpoint import Run
 from ..seppo_core.errors import SePPOError
-from ..seppo_core.status import ELSEWHERE, ENCODING, NONE, TRAINING, WAITING, Status
+from ..seppo_core.runs.album import Album
+from ..seppo_core.runs.run import Run
+from ..seppo_core.runs.status import ELSEWHERE, ENCODING, NONE, TRAINING, WAITING, Status
 from . import host
 from .workflow import ancestors, field, panel_of
 

@@ -7,12 +7,14 @@ from comfy_api.latest import io, ui
 from PIL import Image
 from torch import Tensor
 
-from ..seppo_core.anchor import ENTRIES, PreviewSettings, preview, summary
-from ..seppo_core.checkpoint import Run
-from ..seppo_core.config import ReferenceConfig, from_dict
 from ..seppo_core.denoisers.comfy import ComfyDenoiser
 from ..seppo_core.errors import MissingPackageError
-from ..seppo_core.loss import CRITERIA
+from ..seppo_core.method.objectives import CRITERIA
+from ..seppo_core.method.references import ReferenceConfig
+from ..seppo_core.runs.run import Run
+from ..seppo_core.settings import from_dict
+from ..seppo_core.training.config import config_of
+from ..seppo_core.views.anchor import ENTRIES, PreviewSettings, preview, summary
 from . import host, queued, sockets
 
 AS_TRAINED = "as trained"
@@ -158,7 +160,7 @@ class SePPOAnchorPreview(io.ComfyNode):
         negative: Any = None,
         **widgets: Any,
     ) -> io.NodeOutput:
-        from ..seppo_core.plots import heat_map
+        from ..seppo_core.views.plots import heat_map
 
         denoiser = ComfyDenoiser(model, negative=negative)
         settings = PreviewSettings(
@@ -227,9 +229,9 @@ class SePPOCurves(io.ComfyNode):
 
     @classmethod
     def execute(cls, run: Run) -> io.NodeOutput:
-        from ..seppo_core.plots import curves
+        from ..seppo_core.views.plots import curves
 
-        config = run.config()
+        config = config_of(run.about())
         title = f"{run.name}: {len(run.metrics())} of {config.steps} steps"
         image = host.image(curves(run.metrics(), title))
         return io.NodeOutput(image, ui=ui.PreviewImage(image, cls=cls))

@@ -9,12 +9,12 @@ import comfy.samplers
 import torch
 from comfy_api.latest import io
 
-from ..seppo_core.config import ReferenceConfig
 from ..seppo_core.data.captions import encodable
 from ..seppo_core.denoisers.comfy import ComfyDenoiser
 from ..seppo_core.errors import ConfigError
+from ..seppo_core.method.references import ReferenceConfig
 from ..seppo_core.randomness import normal
-from ..seppo_core.report import StepReport
+from ..seppo_core.runs.report import StepReport
 from . import host, queued, sockets
 from .recorder import Recorder
 

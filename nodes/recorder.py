@@ -9,12 +9,12 @@ import comfy.model_management
 from PIL import Image
 from server import PromptServer
 
-from ..seppo_core.album import MOST_WINNERS, Album
-from ..seppo_core.checkpoint import Run
 from ..seppo_core.data import EncodedDataset
 from ..seppo_core.errors import SePPOError
-from ..seppo_core.report import StepReport
-from ..seppo_core.status import FAILED, LAST_STEP, TRAINING, Status, reason_of, was_cancelled
+from ..seppo_core.runs.album import MOST_WINNERS, Album
+from ..seppo_core.runs.report import StepReport
+from ..seppo_core.runs.run import Run
+from ..seppo_core.runs.status import FAILED, LAST_STEP, TRAINING, Status, reason_of, was_cancelled
 from . import host, panels
 
 SECONDS_BETWEEN = 0.1

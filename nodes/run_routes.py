@@ -8,10 +8,10 @@ from typing import Any
 
 from aiohttp import web
 
-from ..seppo_core.album import LEVELS, Album
-from ..seppo_core.checkpoint import Run
 from ..seppo_core.errors import CheckpointError, SePPOError
-from ..seppo_core.status import ACTIONS
+from ..seppo_core.runs.album import LEVELS, Album
+from ..seppo_core.runs.run import Run
+from ..seppo_core.runs.status import ACTIONS
 from . import host, panels
 from .answers import refusal
 from .recorder import tell_pages

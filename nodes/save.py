@@ -9,19 +9,20 @@ import folder_paths
 from comfy_api.latest import io, ui
 from comfy_extras.nodes_model_merging import save_checkpoint
 
-from ..seppo_core.checkpoint import Run
-from ..seppo_core.continuation import check_writable
-from ..seppo_core.denoisers.comfy import ComfyDenoiser
-from ..seppo_core.errors import CheckpointError, ConfigError, UnsupportedModelError
-from ..seppo_core.export import (
+from ..seppo_core.adapters.files import (
     FORMATS,
     LayerMap,
     Rows,
     component_of,
-    describe,
     file_tensors,
     save_lora,
 )
+from ..seppo_core.denoisers.comfy import ComfyDenoiser
+from ..seppo_core.errors import CheckpointError, ConfigError, UnsupportedModelError
+from ..seppo_core.runs.run import Run
+from ..seppo_core.training.config import config_of
+from ..seppo_core.training.continuation import check_writable
+from ..seppo_core.training.metadata import describe
 from . import host, queued, sockets
 
 CHECKPOINT = "checkpoint"
@@ -124,7 +125,8 @@ class SePPOSaveAligned(io.ComfyNode):
         clip: Any = None,
         vae: Any = None,
     ) -> io.NodeOutput:
-        about, config = run.about(), run.config()
+        about = run.about()
+        config = config_of(about)
         if model is None and (format == CHECKPOINT or format == "diffusers" and is_comfy(about)):
             raise needs_base(format)
         if model is not None:

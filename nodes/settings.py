@@ -5,22 +5,13 @@ from typing import Any
 import comfy.samplers
 from comfy_api.latest import io
 
-from ..seppo_core.config import (
-    DRIFT,
-    NON_FINITE,
-    OUT_OF_MEMORY,
-    PRECISIONS,
-    SCHEDULES,
-    GuardConfig,
-    LoRAConfig,
-    LossConfig,
-    OptimizerConfig,
-    ReferenceConfig,
-    RunConfig,
-)
-from ..seppo_core.lora import MODULES
-from ..seppo_core.optim import OPTIMIZERS, require_installed
-from ..seppo_core.references import SELECTIONS
+from ..seppo_core.adapters.lora import MODULES, LoRAConfig
+from ..seppo_core.denoisers import PRECISIONS
+from ..seppo_core.method.objectives import LossConfig
+from ..seppo_core.method.references import SELECTIONS, ReferenceConfig
+from ..seppo_core.training.config import RunConfig
+from ..seppo_core.training.guard import DRIFT, NON_FINITE, OUT_OF_MEMORY, GuardConfig
+from ..seppo_core.training.optim import OPTIMIZERS, SCHEDULES, OptimizerConfig, require_installed
 from . import host, queued, sockets
 
 

@@ -11,7 +11,7 @@ References = io.Custom("SEPPO_REFERENCES")
 Optimizer = io.Custom("SEPPO_OPTIMIZER")
 """dict: sections `optimizer`, `lora`, `compute`, `guard`, `run` of the configuration and `accumulation`"""
 Run = io.Custom("SEPPO_RUN")
-"""`seppo_core.checkpoint.Run`: a run directory"""
+"""`seppo_core.runs.run.Run`: a run directory"""
 Tests = io.Custom("SEPPO_TESTS")
 """`probes.TestPrompts`: what to draw now and then while training"""
 LoraModel = io.Custom("LORA_MODEL")

@@ -9,15 +9,16 @@ from comfy_api.latest import io, ui
 from PIL import Image
 from torch import Tensor
 
-from ..seppo_core.checkpoint import Run
-from ..seppo_core.config import PRESETS, RunConfig, SePPOConfig, apply_preset, from_dict
-from ..seppo_core.continuation import check_writable, choose_directory, stays_stopped
 from ..seppo_core.denoisers.comfy import ComfyDenoiser
 from ..seppo_core.errors import ConfigError
 from ..seppo_core.files import load_tensors
-from ..seppo_core.loss import CRITERIA
-from ..seppo_core.report import StepReport
-from ..seppo_core.trainer import run_description, train
+from ..seppo_core.method.objectives import CRITERIA
+from ..seppo_core.runs.report import StepReport
+from ..seppo_core.runs.run import Run
+from ..seppo_core.settings import from_dict
+from ..seppo_core.training.config import PRESETS, RunConfig, SePPOConfig, apply_preset
+from ..seppo_core.training.continuation import check_writable, choose_directory, stays_stopped
+from ..seppo_core.training.trainer import run_description, train
 from . import host, queued, sockets, user_settings
 from .probes import TestPrompts, require_negative
 from .recorder import Recorder

@@ -15,12 +15,12 @@ from ..seppo_core.data.parquet import TIES
 from ..seppo_core.data.pictures import PictureTensor, picture_from_tensor
 from ..seppo_core.data.prepare import ClipSelection
 from ..seppo_core.data.readers import AUTOMATIC, READERS, listing, read_winners
-from ..seppo_core.data.sheet import contact_sheet
 from ..seppo_core.data.similar import DUPLICATES, examine
 from ..seppo_core.data.winners import Winners, pair_up
 from ..seppo_core.data.wording import Wording, reworded
 from ..seppo_core.errors import ConfigError
 from ..seppo_core.identity import digest_value
+from ..seppo_core.views.sheet import contact_sheet
 from . import host, queued, sockets
 
 THUMBNAILS = 24

@@ -12,9 +12,9 @@ import torch
 
 from seppo_core import train
 from seppo_core.__main__ import load_demo
-from seppo_core.anchor import PreviewSettings, preview
-from seppo_core.checkpoint import Run
-from seppo_core.plots import heat_map
+from seppo_core.runs.run import Run
+from seppo_core.views.anchor import PreviewSettings, preview
+from seppo_core.views.plots import heat_map
 
 IMAGES = Path(__file__).resolve().parents[1] / "docs" / "images"
 COLUMNS, ROWS, CELL = 12, 3, 72

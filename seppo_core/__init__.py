@@ -1,11 +1,11 @@
 """SePPO: align a diffusion model from winning images alone. Public names."""
 
-from .config import SePPOConfig
 from .errors import SePPOError
-from .loss import CRITERIA, DenoisingErrors, LossTerms, seppo_loss
-from .references import SELECTIONS, ReferencePool
-from .report import StepReport
-from .trainer import train
+from .method.objectives import CRITERIA, DenoisingErrors, LossTerms, seppo_loss
+from .method.references import SELECTIONS, ReferencePool
+from .runs.report import StepReport
+from .training.config import SePPOConfig
+from .training.trainer import train
 
 __version__ = "0.1.0"
 

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from . import __version__
-from .config import load_json, override
 from .errors import ConfigError, SePPOError
+from .settings import load_json, override
 
 USAGE_ERROR = 2
 
@@ -20,9 +20,9 @@ def say(text: str) -> None:
 
 def train_command(arguments: argparse.Namespace) -> None:
     """Train a diffusers model headless, as the job file says; a run that was stopped is asked to go on by that."""
-    from .checkpoint import Run
     from .job import make_job, run_job
-    from .status import STOPPED
+    from .runs.run import Run
+    from .runs.status import STOPPED
 
     values = load_json(Path(arguments.config))
     for assignment in arguments.set:

@@ -11,8 +11,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .batches import BatchPlan
-from .config import SePPOConfig, from_dict
 from .data import Conditioning, EncodedDataset
 from .data.captions import LINES, SOURCES
 from .data.encode import encode
@@ -25,8 +23,11 @@ from .denoisers.diffusers import DTYPES, DiffusersDenoiser
 from .errors import ConfigError, MissingPackageError, UnsupportedModelError
 from .files import first_line
 from .identity import digest_tensors
-from .report import StepReport
-from .trainer import train
+from .runs.report import StepReport
+from .settings import from_dict
+from .training.batch import BatchPlan
+from .training.config import SePPOConfig
+from .training.trainer import train
 
 DEVICES = ("auto", "cpu", "cuda", "mps")
 

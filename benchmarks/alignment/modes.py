@@ -5,7 +5,7 @@ from typing import Any
 
 from demo import studio
 from seppo_core import SePPOConfig
-from seppo_core.config import from_dict
+from seppo_core.settings import from_dict
 
 STEPS = 60
 WINNERS_PER_STEP = 12

@@ -11,10 +11,10 @@ import torch
 
 from demo import studio
 from seppo_core import train
+from seppo_core.adapters.lora import LoRA
 from seppo_core.data import EncodedDataset
 from seppo_core.denoisers.diffusers import DiffusersDenoiser
 from seppo_core.errors import NonFiniteLossError
-from seppo_core.lora import LoRA
 
 from . import records
 from .front import STRONGER, WEAKER, is_base

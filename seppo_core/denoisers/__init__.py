@@ -5,17 +5,32 @@ The trainer knows neither ComfyUI nor diffusers, no prediction type and no noise
 
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 
-from ..config import ComputeConfig, ReferenceConfig, SePPOConfig
+from ..adapters.lora import LoRA
 from ..data import Conditioning, EncodedDataset
-from ..lora import LoRA
+from ..method.references import ReferenceConfig
+from ..settings import choice
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 """Arithmetic by the names of `compute.precision`; `auto` is the denoiser's to choose."""
+
+
+PRECISIONS = ("auto", *DTYPES)
+
+
+@dataclass(frozen=True)
+class ComputeConfig:
+    precision: str = "auto"
+    """Arithmetic of the network's forwards; errors, loss and LoRA weights are float32 always."""
+    gradient_checkpointing: bool = False
+
+    def __post_init__(self) -> None:
+        choice("compute.precision", self.precision, PRECISIONS)
 
 
 class Denoiser(Protocol):
@@ -37,8 +52,17 @@ class Denoiser(Protocol):
     family: str
     """`comfy` or `diffusers`: which key format its LoRA files have"""
 
-    def check(self, dataset: EncodedDataset, config: SePPOConfig) -> None:
-        """Raise a SePPOError if the dataset or the settings cannot work; move and write nothing."""
+    def check(
+        self,
+        dataset: EncodedDataset,
+        compute: ComputeConfig,
+        sampling: ReferenceConfig | None,
+        paired: bool,
+    ) -> None:
+        """Raise a SePPOError if the dataset or the settings cannot work; move and write nothing.
+
+        `sampling` is None where nothing is drawn; `paired` tells whether losing images are learned from.
+        """
 
     def identity(self) -> str:
         """A hash over base weights and patches: the same for the same network, whatever holds it."""

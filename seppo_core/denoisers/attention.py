@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..memory import is_out_of_memory
+from ..devices import is_out_of_memory
 from ..randomness import global_rng_kept
 
 Attention = Callable[..., Tensor]

@@ -16,14 +16,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..config import ComputeConfig, ReferenceConfig, SePPOConfig
+from ..adapters.lora import LoRA
 from ..data import Conditioning, EncodedDataset
+from ..devices import drop_aborted_backward
 from ..errors import ConfigError, UnsupportedModelError
 from ..identity import digest_value
-from ..lora import LoRA
-from ..memory import drop_aborted_backward
+from ..method.references import ReferenceConfig
 from ..randomness import derived_seed, isolated_global_rng
-from . import DTYPES, autograd
+from . import DTYPES, ComputeConfig, autograd
 from .attention import WithGradient
 from .inputs import alike, check_conditioning, check_dataset, settled, stacked
 from .kernels import OVERRIDE, Kernels
@@ -102,27 +102,32 @@ class ComfyDenoiser:
 
     # Before the model is moved
 
-    def check(self, dataset: EncodedDataset, config: SePPOConfig) -> None:
-        self._check_sampling(config)
+    def check(
+        self,
+        dataset: EncodedDataset,
+        compute: ComputeConfig,
+        sampling: ReferenceConfig | None,
+        paired: bool,
+    ) -> None:
+        if sampling is not None:
+            self._check_sampling(sampling)
         self._check_noise()
-        check_dataset(dataset, self.model.model, config.loss.paired)
+        check_dataset(dataset, self.model.model, paired)
         if self.negative is not None:
             check_conditioning(self.negative, self.model.model, "the negative conditioning")
 
-    def _check_sampling(self, config: SePPOConfig) -> None:
+    def _check_sampling(self, sampling: ReferenceConfig) -> None:
         from comfy.samplers import KSampler
 
-        references = config.references
         for what, value, known in (
-            ("sampler", references.sampler, KSampler.SAMPLERS),
-            ("scheduler", references.scheduler, KSampler.SCHEDULERS),
+            ("sampler", sampling.sampler, KSampler.SAMPLERS),
+            ("scheduler", sampling.scheduler, KSampler.SCHEDULERS),
         ):
             if value not in known:
                 raise ConfigError(
                     f"references.{what}: this ComfyUI has no {value!r}; choose from {sorted(known)}"
                 )
-        if config.draws_samples or config.run.preview_every:
-            self._require_negative(references)
+        self._require_negative(sampling)
 
     def _require_negative(self, sampling: ReferenceConfig) -> None:
         if sampling.guidance_scale != 1.0 and self.negative is None:

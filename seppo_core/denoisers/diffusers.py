@@ -10,14 +10,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..config import ComputeConfig, ReferenceConfig, SePPOConfig
+from ..adapters.lora import LoRA
 from ..data import Conditioning, EncodedDataset
+from ..devices import drop_aborted_backward
 from ..errors import ConfigError, DatasetError, UnsupportedModelError
 from ..identity import digest_tensors, digest_value
-from ..lora import LoRA
-from ..memory import drop_aborted_backward
+from ..method.references import ReferenceConfig
 from ..randomness import isolated_global_rng
-from . import DTYPES, autograd
+from . import DTYPES, ComputeConfig, autograd
 from .conditions import digest_state
 from .inputs import places_to_check
 
@@ -232,18 +232,22 @@ class DiffusersDenoiser:
     def base_name(self) -> str:
         return self.name
 
-    def check(self, dataset: EncodedDataset, config: SePPOConfig) -> None:
-        references = config.references
-        guided = references.guidance_scale != 1.0
-        samples = config.draws_samples or config.run.preview_every > 0
-        if samples:
-            self._make_solver(references)
-        if samples and guided and self.negative is None:
+    def check(
+        self,
+        dataset: EncodedDataset,
+        compute: ComputeConfig,
+        sampling: ReferenceConfig | None,
+        paired: bool,
+    ) -> None:
+        if sampling is not None:
+            self._make_solver(sampling)
+        guided = sampling is not None and sampling.guidance_scale != 1.0
+        if guided and self.negative is None:
             raise ConfigError(
-                f"references.guidance_scale={references.guidance_scale} needs a negative "
+                f"references.guidance_scale={sampling.guidance_scale} needs a negative "
                 "conditioning; give one or set it to 1"
             )
-        self._dtype(config.compute)
+        self._dtype(compute)
         channels = self.network.config.in_channels
         for index, shape in enumerate(dataset.item_shapes):
             if len(shape) != 3 or shape[0] != channels:
@@ -251,7 +255,7 @@ class DiffusersDenoiser:
                     f"winner {index}: latents {shape} do not fit the network, which takes "
                     f"({channels}, height, width); encode the winners with this model's own VAE"
                 )
-        self._check_conditionings(dataset, guided=samples and guided)
+        self._check_conditionings(dataset, guided)
 
     def _check_conditionings(self, dataset: EncodedDataset, guided: bool) -> None:
         """Any two of them may stand in one batch, and the negative with all of them."""

@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from ..lora import is_linear
+from ..adapters.lora import is_linear
 from .attention import Attention, Override, WithGradient
 
 OVERRIDE = "optimized_attention_override"

@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..adapters.lora import uncompiled_name
 from ..identity import digest_tensors, leaves
-from ..lora import uncompiled_name
 from .autograd import is_wrapper
 from .conditions import digest_state
 

@@ -14,10 +14,10 @@ from PIL import Image
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from ..config import load_json
 from ..data.captions import encodable
 from ..errors import ConfigError, MissingPackageError, ScorerError
 from ..files import first_line
+from ..settings import load_json
 from .weights import Files, read_tensors
 
 MEAN = (0.48145466, 0.4578275, 0.40821073)

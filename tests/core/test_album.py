@@ -3,8 +3,8 @@
 import pytest
 from PIL import Image
 
-from seppo_core.album import FOLDER, LEVELS, Album
-from seppo_core.report import ExampleReport
+from seppo_core.runs.album import FOLDER, LEVELS, Album
+from seppo_core.runs.report import ExampleReport
 
 
 def example(winner=0, level=0.0, role=1.0, margin=-1.0):

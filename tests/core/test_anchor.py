@@ -5,7 +5,18 @@ from dataclasses import replace
 import pytest
 import torch
 
-from seppo_core.anchor import (
+from seppo_core.adapters.lora import LoRA, LoRAConfig
+from seppo_core.data import in_memory
+from seppo_core.denoisers import ComputeConfig
+from seppo_core.errors import CheckpointError, ConfigError, DatasetError
+from seppo_core.method.objectives import LossConfig
+from seppo_core.method.references import ReferenceConfig
+from seppo_core.randomness import normal
+from seppo_core.runs.run import Run
+from seppo_core.training.config import RunConfig, SePPOConfig
+from seppo_core.training.optim import OptimizerConfig
+from seppo_core.training.trainer import train
+from seppo_core.views.anchor import (
     AnchorMap,
     Contest,
     PreviewSettings,
@@ -16,21 +27,6 @@ from seppo_core.anchor import (
     summary,
     verdicts,
 )
-from seppo_core.checkpoint import Run
-from seppo_core.config import (
-    ComputeConfig,
-    LoRAConfig,
-    LossConfig,
-    OptimizerConfig,
-    ReferenceConfig,
-    RunConfig,
-    SePPOConfig,
-)
-from seppo_core.data import in_memory
-from seppo_core.errors import CheckpointError, ConfigError, DatasetError
-from seppo_core.lora import LoRA
-from seppo_core.randomness import normal
-from seppo_core.trainer import train
 
 
 @pytest.fixture

@@ -4,7 +4,7 @@ from collections import Counter
 
 import pytest
 
-from seppo_core.batches import BatchPlan, alike
+from seppo_core.training.batch import BatchPlan, alike
 
 SHAPES = [(4, 8, 8)] * 5 + [(4, 8, 6)] * 3
 

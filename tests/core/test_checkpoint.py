@@ -10,14 +10,19 @@ from pathlib import Path
 import pytest
 from tiny import TinyDenoiser, examples
 
-from seppo_core import checkpoint, files, ownership, train
-from seppo_core.checkpoint import Run
-from seppo_core.config import LoRAConfig, LossConfig, ReferenceConfig, RunConfig, SePPOConfig
-from seppo_core.continuation import RESUMABLE, choose_directory, differences
+from seppo_core import files, train
+from seppo_core.adapters.lora import LoRAConfig
 from seppo_core.data import in_memory
 from seppo_core.errors import CheckpointError
-from seppo_core.manifest import Checkpoint
-from seppo_core.ownership import STOP
+from seppo_core.method.objectives import LossConfig
+from seppo_core.method.references import ReferenceConfig
+from seppo_core.runs import lock as ownership
+from seppo_core.runs import run as checkpoint
+from seppo_core.runs.lock import STOP
+from seppo_core.runs.manifest import Checkpoint
+from seppo_core.runs.run import Run
+from seppo_core.training.config import RunConfig, SePPOConfig
+from seppo_core.training.continuation import RESUMABLE, choose_directory, differences
 
 CONFIG = SePPOConfig(
     steps=4,

@@ -9,15 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from seppo_core.config import (
-    PRESETS,
-    SePPOConfig,
-    apply_preset,
-    from_dict,
-    load_json,
-    override,
-)
 from seppo_core.errors import ConfigError
+from seppo_core.settings import from_dict, load_json, override
+from seppo_core.training.config import PRESETS, SePPOConfig, apply_preset
 
 NODES = Path(__file__).resolve().parents[2] / "nodes"
 

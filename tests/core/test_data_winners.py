@@ -9,9 +9,9 @@ from PIL import Image
 from seppo_core.data.folder import folder_repeats
 from seppo_core.data.pictures import PictureFile, picture_from_tensor
 from seppo_core.data.readers import READERS, listing, read_winners
-from seppo_core.data.sheet import contact_sheet
 from seppo_core.data.winners import pair_up
 from seppo_core.errors import ConfigError, DatasetError
+from seppo_core.views.sheet import contact_sheet
 
 
 def draw(path: Path, caption: str | None = "a cat", color="red", size=(12, 8), **options) -> Path:

@@ -127,7 +127,7 @@ def test_a_two_step_demo_writes_all_its_files(studio, jury, tmp_path, capsys):
     page = (tmp_path / "report.html").read_text("utf-8")
     assert page.count("data:image/png;base64,") == 4 * 3 + 1
     assert "openmoji.org" in page and 'src="http' not in page
-    from seppo_core.export import load_lora
+    from seppo_core.adapters.files import load_lora
 
     weights, metadata = load_lora(tmp_path / "aligned_lora.safetensors")
     assert any(tensor.abs().max() > 0 for name, tensor in weights.items() if name.endswith(".up"))

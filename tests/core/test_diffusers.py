@@ -21,25 +21,25 @@ from diffusers import (  # noqa: E402
     UNet2DConditionModel,
 )
 
-from seppo_core import (  # noqa: E402
-    SePPOConfig,
-    estimate,  # noqa: E402
-    train,
-)
-from seppo_core.config import (  # noqa: E402
-    ComputeConfig,
+from seppo_core import SePPOConfig, train  # noqa: E402
+from seppo_core.adapters.lora import (  # noqa: E402
+    LoRA,
     LoRAConfig,
-    LossConfig,
-    OptimizerConfig,
-    ReferenceConfig,
-    RunConfig,
 )
 from seppo_core.data import EncodedDataset, Example, in_memory  # noqa: E402
-from seppo_core.denoisers import autograd  # noqa: E402
+from seppo_core.denoisers import (  # noqa: E402
+    ComputeConfig,
+    autograd,
+)
 from seppo_core.denoisers.diffusers import DiffusersDenoiser  # noqa: E402
 from seppo_core.errors import ConfigError, DatasetError, UnsupportedModelError  # noqa: E402
-from seppo_core.lora import LoRA  # noqa: E402
+from seppo_core.method.objectives import LossConfig  # noqa: E402
+from seppo_core.method.references import ReferenceConfig  # noqa: E402
 from seppo_core.randomness import normal  # noqa: E402
+from seppo_core.training import estimate  # noqa: E402
+from seppo_core.training.config import RunConfig  # noqa: E402
+from seppo_core.training.optim import OptimizerConfig  # noqa: E402
+from seppo_core.training.trainer import check_policy  # noqa: E402
 
 FP32 = ComputeConfig(precision="fp32")
 
@@ -334,7 +334,7 @@ class ReadWhenAsked(Sequence):
 def test_checking_a_large_data_set_reads_some_of_it_and_keeps_none():
     examples = ReadWhenAsked(1000)
     dataset = EncodedDataset(examples, [(4, 8, 8)] * 1000, "many")
-    make("epsilon").check(dataset, SePPOConfig())
+    check_policy(make("epsilon"), dataset, SePPOConfig())
     assert examples.read < 50
     assert not [reference for reference in examples.held if reference() is not None]
 
@@ -389,9 +389,11 @@ def test_previews_that_are_guided_need_a_negative_even_where_training_draws_noth
     sft = LossConfig(objective="winner_error")
     config = SePPOConfig(loss=sft, references=guided, run=RunConfig(preview_every=5))
     with pytest.raises(ConfigError, match="guidance_scale=4.0 needs a negative"):
-        make("epsilon").check(winners("epsilon"), config)
-    make("epsilon", negative=text("epsilon", 9)).check(winners("epsilon"), config)
-    make("epsilon").check(winners("epsilon"), replace(config, run=RunConfig(preview_every=0)))
+        check_policy(make("epsilon"), winners("epsilon"), config)
+    check_policy(make("epsilon", negative=text("epsilon", 9)), winners("epsilon"), config)
+    check_policy(
+        make("epsilon"), winners("epsilon"), replace(config, run=RunConfig(preview_every=0))
+    )
 
 
 def test_conditionings_that_cannot_share_a_batch_are_named_before_training():
@@ -407,18 +409,18 @@ def test_conditionings_that_cannot_share_a_batch_are_named_before_training():
     with pytest.raises(
         DatasetError, match=r"winner 2 \('fox'\).*\(7, 12\).*like.*winner 0.*\(5, 12\)"
     ):
-        policy.check(longer, config)
+        check_policy(policy, longer, config)
     more = with_third({**text("epsilon", 2), "time_ids": torch.zeros(6)})
     with pytest.raises(DatasetError, match=r"winner 2 \('fox'\).*time_ids"):
-        policy.check(more, config)
+        check_policy(policy, more, config)
     with pytest.raises(
         DatasetError, match=r"winner 2 \('fox'\): its conditioning lacks \['embeds'\]"
     ):
-        policy.check(with_third({}), config)
+        check_policy(policy, with_third({}), config)
     guided = SePPOConfig(references=ReferenceConfig(guidance_scale=4.0))
     short = make("epsilon", negative={"embeds": normal((3, 12), "negative")})
     with pytest.raises(DatasetError, match=r"the negative conditioning.*\(3, 12\)"):
-        short.check(winners("epsilon"), guided)
+        check_policy(short, winners("epsilon"), guided)
 
 
 @pytest.mark.parametrize("wanted", [False, True])

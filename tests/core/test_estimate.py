@@ -6,15 +6,16 @@ import torch.nn.functional as F
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
-from seppo_core.config import LoRAConfig, SePPOConfig
-from seppo_core.estimate import (
+from seppo_core.adapters.lora import LoRAConfig
+from seppo_core.training.config import SePPOConfig
+from seppo_core.training.estimate import (
     META,
     fused_attention,
     kept_for_backward,
     meta_twin,
     on_meta,
 )
-from seppo_core.memory import remedies
+from seppo_core.training.memory import remedies
 
 
 class Block(nn.Module):

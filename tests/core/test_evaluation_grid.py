@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from seppo_core.evaluation.grid import CELL, MAX_PROMPTS, MAX_SEEDS, Pair, pairs_grid
+from seppo_core.views.grid import CELL, MAX_PROMPTS, MAX_SEEDS, Pair, pairs_grid
 
 BASE, ALIGNED = (200, 30, 40), (30, 60, 200)
 

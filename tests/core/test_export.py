@@ -8,18 +8,19 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from seppo_core.config import LoRAConfig, LossConfig, ReferenceConfig, SePPOConfig
-from seppo_core.errors import CheckpointError, ConfigError, UnsupportedModelError
-from seppo_core.export import (
+from seppo_core.adapters.files import (
     Rows,
     component_of,
-    describe,
     load_lora,
-    preset_of,
     save_lora,
     save_run_weights,
 )
-from seppo_core.lora import LoRA
+from seppo_core.adapters.lora import LoRA, LoRAConfig
+from seppo_core.errors import CheckpointError, ConfigError, UnsupportedModelError
+from seppo_core.method.objectives import LossConfig
+from seppo_core.method.references import ReferenceConfig
+from seppo_core.training.config import SePPOConfig, preset_of
+from seppo_core.training.metadata import describe
 
 
 def random_weights(seed: int = 0, rank: int = 2) -> dict[str, torch.Tensor]:

@@ -19,9 +19,9 @@ from seppo_core.data.folder import walk
 from seppo_core.data.pictures import PictureFile
 from seppo_core.data.prepare import Preparation
 from seppo_core.data.readers import fitting, listing, read_winners
-from seppo_core.data.sheet import contact_sheet
 from seppo_core.data.winners import Winners
 from seppo_core.errors import DatasetError
+from seppo_core.views.sheet import contact_sheet
 
 
 def draw(path: Path, caption: str | None = "a cat", size=(16, 16), **options) -> Path:

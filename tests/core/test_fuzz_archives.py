@@ -18,6 +18,8 @@ from seppo_core.data.prompts import read_generation
 from seppo_core.data.readers import listing, read_winners
 from seppo_core.errors import SePPOError
 
+pytestmark = pytest.mark.thorough
+
 
 def read_all(path: Path) -> None:
     """What the nodes do with a set: list it, tell of it, decode every picture."""

@@ -30,6 +30,8 @@ from seppo_core.data.prompts import read_generation
 from seppo_core.data.winners import printable
 from seppo_core.data.wording import Wording
 
+pytestmark = pytest.mark.thorough
+
 GRAPH = {
     "1": {"class_type": "CheckpointLoaderSimple", "inputs": {"ckpt_name": "a.safetensors"}},
     "2": {"class_type": "CLIPTextEncode", "inputs": {"clip": ["1", 1], "text": ["6", 0]}},

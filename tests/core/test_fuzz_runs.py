@@ -13,24 +13,21 @@ import torch
 from fuzzing import CUTS, EDITS, JSON, NUMBERS, TEXTS, damaged, fuzz, mutated
 from hypothesis import strategies as st
 
-from seppo_core.checkpoint import Run
-from seppo_core.config import (
-    ComputeConfig,
-    LoRAConfig,
-    ReferenceConfig,
-    RunConfig,
-    SePPOConfig,
-    from_dict,
-    load_json,
-    override,
-)
+from seppo_core.adapters.files import load_lora
+from seppo_core.adapters.lora import LoRAConfig
 from seppo_core.data import in_memory
 from seppo_core.data.cache import DiskStore
+from seppo_core.denoisers import ComputeConfig
 from seppo_core.errors import DatasetError
-from seppo_core.export import load_lora
 from seppo_core.files import load_metadata, load_tensors, sealed
-from seppo_core.plots import curves
-from seppo_core.trainer import train
+from seppo_core.method.references import ReferenceConfig
+from seppo_core.runs.run import Run
+from seppo_core.settings import from_dict, load_json, override
+from seppo_core.training.config import RunConfig, SePPOConfig, config_of
+from seppo_core.training.trainer import train
+from seppo_core.views.plots import curves
+
+pytestmark = pytest.mark.thorough
 
 
 @pytest.fixture
@@ -58,7 +55,7 @@ def read_all(run: Run) -> None:
             run.snapshot_steps,
             run.state,
             run.weights,
-            run.config,
+            lambda: config_of(run.about()),
         ),
         lambda: run.require_base("x"),
         lambda: [run.snapshot(step) for step in run.snapshot_steps()],

@@ -12,18 +12,16 @@ import pytest
 import torch
 
 from seppo_core import SePPOConfig, train
-from seppo_core.checkpoint import Run
-from seppo_core.config import (
-    GuardConfig,
-    LoRAConfig,
-    LossConfig,
-    OptimizerConfig,
-    ReferenceConfig,
-    RunConfig,
-)
+from seppo_core.adapters.lora import LoRAConfig
+from seppo_core.devices import is_out_of_memory
 from seppo_core.errors import CheckpointError, ConfigError, NonFiniteLossError, ShortageError
-from seppo_core.guard import MOST_ROLLBACKS, Guard
-from seppo_core.memory import Shortage, is_out_of_memory
+from seppo_core.method.objectives import LossConfig
+from seppo_core.method.references import ReferenceConfig
+from seppo_core.runs.run import Run
+from seppo_core.training.config import RunConfig
+from seppo_core.training.guard import MOST_ROLLBACKS, Guard, GuardConfig
+from seppo_core.training.memory import Shortage
+from seppo_core.training.optim import OptimizerConfig
 
 CONFIG = SePPOConfig(
     steps=8,

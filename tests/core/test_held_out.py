@@ -8,8 +8,7 @@ import pytest
 import torch
 
 from seppo_core import SePPOConfig, train
-from seppo_core.checkpoint import Run
-from seppo_core.config import LoRAConfig, LossConfig, OptimizerConfig, ReferenceConfig, RunConfig
+from seppo_core.adapters.lora import LoRA, LoRAConfig
 from seppo_core.data import EncodedDataset, in_memory
 from seppo_core.data.encode import encode
 from seppo_core.data.pictures import picture_from_tensor
@@ -17,9 +16,13 @@ from seppo_core.data.prepare import Preparation
 from seppo_core.data.winners import Winner, Winners
 from seppo_core.data.wording import Wording, reworded
 from seppo_core.errors import ConfigError, DatasetError
-from seppo_core.held_out import HeldOut
-from seppo_core.lora import LoRA
+from seppo_core.method.objectives import LossConfig
+from seppo_core.method.references import ReferenceConfig
 from seppo_core.randomness import normal
+from seppo_core.runs.run import Run
+from seppo_core.training.config import RunConfig
+from seppo_core.training.held_out import HeldOut
+from seppo_core.training.optim import OptimizerConfig
 
 CONFIG = SePPOConfig(
     steps=6,
@@ -325,7 +328,7 @@ def test_held_out_winners_that_the_network_cannot_take_are_refused_first(
     policy, make_examples, tmp_path
 ):
     seen = []
-    policy.check = lambda dataset, config: seen.append(len(dataset))
+    policy.check = lambda dataset, *_: seen.append(len(dataset))
     train(policy, with_held_out(make_examples, 4), run_in(tmp_path / "run"))
     assert seen == [6, 4]
 

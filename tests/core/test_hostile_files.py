@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from seppo_core.config import MAX_JSON_BYTES, MAX_JSON_DEPTH, load_json
+from seppo_core.adapters.files import load_lora
 from seppo_core.data.cache import DiskStore
 from seppo_core.errors import CheckpointError, ConfigError, DatasetError
-from seppo_core.export import load_lora
 from seppo_core.files import Seal, load_metadata, load_tensors, sealed
+from seppo_core.settings import MAX_JSON_BYTES, MAX_JSON_DEPTH, load_json
 
 MB = 2**20
 

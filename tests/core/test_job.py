@@ -13,8 +13,9 @@ transformers = pytest.importorskip("transformers")
 
 import seppo_core.__main__ as command_line  # noqa: E402
 from seppo_core.__main__ import main  # noqa: E402
-from seppo_core.checkpoint import Run  # noqa: E402
-from seppo_core.export import load_lora  # noqa: E402
+from seppo_core.adapters.files import load_lora  # noqa: E402
+from seppo_core.runs.run import Run  # noqa: E402
+from seppo_core.training.config import config_of  # noqa: E402
 
 
 def tokenizer(folder):
@@ -96,7 +97,7 @@ def test_a_job_file_trains_and_its_lora_loads_into_the_pipeline(job, pipeline, t
     assert "3 steps see each winner 1 to 2 times" in printed
     assert "step 3/3  loss" in printed
     run = Run(tmp_path / "run")
-    assert run.config().loss.beta == 500
+    assert config_of(run.about()).loss.beta == 500
     assert [line["step"] for line in run.metrics()] == [1, 2, 3]
     weights, about = load_lora(run.weights_path())
     assert about["seppo.base_name"] == "model"

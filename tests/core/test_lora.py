@@ -6,9 +6,8 @@ import torch.nn.functional as F
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from seppo_core.config import LoRAConfig
+from seppo_core.adapters.lora import LoRA, LoRAConfig
 from seppo_core.errors import CheckpointError, UnsupportedModelError
-from seppo_core.lora import LoRA
 from seppo_core.randomness import normal
 
 CPU = torch.device("cpu")

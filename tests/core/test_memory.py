@@ -5,9 +5,9 @@ import logging
 import pytest
 import torch
 
-from seppo_core import memory
-from seppo_core.config import SePPOConfig
-from seppo_core.trainer import train
+from seppo_core.training import memory
+from seppo_core.training.config import SePPOConfig
+from seppo_core.training.trainer import train
 
 GIB = 2**30
 

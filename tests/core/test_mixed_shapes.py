@@ -6,20 +6,16 @@ import pytest
 import torch
 
 from seppo_core import SePPOConfig, train
-from seppo_core.batches import BatchPlan
-from seppo_core.checkpoint import Run
-from seppo_core.config import (
-    GuardConfig,
-    LoRAConfig,
-    LossConfig,
-    OptimizerConfig,
-    ReferenceConfig,
-    RunConfig,
-)
+from seppo_core.adapters.lora import LoRA, LoRAConfig
 from seppo_core.data import EncodedDataset, Example, in_memory
-from seppo_core.lora import LoRA
-from seppo_core.loss import DenoisingErrors, seppo_loss
+from seppo_core.method.objectives import DenoisingErrors, LossConfig, seppo_loss
+from seppo_core.method.references import ReferenceConfig
 from seppo_core.randomness import generator, normal
+from seppo_core.runs.run import Run
+from seppo_core.training.batch import BatchPlan
+from seppo_core.training.config import RunConfig
+from seppo_core.training.guard import GuardConfig
+from seppo_core.training.optim import OptimizerConfig
 
 CONFIG = SePPOConfig(
     steps=7,

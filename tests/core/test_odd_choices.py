@@ -2,14 +2,14 @@
 
 import pytest
 
-from seppo_core.anchor import PreviewSettings
+from seppo_core.adapters.files import file_tensors
 from seppo_core.data.parquet import read_parquet
 from seppo_core.data.prepare import Preparation
 from seppo_core.data.readers import Reading
 from seppo_core.data.similar import examine
 from seppo_core.errors import ConfigError
-from seppo_core.export import file_tensors
-from seppo_core.loss import make_criterion
+from seppo_core.method.objectives import make_criterion
+from seppo_core.views.anchor import PreviewSettings
 
 
 @pytest.mark.parametrize("value", [{}, [], {"a": 1}, None, 3])

@@ -6,18 +6,18 @@ import pytest
 import torch
 from torch import nn
 
-from seppo_core import optim
-from seppo_core.config import OptimizerConfig
 from seppo_core.errors import MissingPackageError
-from seppo_core.optim import (
+from seppo_core.randomness import normal
+from seppo_core.training import optim
+from seppo_core.training.optim import (
     OPTIMIZERS,
+    OptimizerConfig,
     evaluation_weights,
     learning_rate,
     load_optimizer_state,
     make_optimizer,
     optimizer_state,
 )
-from seppo_core.randomness import normal
 
 RATES = {"prodigy": 1.0}
 

@@ -8,8 +8,8 @@ import pytest
 import torch
 from PIL import Image
 
-from seppo_core.anchor import AnchorMap, Verdict, level_positions
-from seppo_core.plots import curves, heat_map, printable, series, smoothed, wrapped
+from seppo_core.views.anchor import AnchorMap, Verdict, level_positions
+from seppo_core.views.plots import curves, heat_map, printable, series, smoothed, wrapped
 
 AWKWARD = (
     "",

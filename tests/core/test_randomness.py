@@ -8,10 +8,10 @@ import pytest
 import torch
 from torch import nn
 
-from seppo_core.config import SePPOConfig
 from seppo_core.denoisers.autograd import checkpointed
 from seppo_core.randomness import isolated_global_rng
-from seppo_core.trainer import train
+from seppo_core.training.config import SePPOConfig
+from seppo_core.training.trainer import train
 
 DRAWS = (lambda: torch.rand(()).item(), random.random, np.random.rand)
 

@@ -7,12 +7,13 @@ import pytest
 import torch
 from torch import nn
 
-from seppo_core.config import SePPOConfig, from_dict
+from seppo_core.adapters.lora import LoRA
 from seppo_core.errors import UnsupportedModelError
-from seppo_core.lora import LoRA
 from seppo_core.randomness import normal
-from seppo_core.reach import require_reach
-from seppo_core.trainer import train
+from seppo_core.settings import from_dict
+from seppo_core.training.config import SePPOConfig
+from seppo_core.training.reach import require_reach
+from seppo_core.training.trainer import train
 
 
 def config(**sections):

@@ -7,8 +7,8 @@ import torch
 
 from seppo_core import SELECTIONS, ReferencePool
 from seppo_core.errors import ConfigError
+from seppo_core.method.references import Snapshot
 from seppo_core.randomness import generator
-from seppo_core.references import Snapshot
 
 
 def filled(capacity, steps):

@@ -9,19 +9,16 @@ import torch
 from tiny import TinyDenoiser
 
 from seppo_core import SePPOConfig, train
-from seppo_core.anchor import PreviewSettings, preview, summary
-from seppo_core.checkpoint import Run
-from seppo_core.config import (
-    ComputeConfig,
-    LoRAConfig,
-    LossConfig,
-    OptimizerConfig,
-    ReferenceConfig,
-    RunConfig,
-)
-from seppo_core.lora import LoRA
+from seppo_core.adapters.lora import LoRA, LoRAConfig
+from seppo_core.denoisers import ComputeConfig
+from seppo_core.method.objectives import LossConfig
+from seppo_core.method.references import ReferenceConfig
 from seppo_core.randomness import normal
-from seppo_core.rounding import brought_near, floor, roughness, stretch
+from seppo_core.runs.run import Run
+from seppo_core.training.config import RunConfig
+from seppo_core.training.optim import OptimizerConfig
+from seppo_core.training.rounding import brought_near, floor, roughness, stretch
+from seppo_core.views.anchor import PreviewSettings, preview, summary
 
 CONFIG = SePPOConfig(
     steps=4,

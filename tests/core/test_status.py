@@ -13,12 +13,23 @@ import pytest
 from tiny import TinyDenoiser, examples
 
 from seppo_core import train
-from seppo_core.checkpoint import Run
-from seppo_core.config import GuardConfig, LoRAConfig, ReferenceConfig, RunConfig, SePPOConfig
-from seppo_core.continuation import stays_stopped
+from seppo_core.adapters.lora import LoRAConfig
 from seppo_core.data import in_memory
-from seppo_core.ownership import STOP
-from seppo_core.status import LONGEST_REASON, WORDS, Facts, Record, Status, judged, was_cancelled
+from seppo_core.method.references import ReferenceConfig
+from seppo_core.runs.lock import STOP
+from seppo_core.runs.run import Run
+from seppo_core.runs.status import (
+    LONGEST_REASON,
+    WORDS,
+    Facts,
+    Record,
+    Status,
+    judged,
+    was_cancelled,
+)
+from seppo_core.training.config import RunConfig, SePPOConfig, config_of
+from seppo_core.training.continuation import stays_stopped
+from seppo_core.training.guard import GuardConfig
 
 STEPS = 6
 CONFIG = SePPOConfig(
@@ -176,7 +187,7 @@ def test_training_ends_in_the_state_that_says_how_and_every_look_says_the_same(m
 
 def test_from_every_end_more_steps_or_the_same_command_train_on(made):
     home, _ = made
-    more = {"steps": STEPS + 2, "guard": Run(home).config().guard}
+    more = {"steps": STEPS + 2, "guard": config_of(Run(home).about()).guard}
     goes_on(home, **more)
     assert told(home) == ("cancelled", Run(home).step(), STEPS + 2)
     list(started(home, **more))

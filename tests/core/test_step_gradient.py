@@ -3,10 +3,12 @@
 import pytest
 
 from seppo_core import SePPOConfig
-from seppo_core.config import LoRAConfig, LossConfig, OptimizerConfig, ReferenceConfig
+from seppo_core.adapters.lora import LoRAConfig
+from seppo_core.method.objectives import LossConfig
+from seppo_core.method.references import ReferenceConfig, Snapshot
 from seppo_core.randomness import normal
-from seppo_core.references import Snapshot
-from seppo_core.trainer import Trainer
+from seppo_core.training.optim import OptimizerConfig
+from seppo_core.training.trainer import Trainer
 
 
 def off_base(lora, seed):

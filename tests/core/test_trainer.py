@@ -8,14 +8,16 @@ import pytest
 import torch
 
 from seppo_core import SePPOConfig, train
-from seppo_core.checkpoint import Run
-from seppo_core.config import LoRAConfig, LossConfig, OptimizerConfig, ReferenceConfig, RunConfig
+from seppo_core.adapters.lora import LoRA, LoRAConfig
 from seppo_core.data import in_memory
 from seppo_core.errors import CheckpointError, ConfigError, DatasetError
-from seppo_core.lora import LoRA
-from seppo_core.loss import DenoisingErrors, seppo_loss
+from seppo_core.method.objectives import DenoisingErrors, LossConfig, seppo_loss
+from seppo_core.method.references import ReferenceConfig
 from seppo_core.randomness import generator, normal
-from seppo_core.state import TrainingState
+from seppo_core.runs.run import Run
+from seppo_core.runs.state import TrainingState
+from seppo_core.training.config import RunConfig
+from seppo_core.training.optim import OptimizerConfig
 
 CONFIG = SePPOConfig(
     steps=6,
@@ -68,7 +70,7 @@ def test_first_gradient_matches_a_plain_computation(policy, make_policy, dataset
     report = next(train(policy, dataset, config))
 
     other = make_policy()
-    from seppo_core.batches import BatchPlan
+    from seppo_core.training.batch import BatchPlan
 
     lora = LoRA(other.network, config.lora, config.seed, other.device)
     positions = BatchPlan(dataset.shapes, 2, 0).batch(0)
@@ -209,7 +211,7 @@ def test_a_run_kept_before_states_told_their_warm_up_does_not_warm_up_again(
         return TrainingState(**given)
 
     with monkeypatch.context() as older:
-        older.setattr("seppo_core.trainer.TrainingState", without)
+        older.setattr("seppo_core.training.trainer.TrainingState", without)
         list(train(make_policy(), dataset, run_in(tmp_path, **warming_up(1 / 3))))
     steps = train(make_policy(), dataset, run_in(tmp_path, **warming_up(1 / 3, steps=60)))
     assert next(steps).lr == 0.02

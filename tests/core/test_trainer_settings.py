@@ -6,7 +6,11 @@ import pytest
 import torch
 
 from seppo_core import SePPOConfig, train
-from seppo_core.config import LoRAConfig, LossConfig, OptimizerConfig, ReferenceConfig, RunConfig
+from seppo_core.adapters.lora import LoRAConfig
+from seppo_core.method.objectives import LossConfig
+from seppo_core.method.references import ReferenceConfig
+from seppo_core.training.config import RunConfig
+from seppo_core.training.optim import OptimizerConfig
 
 CONFIG = SePPOConfig(
     steps=1,

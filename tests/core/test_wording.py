@@ -6,14 +6,18 @@ import pytest
 import torch
 
 from seppo_core import SePPOConfig, train
-from seppo_core.config import LoRAConfig, LossConfig, OptimizerConfig, ReferenceConfig, RunConfig
+from seppo_core.adapters.lora import LoRAConfig
 from seppo_core.data.encode import encode
 from seppo_core.data.pictures import PictureFile, picture_from_tensor
 from seppo_core.data.prepare import Preparation
 from seppo_core.data.winners import LeftOut, Winner, Winners, pair_up
 from seppo_core.data.wording import Wording, reworded, tags_of
 from seppo_core.errors import ConfigError, DatasetError
+from seppo_core.method.objectives import LossConfig
+from seppo_core.method.references import ReferenceConfig
 from seppo_core.randomness import normal
+from seppo_core.training.config import RunConfig
+from seppo_core.training.optim import OptimizerConfig
 
 
 def test_trigger_prefix_and_suffix_stand_around_the_caption():

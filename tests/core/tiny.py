@@ -6,9 +6,10 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-from seppo_core.config import ComputeConfig, ReferenceConfig, SePPOConfig
 from seppo_core.data import EncodedDataset, Example
+from seppo_core.denoisers import ComputeConfig
 from seppo_core.identity import digest_tensors
+from seppo_core.method.references import ReferenceConfig
 from seppo_core.randomness import normal
 
 CHANNELS, SIDE, WIDTH = 2, 4, 8
@@ -47,7 +48,13 @@ class TinyDenoiser:
         self.fail_at_call = 0
         self.calls = 0
 
-    def check(self, dataset: EncodedDataset, config: SePPOConfig) -> None:
+    def check(
+        self,
+        dataset: EncodedDataset,
+        compute: ComputeConfig,
+        sampling: ReferenceConfig | None,
+        paired: bool,
+    ) -> None:
         assert not self.in_session
 
     def identity(self) -> str:

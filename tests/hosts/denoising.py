@@ -26,10 +26,10 @@ class Case:
         return tuple(self.latents.shape[1:])
 
     def session(self, **compute):
-        return self.denoiser.session(self.host.core("config").ComputeConfig(**compute))
+        return self.denoiser.session(self.host.core("training.config").ComputeConfig(**compute))
 
     def sampling(self, **settings):
-        return self.host.core("config").ReferenceConfig(**{"sampling_steps": 2} | settings)
+        return self.host.core("training.config").ReferenceConfig(**{"sampling_steps": 2} | settings)
 
     def dataset(self, **changes):
         """A dataset of both winners; `changes` replace fields of the second."""
@@ -43,8 +43,8 @@ class Case:
         return data.in_memory(examples)
 
     def config(self, **sections):
-        return self.host.core("config").from_dict(
-            self.host.core("config").SePPOConfig, {"steps": 1} | sections
+        return self.host.core("training.config").from_dict(
+            self.host.core("training.config").SePPOConfig, {"steps": 1} | sections
         )
 
     def errors(self, uniform: tuple[float, ...] = (0.3, 0.8), conds: list | None = None) -> Tensor:
@@ -60,9 +60,9 @@ class Case:
     def lora(self, up: float = 0.0, **settings):
         """A LoRA on the network, its `up` normal with deviation `up`; inside a session."""
         core = self.host.core
-        lora = core("lora").LoRA(
+        lora = core("adapters.lora").LoRA(
             self.denoiser.network,
-            core("config").LoRAConfig(**{"rank": 2} | settings),
+            core("training.config").LoRAConfig(**{"rank": 2} | settings),
             seed=0,
             device=self.denoiser.device,
         )

@@ -21,6 +21,11 @@ def dataset(host, kind: str, count: int = 2):
     )
 
 
+def config_of(host, run):
+    """The settings of a run."""
+    return host.core("training.config").config_of(run.about())
+
+
 def make_run(
     host,
     kind: str,
@@ -32,7 +37,7 @@ def make_run(
     dtype: str = "fp16",
 ):
     """The run directory `name` after `steps` big steps; a snapshot after every second one."""
-    c = host.core("config")
+    c = host.core("training.config")
     denoisers = host.core("denoisers.comfy")
     directory = host.output / "seppo" / name
     if config is None:
@@ -48,9 +53,9 @@ def make_run(
         )
     with torch.inference_mode(False), torch.enable_grad():
         policy = denoisers.ComfyDenoiser(model or host.thin_model(kind, dtype))
-        for _ in host.core("trainer").train(policy, dataset(host, kind), config):
+        for _ in host.core("training.trainer").train(policy, dataset(host, kind), config):
             pass
-    return host.core("checkpoint").Run(directory)
+    return host.core("runs.run").Run(directory)
 
 
 def sampled(model, kind: str, seed: int = 3) -> torch.Tensor:

@@ -218,13 +218,17 @@ def refuse(host, case, error: str, match: str, config=None, **second):
 
     loaded = list(management.current_loaded_models)
     with pytest.raises(getattr(host.core("errors"), error), match=match):
-        case.denoiser.check(case.dataset(**second), config or case.config())
+        host.core("training.trainer").check_policy(
+            case.denoiser, case.dataset(**second), config or case.config()
+        )
     assert management.current_loaded_models == loaded
 
 
 def test_a_fitting_dataset_passes(host, kind):
     case = make_case(host, kind, negative=thin_conditioning(kind, 3))
-    case.denoiser.check(case.dataset(), case.config(references={"guidance_scale": 4.0}))
+    host.core("training.trainer").check_policy(
+        case.denoiser, case.dataset(), case.config(references={"guidance_scale": 4.0})
+    )
 
 
 def test_latents_of_another_model_are_refused_by_image(host):
@@ -268,11 +272,15 @@ def test_examples_on_disk_are_checked_by_their_shapes_and_a_few_of_them_are_read
             return data.Example(case.latents[0], case.conds[0], f"fox {index}")
 
     shapes = [case.shape] * 10_000
-    case.denoiser.check(data.EncodedDataset(OnDisk(), shapes, "x"), case.config())
+    host.core("training.trainer").check_policy(
+        case.denoiser, data.EncodedDataset(OnDisk(), shapes, "x"), case.config()
+    )
     assert set(read) == set(range(16))
     shapes[9_000] = (16, 8, 8)
     with pytest.raises(host.core("errors").DatasetError, match=r"winner 9000 \('fox 9000'\)"):
-        case.denoiser.check(data.EncodedDataset(OnDisk(), shapes, "x"), case.config())
+        host.core("training.trainer").check_policy(
+            case.denoiser, data.EncodedDataset(OnDisk(), shapes, "x"), case.config()
+        )
 
 
 def test_losing_images_are_checked_where_pairs_are_trained(host):
@@ -280,7 +288,9 @@ def test_losing_images_are_checked_where_pairs_are_trained(host):
     data = host.core("data")
     examples = [data.Example(case.latents[0], case.conds[0], losing=torch.zeros(3, 8, 8))]
     with pytest.raises(host.core("errors").DatasetError, match="losing image of winner 0"):
-        case.denoiser.check(data.in_memory(examples), case.config(loss={"paired": True}))
+        host.core("training.trainer").check_policy(
+            case.denoiser, data.in_memory(examples), case.config(loss={"paired": True})
+        )
 
 
 def test_text_of_another_encoder_is_refused(host):

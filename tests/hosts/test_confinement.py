@@ -51,7 +51,7 @@ def part(place: int) -> Callable[[Any], Any]:
 
 
 def prompts(host):
-    sampling = host.core("config").ReferenceConfig(sampler="euler", sampling_steps=1)
+    sampling = host.core("training.config").ReferenceConfig(sampler="euler", sampling_steps=1)
     cond = thin_conditioning("sd15")
     return host.module("nodes.probes").TestPrompts(["a fox"], [cond], (4, 8, 8), {}, 1, 0, sampling)
 
@@ -66,7 +66,7 @@ SOCKETS: dict[str, Callable[[Any], Any]] = {
     "CONDITIONING": lambda host: thin_conditioning("sd15"),
     "SEPPO_WINNERS": winners,
     "SEPPO_DATASET": lambda host: dataset(host, "sd15"),
-    "SEPPO_RUN": lambda host: host.core("checkpoint").Run(host.output / "seppo" / RUN),
+    "SEPPO_RUN": lambda host: host.core("runs.run").Run(host.output / "seppo" / RUN),
     "SEPPO_REFERENCES": lambda host: {"sampler": "euler", "sampling_steps": 1},
     "SEPPO_OPTIMIZER": lambda host: {},
     "SEPPO_TESTS": prompts,

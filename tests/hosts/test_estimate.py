@@ -28,12 +28,12 @@ def plain_attention(func, *args, **kwargs):
 @pytest.mark.parametrize("checkpointing", [False, True])
 def test_the_estimate_is_what_autograd_keeps_of_winner_and_sample(host, kind, checkpointing):
     case = make_case(host, kind)
-    estimate, policy = host.core("estimate"), case.denoiser
+    estimate, policy = host.core("training.estimate"), case.denoiser
     dataset, config = step(case, checkpointing)
     with torch.inference_mode(False), policy.session(config.compute):
         calls = estimate.calls_of(policy, dataset)
         foreseen = estimate.step_bytes(policy, calls, config, 1)
-        lora = host.core("lora").LoRA(policy.network, config.lora, 0, policy.device)
+        lora = host.core("adapters.lora").LoRA(policy.network, config.lora, 0, policy.device)
         with lora.attached():
             options = policy._options["transformer_options"]
             options["optimized_attention_override"] = plain_attention
@@ -62,7 +62,7 @@ def test_checkpointing_is_foreseen_to_need_less(host):
         case = make_case(host, "sdxl")
         dataset, config = step(case, checkpointing)
         with torch.inference_mode(False), case.denoiser.session(config.compute):
-            estimate, policy = host.core("estimate"), case.denoiser
+            estimate, policy = host.core("training.estimate"), case.denoiser
             calls = estimate.calls_of(policy, dataset)
             foreseen.append(estimate.step_bytes(policy, calls, config, 1))
     assert foreseen[1] < 0.7 * foreseen[0]
@@ -80,7 +80,7 @@ def test_a_network_that_is_called_twice_keeps_twice_as_much(host):
         model.set_model_unet_function_wrapper(repeated)
         case = make_case(host, "sd15", model=model)
         dataset, config = step(case, False)
-        estimate, policy = host.core("estimate"), case.denoiser
+        estimate, policy = host.core("training.estimate"), case.denoiser
         with torch.inference_mode(False), policy.session(config.compute):
             calls = estimate.calls_of(policy, dataset)
             assert len(calls) == times

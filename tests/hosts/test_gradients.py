@@ -25,7 +25,7 @@ def pair_errors(case) -> torch.Tensor:
 
 def step_loss(case, reference: torch.Tensor) -> torch.Tensor:
     """SePPO loss of the policy's errors against the reference's, as the trainer makes it; float64."""
-    core = case.host.core("loss")
+    core = case.host.core("method.objectives")
     policy, reference = (
         core.DenoisingErrors(*errors.double().chunk(2)) for errors in (pair_errors(case), reference)
     )
@@ -59,10 +59,10 @@ def trainer_on(case, checkpointing: bool):
         compute={"gradient_checkpointing": checkpointing},
     )
     with case.denoiser.session(config.compute):
-        trainer = core("trainer").Trainer(case.denoiser, case.dataset(), config, {}, None)
+        trainer = core("training.trainer").Trainer(case.denoiser, case.dataset(), config, {}, None)
         trainer.start(None)
         reference, policy = (off_base(trainer.lora.state(), seed) for seed in (1, 2))
-        trainer.pool.add(core("references").Snapshot(1, reference))
+        trainer.pool.add(core("method.references").Snapshot(1, reference))
         trainer.lora.load(policy)
         with trainer.lora.attached():
             trainer._enter_window(0)

@@ -29,7 +29,7 @@ def telling_memory(host, monkeypatch):
         return (8 * GIB, GIB) if torch_free_too else 8 * GIB
 
     monkeypatch.setattr(management, "get_free_memory", free)
-    memory = host.core("memory")
+    memory = host.core("training.memory")
     monkeypatch.setattr(memory, "free_bytes", lambda device: 8 * GIB)
     monkeypatch.setattr(memory, "used_bytes", lambda device: (GIB, 2 * GIB))
 

@@ -50,7 +50,7 @@ def measured(host, policy, conds):
     """Errors of winners and samples under the base, and the loss against slightly shifted references."""
     latents, noise, _ = batch()
     uniform = torch.tensor([0.03, 0.3, 0.6, 0.97])
-    config, loss = host.core("config"), host.core("loss")
+    config, loss = host.core("training.config"), host.core("method.objectives")
     with torch.inference_mode(False), policy.session(config.ComputeConfig(precision="fp32")):
         levels = policy.levels(uniform)
         prepared = policy.prepare(conds, tuple(latents.shape[1:]))
@@ -79,7 +79,7 @@ def test_predictions_and_targets_agree_through_both_denoisers(host, both):
     """errors = mean((raw - target)^2): with the host's raw output, target = noise follows from it."""
     comfy_policy, diffusers_policy = both
     latents, noise, conds = batch()
-    config = host.core("config")
+    config = host.core("training.config")
     text = torch.cat([cond[0][0] for cond in conds])
     timestep = torch.tensor([30, 300, 600, 970])
     with torch.inference_mode(False), torch.no_grad():

@@ -57,7 +57,7 @@ def errors(host, model, position: int) -> torch.Tensor:
     uniform = torch.tensor([1, 1, 3, 3, 5, 5]) / 6
     policy = host.core("denoisers.comfy").ComfyDenoiser(model)
     with torch.inference_mode(False), torch.no_grad():
-        with policy.session(host.core("config").ComputeConfig()):
+        with policy.session(host.core("training.config").ComputeConfig()):
             latents = policy.scale_latents(example.latents[None]).expand(6, 4, 8, 8)
             prepared = policy.prepare([example.cond] * 6, (4, 8, 8))
             return policy.errors(latents, noise, policy.levels(uniform), prepared).cpu()

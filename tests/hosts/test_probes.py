@@ -22,7 +22,7 @@ def tests_of(host, monkeypatch):
             return original(prompts, policy, step, recorder)
 
         monkeypatch.setattr(kind, "_draw", drawn)
-        sampling = host.core("config").ReferenceConfig(sampler="euler", sampling_steps=1)
+        sampling = host.core("training.config").ReferenceConfig(sampler="euler", sampling_steps=1)
         cond = thin_conditioning("sd15")
         return kind(["a fox"], [cond], (4, 8, 8), {}, EVERY, 0, sampling)
 
@@ -73,7 +73,7 @@ def test_a_run_whose_drawing_failed_goes_on_to_the_same_weights(host, tests_of):
 )
 def test_an_alarm_leaves_out_only_what_is_taken_back(host, tests_of, monkeypatch, action, expected):
     """Back from step 2 to the start: what was trained there is drawn when it is trained again."""
-    guard, drawn, alarms = host.core("guard"), [], []
+    guard, drawn, alarms = host.core("training.guard"), [], []
 
     def judge(self, line):
         if line["step"] == EVERY and not alarms:

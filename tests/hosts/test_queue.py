@@ -154,7 +154,7 @@ def test_ten_graphs_in_a_row_with_cancels_between_end_as_they_should(
         require_ends(queue)
         for i, directory in enumerate(queue.directories):
             if i not in DELETED:
-                require_whole(host.core("checkpoint").Run(directory))
+                require_whole(host.core("runs.run").Run(directory))
         assert torch.equal(drawn_by_base(f"round {number}"), before)
         memory.append(server.memory_info().rss)
     grown = [after / memory[0] - 1 for after in memory[1:]]

@@ -151,7 +151,7 @@ def test_what_a_node_will_need_at_its_end_is_asked_for_at_once(host, class_type,
 
 @pytest.mark.parametrize("name", ["lion", "adamw_8bit"])
 def test_an_optimizer_whose_package_is_missing_is_refused(host, monkeypatch, name):
-    monkeypatch.setattr(host.core("optim"), "find_spec", lambda module: None)
+    monkeypatch.setattr(host.core("training.optim"), "find_spec", lambda module: None)
     words = said(host, "SePPOOptimizerSettings", optimizer=name)
     assert words.startswith(f"optimizer '{name}' needs the package")
 
@@ -165,7 +165,7 @@ def test_pictures_of_numbers_are_refused_without_matplotlib(host, monkeypatch, c
 @pytest.mark.parametrize("class_type", ["SePPOTrain", "SePPOSaveAligned", "SePPOEncodeWinners"])
 def test_folders_that_cannot_be_written_are_told(host, monkeypatch, class_type):
     """The check asks the system, which tells an administrator that all can be written."""
-    monkeypatch.setattr(host.core("continuation").os, "access", lambda *_: False)
+    monkeypatch.setattr(host.core("training.continuation").os, "access", lambda *_: False)
     assert "cannot be written" in said(host, class_type)
 
 
@@ -285,7 +285,7 @@ def test_an_open_socket_is_told_in_the_hosts_own_words(host):
 
 
 def test_every_optimizer_passes_that_is_installed(host):
-    for name in host.core("optim").OPTIMIZERS:
+    for name in host.core("training.optim").OPTIMIZERS:
         found = [
             error["details"] for error in errors_of(host, "SePPOOptimizerSettings", optimizer=name)
         ]

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from inprocess import GraphError
-from runs import make_run, sampled
+from runs import config_of, make_run, sampled
 from safetensors import safe_open
 from safetensors.torch import load_file
 
@@ -88,7 +88,7 @@ def test_strength_is_in_the_file(host, run):
 
 def test_snapshot_of_a_step_is_saved_and_an_unknown_one_refused(host, run):
     path = save(host, run, snapshot=2)
-    loaded, facts = host.core("export").load_lora(path)
+    loaded, facts = host.core("adapters.files").load_lora(path)
     expected = run.snapshot(2).weights
     assert all(torch.equal(loaded[key], value) for key, value in expected.items())
     assert facts["seppo.step"] == "2"
@@ -133,11 +133,11 @@ def test_checkpoint_with_clip_and_vae_loads_whole(host, checkpoint):
 def random_lora(host, model) -> dict[str, torch.Tensor]:
     """Weights of rank 2 for every layer that can have a path, linear and convolutional."""
     network = host.core("denoisers.comfy").ComfyDenoiser(model).network
-    config = host.core("config").LoRAConfig(rank=2, modules="all")
+    config = host.core("training.config").LoRAConfig(rank=2, modules="all")
     g = torch.Generator().manual_seed(0)
     return {
         f"{path.name}.{part}": torch.randn(shape, generator=g)
-        for path in host.core("lora").find_paths(network, config)
+        for path in host.core("adapters.lora").find_paths(network, config)
         for part, shape in (("down", path.down_shape), ("up", path.up_shape))
     }
 
@@ -150,7 +150,7 @@ def test_diffusers_names_hold_the_same_change_for_the_hosts_own_loader(host, kin
 
     if kind not in kinds(host.version):
         pytest.skip(f"thin {kind} does not load on ComfyUI {host.version}")
-    export, model = host.core("export"), host.thin_model(kind)
+    export, model = host.core("adapters.files"), host.thin_model(kind)
     weights = random_lora(host, model)
     component, layers = host.module("nodes.save").diffusers_layers(model)
     common = {"scale": 0.5, "component": component, "layers": layers}
@@ -181,7 +181,7 @@ def test_diffusers_file_of_a_run_reads_back_to_its_weights(host):
     keys = load_file(path)
     assert "transformer.transformer_blocks.0.attn.to_q.lora_A.weight" in keys
     assert all(key.endswith((".lora_A.weight", ".lora_B.weight")) for key in keys)
-    back, _ = host.core("export").load_lora(path, run.config().lora.scale)
+    back, _ = host.core("adapters.files").load_lora(path, config_of(host, run).lora.scale)
     torch.testing.assert_close(back, run.weights(), rtol=1e-6, atol=1e-7)
 
 
@@ -260,7 +260,7 @@ def test_loaded_run_is_saved_in_a_graph(host, run):
     assert done.ui["2"]["text"] == [f"step 4: {path}"] or done.ui["2"]["text"] == (
         f"step 4: {path}",
     )
-    loaded, _ = host.core("export").load_lora(Path(path))
+    loaded, _ = host.core("adapters.files").load_lora(Path(path))
     assert all(torch.equal(loaded[key], value) for key, value in run.weights().items())
 
 
@@ -296,7 +296,7 @@ def test_a_run_of_a_linked_name_is_read_anew_when_it_went_on(host):
         "curves": {"class_type": "SePPOCurves", "inputs": {"run": ["load", 0]}},
     }
     before = host.run_graph(graph)["curves"][0]
-    make_run(host, "sd3", "linked_on", config=replace(run.config(), steps=4))
+    make_run(host, "sd3", "linked_on", config=replace(config_of(host, run), steps=4))
     after = host.run_graph(graph, keep_cache=True)["curves"][0]
     assert not torch.equal(before, after)
 
@@ -315,7 +315,7 @@ def test_run_that_went_on_is_read_anew(host):
     first = make_run(host, "sd15", "goes_on", steps=2)
     before = node.fingerprint_inputs(run_name="goes_on")
     assert node.fingerprint_inputs(run_name="goes_on") == before
-    config = first.config()
+    config = config_of(host, first)
     make_run(host, "sd15", "goes_on", config=replace(config, steps=4))
     assert node.fingerprint_inputs(run_name="goes_on") != before
 

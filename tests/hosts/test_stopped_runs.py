@@ -126,7 +126,7 @@ def test_a_numbered_run_in_a_folder_of_the_users_own_goes_on_and_its_neighbour_k
     first.prompt["train"]["inputs"]["steps"] = 1
     second = Graph(host, "mine", beta=55.0)
     root = host.output / "kept_here"
-    second.run = host.core("checkpoint").Run(root / "mine_00002")
+    second.run = host.core("runs.run").Run(root / "mine_00002")
     monkeypatch.setattr(
         settings, "chosen", lambda name, default: "kept_here" if "folder" in name else default
     )

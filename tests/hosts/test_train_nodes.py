@@ -7,6 +7,7 @@ import json
 import pytest
 import torch
 from inprocess import GraphError
+from runs import config_of
 from thin import thin_conditioning, thin_latent
 from training import conditionings, dataset, graph, run_of, sampled
 
@@ -69,7 +70,7 @@ def test_training_inside_equals_sampling_with_the_lora_applied(host):
     outputs = host.run_graph(graph(host, kind, "inside", dtype="fp32"), wanted=["train"])
     aligned, run = outputs["train"][0], outputs["train"][3]
     core = host.core("denoisers.comfy")
-    lora_module, config = host.core("lora"), run.config()
+    lora_module, config = host.core("adapters.lora"), config_of(host, run)
     with torch.inference_mode(False):
         policy = core.ComfyDenoiser(outputs["model"][0])
         with policy.session(config.compute):
@@ -203,7 +204,7 @@ def test_every_preset_trains(host, preset):
     )
     host.run_graph(prompt, wanted=["train"])
     run = run_of(host, f"preset_{preset}")
-    loss, references = run.config().loss, run.config().references
+    loss, references = config_of(host, run).loss, config_of(host, run).references
     expected = {
         "indicator": ("preference", "indicator", "random", False),
         "spin": ("preference", "none", "latest", False),

@@ -8,6 +8,7 @@ import threading
 
 import pytest
 from inprocess import GraphError
+from runs import config_of
 from training import graph
 
 KIND = "sd15"
@@ -106,9 +107,9 @@ def test_preview_interval_holds_where_no_optimizer_settings_are_connected(host, 
     choose(**{"SePPO.Runs.preview_every": 3})
     prompt = graph(host, KIND, "own_interval")
     del prompt["train"]["inputs"]["optimizer"]
-    assert host.run_graph(prompt)["train"][3].config().run.preview_every == 3
+    assert config_of(host, host.run_graph(prompt)["train"][3]).run.preview_every == 3
     connected = trained(host, "connected_interval", optimizer={"preview_every": 2})
-    assert connected.config().run.preview_every == 2
+    assert config_of(host, connected).run.preview_every == 2
 
 
 def test_settings_that_are_being_written_are_waited_for(host, choose):

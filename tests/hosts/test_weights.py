@@ -52,7 +52,7 @@ def run_config(case, directory, steps: int = 2):
 def test_a_whole_run_trains_resumes_and_leaves_the_weights_as_they_were(host, name, tmp_path):
     import comfy.model_management as management
 
-    train = host.core("trainer").train
+    train = host.core("training.trainer").train
     with torch.inference_mode():
         model = MODELS[name](host, "sd3")
     stored = model.model.diffusion_model.joint_blocks[0].x_block.mlp.fc1.weight.dtype
@@ -193,7 +193,7 @@ def test_a_streamed_model_that_cannot_be_loaded_whole_is_refused(host, monkeypat
     case = make_case(host, "sd3", model=model)
     error = host.core("errors").UnsupportedModelError
     with pytest.raises(error, match="streamed from disk.*host's own loader"):
-        host.core("trainer").train(case.denoiser, case.dataset(), case.config())
+        host.core("training.trainer").train(case.denoiser, case.dataset(), case.config())
 
 
 def test_drawing_samples_shows_no_progress_bar_of_its_own(host, capfd):

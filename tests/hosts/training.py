@@ -116,4 +116,4 @@ def sampled(host, kind, model, seed=5):
 
 
 def run_of(host, name):
-    return host.core("checkpoint").Run(host.output / "seppo" / name)
+    return host.core("runs.run").Run(host.output / "seppo" / name)

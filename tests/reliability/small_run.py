@@ -13,22 +13,19 @@ from tiny import TinyDenoiser
 from torch import Tensor
 
 from seppo_core import train
-from seppo_core.checkpoint import Run
-from seppo_core.config import (
-    LoRAConfig,
-    LossConfig,
-    OptimizerConfig,
-    ReferenceConfig,
-    RunConfig,
-    SePPOConfig,
-)
+from seppo_core.adapters.lora import LoRAConfig
 from seppo_core.data import EncodedDataset, cache
 from seppo_core.data.encode import encode
 from seppo_core.data.pictures import picture_from_tensor
 from seppo_core.data.prepare import Preparation
 from seppo_core.data.winners import Winners, pair_up
 from seppo_core.data.wording import Wording, reworded
+from seppo_core.method.objectives import LossConfig
+from seppo_core.method.references import ReferenceConfig
 from seppo_core.randomness import normal
+from seppo_core.runs.run import Run
+from seppo_core.training.config import RunConfig, SePPOConfig
+from seppo_core.training.optim import OptimizerConfig
 
 OPEN = os.open
 """Not the one that is interrupted."""

@@ -21,9 +21,10 @@ from processes import LONG
 from small_run import SHARD_VALUES, encoder_calls, metrics_lines, outcome, remove, whole_run
 from writes import DiskFull, interrupted
 
-from seppo_core import checkpoint, export
-from seppo_core.checkpoint import Run
+from seppo_core.adapters import files as export
 from seppo_core.errors import CheckpointError, DatasetError
+from seppo_core.runs import run as checkpoint
+from seppo_core.runs.run import Run
 
 FOR_GOOD = 10**9
 EVERY = 1 if LONG else 20

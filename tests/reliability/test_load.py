@@ -16,9 +16,10 @@ import pytest
 from tiny import TinyDenoiser, examples
 
 from seppo_core import train
-from seppo_core.checkpoint import Run
-from seppo_core.config import SePPOConfig, from_dict
 from seppo_core.data import in_memory
+from seppo_core.runs.run import Run
+from seppo_core.settings import from_dict
+from seppo_core.training.config import SePPOConfig
 
 STEPS = 5000 if os.environ.get("SEPPO_RELIABILITY") == "long" else 300
 WARM = 100

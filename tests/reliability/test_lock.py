@@ -8,9 +8,9 @@ from processes import LIMIT, finish, start
 from small_run import metrics_lines, outcome, whole_run
 from writes import StuckAt
 
-from seppo_core.checkpoint import Run
 from seppo_core.errors import CheckpointError
-from seppo_core.ownership import STOP
+from seppo_core.runs.lock import STOP
+from seppo_core.runs.run import Run
 
 STUCK_AT = 150
 """A disk operation in mid-run, behind the first checkpoint."""

@@ -1,0 +1,1 @@
+"""Small weights beside a frozen network: how they compute, and how files hold them."""

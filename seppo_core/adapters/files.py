@@ -1,0 +1,255 @@
+"""LoRA files that load elsewhere: key formats, metadata, and reading back what was written.
+
+Inside the product weights are `<layer>.down` [r, in, ...] and `<layer>.up` [out, r, ...] with one scale
+for all. This module owns how files name and scale them; where a run's own files lie is runs/run.py's.
+"""
+
+import dataclasses
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from ..errors import CheckpointError, ConfigError, UnsupportedModelError
+from ..files import Seal, first_line, load_tensors, save_tensors
+from .lora import LoRAConfig
+
+COMPONENTS = ("diffusion_model", "unet", "transformer")
+"""What a file's layer names start with: ComfyUI's network, a diffusers UNet, a diffusers transformer."""
+
+
+@dataclass(frozen=True)
+class Format:
+    """How a layer's tensors are called in a file."""
+
+    down: str
+    up: str
+    alpha: str
+    """empty: the format has no alpha, the scale is multiplied into `up`"""
+
+
+FORMATS: dict[str, Format] = {
+    "comfy": Format(".lora_down.weight", ".lora_up.weight", ".alpha"),
+    "diffusers": Format(".lora_A.weight", ".lora_B.weight", ""),
+}
+
+
+@dataclass(frozen=True)
+class Rows:
+    """The output rows of one of our layers that a layer of the file consists of.
+
+    Other libraries split layers that are one here (q, k and v of a fused projection); each part has its
+    own rows of `up` and the whole `down`.
+    """
+
+    layer: str
+    start: int = 0
+    count: int | None = None
+    """None: all of them"""
+    swapped: bool = False
+    """the file holds the two halves in exchanged order"""
+
+    def of(self, up: Tensor) -> Tensor:
+        count = len(up) - self.start if self.count is None else self.count
+        rows = up[self.start : self.start + count]
+        return torch.cat(rows.chunk(2)[::-1]) if self.swapped else rows
+
+
+LayerMap = Mapping[str, Rows]
+"""layer name in the file -> where it lies here"""
+
+
+def save_lora(
+    path: Path,
+    weights: Mapping[str, Tensor],
+    *,
+    scale: float,
+    format: str,
+    component: str,
+    metadata: Mapping[str, str],
+    layers: LayerMap | None = None,
+) -> Seal:
+    """Write one safetensors file atomically, in float32; what it has to be to count as undamaged.
+
+    The other arguments are `file_tensors`'. Where the names are not simply ours, the file says which of
+    our layers each one is.
+    """
+    used = _resolved(weights, layers or _own_names(weights, format, component))
+    about = dict(metadata) | {"seppo.scale": repr(float(scale))}
+    if any(name != f"{component}.{rows.layer}" for name, rows in used.items()):
+        about["seppo.layers"] = json.dumps(
+            {name: dataclasses.astuple(rows) for name, rows in used.items()}
+        )
+    tensors = file_tensors(weights, scale=scale, format=format, component=component, layers=layers)
+    return save_tensors(path, tensors, about)
+
+
+def file_tensors(
+    weights: Mapping[str, Tensor],
+    *,
+    scale: float,
+    format: str,
+    component: str,
+    layers: LayerMap | None = None,
+) -> dict[str, Tensor]:
+    """The weights as a file of `format` holds them, float32 copies on the CPU.
+
+    `scale` is alpha / rank of the weights. `component` is a row of COMPONENTS. `layers` renames and
+    splits layers, its names are whole; without it they are ours behind the component's.
+    UnsupportedModelError names a layer that `layers` leaves out.
+    """
+    chosen = _format(format)
+    tensors: dict[str, Tensor] = {}
+    used = _resolved(weights, layers or _own_names(weights, format, component))
+    for name, rows in used.items():
+        down, up = weights[f"{rows.layer}.down"], rows.of(weights[f"{rows.layer}.up"])
+        if chosen.alpha:
+            tensors[name + chosen.alpha] = torch.tensor(scale * len(down), dtype=torch.float32)
+        else:
+            up = up * scale
+        for suffix, tensor in ((chosen.down, down), (chosen.up, up)):
+            copy = tensor.detach().to("cpu", torch.float32, copy=True)
+            tensors[name + suffix] = copy.contiguous()
+    return tensors
+
+
+def _format(name: str) -> Format:
+    try:
+        return FORMATS[name]
+    except (KeyError, TypeError):
+        raise ConfigError(f"unknown LoRA format {name!r}; choose from {sorted(FORMATS)}") from None
+
+
+def _own_names(weights: Mapping[str, Tensor], format: str, component: str) -> LayerMap:
+    """Our layer names behind the component's; of a diffusers UNet ComfyUI knows only the joined form."""
+    if component not in COMPONENTS:
+        raise ConfigError(f"unknown component {component!r}; choose from {list(COMPONENTS)}")
+    if format == "comfy" and component == "unet":
+        return {
+            f"lora_unet_{layer.replace('.', '_')}": Rows(layer) for layer in layer_names(weights)
+        }
+    return {f"{component}.{layer}": Rows(layer) for layer in layer_names(weights)}
+
+
+def layer_names(weights: Mapping[str, Tensor]) -> list[str]:
+    """The layers that `weights` holds, in their order."""
+    return [key.removesuffix(".up") for key in weights if key.endswith(".up")]
+
+
+def _resolved(weights: Mapping[str, Tensor], layers: LayerMap) -> dict[str, Rows]:
+    """The part of `layers` that concerns these weights, with explicit counts; every row exactly once."""
+    missing = {name: len(weights[f"{name}.up"]) for name in layer_names(weights)}
+    used = {}
+    for name, rows in layers.items():
+        if rows.layer in missing:
+            count = len(weights[f"{rows.layer}.up"]) if rows.count is None else rows.count
+            used[name] = dataclasses.replace(rows, count=count)
+            missing[rows.layer] -= count
+    assert min(missing.values(), default=0) >= 0, "two names for the same rows"
+    left = [layer for layer, rows in missing.items() if rows]
+    if left:
+        raise UnsupportedModelError(
+            f"{len(left)} layers have no name in this format (first: {left[0]}); "
+            "save in format 'comfy' instead"
+        )
+    return used
+
+
+def component_of(family: str, weights: Mapping[str, Tensor]) -> str:
+    """The row of COMPONENTS that a network of `family` with these layers is."""
+    if family == "comfy":
+        return "diffusion_model"
+    blocks = ("down_blocks.", "mid_block.", "up_blocks.")
+    return "unet" if any(name.startswith(blocks) for name in weights) else "transformer"
+
+
+def save_run_weights(
+    path: Path, weights: Mapping[str, Tensor], lora: LoRAConfig, metadata: Mapping[str, str]
+) -> Seal:
+    """A run's own weights, in the format of its family, so that they load where the run was made."""
+    family = metadata["seppo.family"]
+    return save_lora(
+        path,
+        weights,
+        scale=lora.scale,
+        format="comfy" if family == "comfy" else "diffusers",
+        component=component_of(family, weights),
+        metadata=metadata,
+    )
+
+
+MISFITS = (
+    *(ArithmeticError, LookupError, TypeError, ValueError),
+    *(AttributeError, RuntimeError),
+)
+"""What comes of a file whose metadata says other things than its tensors."""
+
+
+def load_lora(path: Path, scale: float | None = None) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """A file that `save_lora` wrote, in any format: our weights (float32, CPU) and the metadata.
+
+    The weights are right for paths of `scale`; None gives them as they were saved.
+    CheckpointError if the file is damaged or something else.
+    """
+    tensors, metadata = load_tensors(Path(path))
+    try:
+        pieces = list(_pieces(Path(path), tensors, metadata))
+        return _joined(pieces, scale or float(metadata.get("seppo.scale", "1.0"))), metadata
+    except MISFITS as error:
+        raise CheckpointError(
+            f"{path}: what it says of its layers does not fit them ({first_line(error)})"
+        ) from None
+
+
+def _joined(pieces: list[tuple[Rows, Tensor, Tensor, float]], wanted: float) -> dict[str, Tensor]:
+    """The weights of whole layers, right for paths of scale `wanted`. ValueError where rows are missing."""
+    given: dict[str, int] = {}
+    for rows, _, up, _ in pieces:
+        given[rows.layer] = given.get(rows.layer, 0) + len(up)
+    weights: dict[str, Tensor] = {}
+    for rows, down, up, found in pieces:
+        if rows.count != len(up) or not 0 <= rows.start <= given[rows.layer] - len(up):
+            raise ValueError(f"{rows.layer} has other rows")
+        factor = 1.0 if found == wanted else found / wanted  # a file of strength 0 has scale 0
+        whole = weights.setdefault(
+            f"{rows.layer}.up", torch.zeros(given[rows.layer], *up.shape[1:])
+        )
+        target = whole[rows.start : rows.start + len(up)]
+        target.copy_(Rows("", swapped=rows.swapped).of(up) * factor)
+        weights[f"{rows.layer}.down"] = down.float()
+    return weights
+
+
+def _pieces(
+    path: Path, tensors: dict[str, Tensor], metadata: dict[str, str]
+) -> Iterator[tuple[Rows, Tensor, Tensor, float]]:
+    """(rows, down, up, scale) of each layer of the file; CheckpointError for what is no LoRA of ours."""
+    layers = {
+        name: Rows(*fields)
+        for name, fields in json.loads(metadata.get("seppo.layers", "{}")).items()
+    }
+    left = set(tensors)
+    for format in FORMATS.values():
+        for key in [key for key in tensors if key.endswith(format.up)]:
+            name = key.removesuffix(format.up)
+            names = {key, name + format.down} | ({name + format.alpha} if format.alpha else set())
+            if not names <= left:
+                break
+            left -= names
+            up, down = tensors[key], tensors[name + format.down]
+            alpha = float(tensors[name + format.alpha]) if format.alpha else len(down)
+            own = Rows(_without_component(name), 0, len(up))
+            yield layers.get(name, own), down, up, alpha / len(down)
+    if left or not tensors:
+        raise CheckpointError(
+            f"{path}: not a LoRA file of a format we read ({sorted(FORMATS)}); "
+            f"{f'unexpected tensor {min(left)}' if left else 'it is empty'}"
+        )
+
+
+def _without_component(name: str) -> str:
+    component, _, layer = name.partition(".")
+    return layer if component in COMPONENTS else name

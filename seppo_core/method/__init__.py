@@ -1,0 +1,1 @@
+"""The paper on one shelf: the loss with its anchor criteria, and the pool of references."""

@@ -1,0 +1,141 @@
+"""The SePPO loss and the anchor criteria: pure functions of per-example denoising errors.
+
+Winner and reference sample of an example share noise and level, so the winner's margin (the anchor)
+tells whether the policy is ahead of the reference there. Source: arXiv 2410.05255; the pairwise form is
+Diffusion-DPO's (arXiv 2311.12908, eq. 14) with T * omega(lambda) absorbed in beta.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ..errors import ConfigError
+from ..settings import choice, require
+
+KNUTH = 2654435761
+"""A multiplier that spreads the bits of a number over 32 (The Art of Computer Programming, 6.4)."""
+
+
+@dataclass(frozen=True)
+class DenoisingErrors:
+    """Mean squared prediction error of each example, float32."""
+
+    winner: Tensor
+    """[B]"""
+    sample: Tensor
+    """[B], the reference sample (or the losing image of a pair)"""
+
+
+@dataclass(frozen=True)
+class LossTerms:
+    """What the loss is made of, per example; the caller reduces. Every field is a Tensor[B]."""
+
+    loss: Tensor
+    role: Tensor
+    """s: +1 the sample loses, -1 it is learned from, 0 it is left out"""
+    logits: Tensor
+    winner_margin: Tensor
+    """d_w = e_policy - e_reference of the winner; below 0 the policy explains it better"""
+    sample_margin: Tensor
+    """d_r, the same of the reference sample"""
+
+
+def sign(anchor: Tensor, loser_weight: float) -> Tensor:
+    """The paper's criterion: learn from the sample where the policy is behind on the winner."""
+    return torch.sign(anchor)
+
+
+def indicator(anchor: Tensor, loser_weight: float) -> Tensor:
+    """The paper's ablation: leave the sample out where the policy is behind or level."""
+    return (anchor > 0).to(anchor.dtype)
+
+
+def always_loses(anchor: Tensor, loser_weight: float) -> Tensor:
+    """No criterion: every sample is pushed away, as in DPO and SPIN-Diffusion."""
+    return torch.ones_like(anchor)
+
+
+def constant(anchor: Tensor, loser_weight: float) -> Tensor:
+    """Every sample is pushed away with the same weight in [0, 1]; the control for the others."""
+    return torch.full_like(anchor, loser_weight)
+
+
+def random_gate(anchor: Tensor, loser_weight: float) -> Tensor:
+    """A coin in place of the comparison: the sample loses with probability `loser_weight`, else it is left out.
+
+    The control that tells whether the comparison matters. The coin is a hash of the anchor's bits
+    without its sign, so that no state is needed; a tie is left out, as by `indicator`.
+    """
+    bits = anchor.float().abs().view(torch.int32).to(torch.int64)
+    for _ in range(2):
+        bits = bits * KNUTH % 2**32
+        bits = bits ^ (bits >> 16)
+    coin = bits < round(loser_weight * 2**32)
+    return (coin & (anchor != 0)).to(anchor.dtype)
+
+
+CRITERIA: dict[str, Callable[[Tensor, float], Tensor]] = {
+    "sign": sign,
+    "indicator": indicator,
+    "none": always_loses,
+    "constant": constant,
+    "random": random_gate,
+}
+
+
+def make_criterion(name: str) -> Callable[[Tensor, float], Tensor]:
+    """The criterion called `name`; ConfigError lists the choices."""
+    try:
+        return CRITERIA[name]
+    except (KeyError, TypeError):
+        raise ConfigError(
+            f"unknown anchor criterion {name!r}; choose from {sorted(CRITERIA)}"
+        ) from None
+
+
+OBJECTIVES = ("preference", "winner_error")
+
+
+@dataclass(frozen=True)
+class LossConfig:
+    objective: str = "preference"
+    """`preference`: the SePPO loss; `winner_error`: the winner's denoising error alone (SFT)."""
+    beta: float = 2000.0
+    """Strength of the pull towards the reference; larger keeps the policy closer."""
+    criterion: str = "indicator"
+    loser_weight: float = 0.5
+    """In [0, 1]: the role of every sample under criterion `constant`, the chance to lose under `random`."""
+    paired: bool = False
+    """The dataset's losing images stand where the reference samples stand (DPO)."""
+
+    def __post_init__(self) -> None:
+        choice("loss.objective", self.objective, OBJECTIVES)
+        choice("loss.criterion", self.criterion, CRITERIA)
+        require(self.beta > 0, f"loss.beta must be positive, got {self.beta}")
+        require(
+            0 <= self.loser_weight <= 1,
+            f"loss.loser_weight must lie in [0, 1], got {self.loser_weight}",
+        )
+
+
+def seppo_loss(
+    policy: DenoisingErrors,
+    reference: DenoisingErrors,
+    *,
+    beta: float,
+    criterion: str = "sign",
+    loser_weight: float = 0.5,
+) -> LossTerms:
+    """-log sigmoid(-(beta / 2) (d_w - s d_r)) per example; gradients flow through `policy` only.
+
+    `beta` is in the units of the Diffusion-DPO trainer, with the factor 1/2. `loser_weight` is read by
+    the criteria "constant" and "random". At policy == reference the loss is ln 2 for every criterion.
+    """
+    winner_margin = policy.winner - reference.winner.detach()
+    sample_margin = policy.sample - reference.sample.detach()
+    role = make_criterion(criterion)(-winner_margin.detach(), loser_weight)
+    logits = -beta / 2 * (winner_margin - role * sample_margin)
+    return LossTerms(-F.logsigmoid(logits), role, logits, winner_margin, sample_margin)

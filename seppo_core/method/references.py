@@ -1,0 +1,123 @@
+"""The pool of earlier weights of the policy, and which of them is the reference.
+
+Entry 0, the initial weights, always stays. When the pool is full, the snapshot goes whose neighbours in
+time lie closest together (never entry 0, never the newest): what remains covers the whole run evenly.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ..errors import ConfigError
+from ..settings import choice, require
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """Weights of the policy as they were after optimizer step `step` (0: initial), on the CPU."""
+
+    step: int
+    weights: dict[str, Tensor]
+
+
+def initial(count: int, generator: torch.Generator) -> int:
+    """The initial weights, as in DPO."""
+    return 0
+
+
+def latest(count: int, generator: torch.Generator) -> int:
+    """The newest snapshot, as in SPIN-Diffusion."""
+    return count - 1
+
+
+def random_past(count: int, generator: torch.Generator) -> int:
+    """Uniform over all entries, the paper's choice."""
+    return int(torch.randint(count, (1,), generator=generator))
+
+
+SELECTIONS: dict[str, Callable[[int, torch.Generator], int]] = {
+    "random": random_past,
+    "latest": latest,
+    "initial": initial,
+}
+
+
+@dataclass(frozen=True)
+class ReferenceConfig:
+    selection: str = "random"
+    snapshot_every: int = 30
+    """Optimizer steps between snapshots; one joins at the end of the window it falls in."""
+    capacity: int = 8
+    reuse: int = 1
+    """R: a window of R optimizer steps works on one batch, whose samples are drawn once."""
+    sampler: str = "dpmpp_2m"
+    scheduler: str = "normal"
+    sampling_steps: int = 12
+    guidance_scale: float = 1.0
+    """CFG of the drawn samples; 1 needs no negative conditioning and half the time."""
+    batch_size: int = 4
+    """How many samples are drawn at once."""
+
+    def __post_init__(self) -> None:
+        choice("references.selection", self.selection, SELECTIONS)
+        for name in ("snapshot_every", "capacity", "reuse", "sampling_steps", "batch_size"):
+            value = getattr(self, name)
+            require(value >= 1, f"references.{name} must be at least 1, got {value}")
+        require(
+            self.guidance_scale >= 0,
+            f"references.guidance_scale must not be negative, got {self.guidance_scale}",
+        )
+
+
+class ReferencePool:
+    """A bounded list of snapshots in the order of their steps; the first one is entry 0.
+
+    Raises ConfigError for a capacity below 1; a pool of capacity 1 holds the initial weights alone.
+    """
+
+    def __init__(self, initial_weights: Snapshot, capacity: int) -> None:
+        if capacity < 1:
+            raise ConfigError(f"references.capacity must be at least 1, got {capacity}")
+        self.capacity = capacity
+        self.entries = [initial_weights]
+
+    def __len__(self) -> int:
+        return len(self.entries)
+
+    @property
+    def steps(self) -> list[int]:
+        return [entry.step for entry in self.entries]
+
+    def add(self, snapshot: Snapshot) -> None:
+        """Append a newer snapshot and drop one if the pool is over its capacity."""
+        newest = self.entries[-1].step
+        assert snapshot.step > newest, f"snapshot {snapshot.step} is not newer than {newest}"
+        if self.capacity == 1:
+            return
+        self.entries.append(snapshot)
+        if len(self.entries) > self.capacity:
+            del self.entries[self._most_redundant()]
+
+    def _most_redundant(self) -> int:
+        steps = self.steps
+        inner = range(1, len(steps) - 1)
+        return min(inner, key=lambda index: steps[index + 1] - steps[index - 1])
+
+    def select(self, strategy: str, generator: torch.Generator) -> Snapshot:
+        """The reference of one window. ConfigError lists the strategies."""
+        try:
+            choose = SELECTIONS[strategy]
+        except KeyError:
+            raise ConfigError(
+                f"unknown reference selection {strategy!r}; choose from {sorted(SELECTIONS)}"
+            ) from None
+        return self.entries[choose(len(self.entries), generator)]
+
+    def entry(self, step: int) -> Snapshot:
+        """The snapshot taken after `step`. ConfigError lists the steps that are kept."""
+        for snapshot in self.entries:
+            if snapshot.step == step:
+                return snapshot
+        raise ConfigError(f"the pool holds no snapshot of step {step}; it holds {self.steps}")

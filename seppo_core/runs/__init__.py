@@ -1,0 +1,1 @@
+"""What lies on disk of a run: checkpoints, metrics, pictures, who holds it and how it stands."""

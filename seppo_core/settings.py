@@ -1,0 +1,107 @@
+"""Frozen dataclasses from plain JSON and back: built, checked and overridden in one place."""
+
+import dataclasses
+import json
+import types
+import typing
+from pathlib import Path
+from typing import Any
+
+from .errors import ConfigError
+
+
+def require(claim: bool, message: str) -> None:
+    if not claim:
+        raise ConfigError(message)
+
+
+def choice(name: str, value: str, choices: typing.Iterable[str]) -> None:
+    known = sorted(choices)
+    require(value in known, f"{name}: unknown {value!r}; choose from {known}")
+
+
+def from_dict(cls: type, values: dict[str, Any], path: str = "") -> Any:
+    """Build the frozen dataclass `cls` from plain JSON values, naming what does not fit by its path."""
+    if not isinstance(values, dict):
+        raise ConfigError(
+            f"{path.rstrip('.') or 'configuration'}: expected a JSON object, got {values!r}"
+        )
+    hints = typing.get_type_hints(cls)
+    unknown = sorted(set(values) - set(hints))
+    if unknown:
+        names = ", ".join(path + name for name in unknown)
+        raise ConfigError(f"unknown setting {names}; known here: {sorted(hints)}")
+    return cls(**{key: _convert(hints[key], value, path + key) for key, value in values.items()})
+
+
+def _convert(hint: Any, value: Any, path: str) -> Any:
+    if dataclasses.is_dataclass(hint):
+        return from_dict(hint, value, path + ".")
+    if isinstance(hint, types.UnionType):
+        if value is None:
+            return None
+        hint = next(arm for arm in typing.get_args(hint) if arm is not type(None))
+        return _convert(hint, value, path)
+    if hint is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if typing.get_origin(hint) is tuple and isinstance(value, list):
+        return tuple(value)
+    plain = typing.get_origin(hint) or hint
+    if not isinstance(value, plain) or (plain is int and isinstance(value, bool)):
+        raise ConfigError(f"{path}: expected {plain.__name__}, got {value!r}")
+    return value
+
+
+MAX_JSON_BYTES = 4 * 2**20
+MAX_JSON_DEPTH = 50
+"""Of a configuration, a run.json or a manifest; what we write has some kilobytes and four levels."""
+
+
+def load_json(path: Path) -> dict[str, Any]:
+    """A JSON object from a file; ConfigError names the file, and the place if one does not parse."""
+    try:
+        with path.open("rb") as file:
+            data = file.read(MAX_JSON_BYTES + 1)
+        if len(data) > MAX_JSON_BYTES:
+            raise ConfigError(f"{path}: over {MAX_JSON_BYTES // 2**20} MB; is it the right file?")
+        values = json.loads(data.decode("utf-8"))
+    except FileNotFoundError:
+        raise ConfigError(f"{path}: there is no such file") from None
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read ({error.strerror})") from None
+    except (ValueError, RecursionError) as error:
+        raise ConfigError(f"{path}: not valid JSON ({error})") from None
+    if not isinstance(values, dict):
+        raise ConfigError(f"{path}: expected a JSON object at the top")
+    if _deeper_than(MAX_JSON_DEPTH, values):
+        raise ConfigError(f"{path}: nested more than {MAX_JSON_DEPTH} levels deep")
+    return values
+
+
+def _deeper_than(limit: int, values: Any) -> bool:
+    level = [values]
+    for _ in range(limit):
+        inner = [
+            v.values() if isinstance(v, dict) else v for v in level if isinstance(v, dict | list)
+        ]
+        if not inner:
+            return False
+        level = [value for values in inner for value in values]
+    return any(isinstance(value, dict | list) for value in level)
+
+
+def override(values: dict[str, Any], assignment: str) -> None:
+    """Apply one `section.name=value` in place; the value is JSON, or a bare string."""
+    key, found, text = assignment.partition("=")
+    if not found or not key:
+        raise ConfigError(f"--set {assignment}: expected section.name=value")
+    try:
+        value = json.loads(text)
+    except json.JSONDecodeError:
+        value = text
+    *sections, name = key.split(".")
+    for section in sections:
+        values = values.setdefault(section, {})
+        if not isinstance(values, dict):
+            raise ConfigError(f"--set {assignment}: {section} is not a section")
+    values[name] = value

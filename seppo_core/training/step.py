@@ -1,0 +1,220 @@
+"""The gradient of one optimizer step: micro-batch by micro-batch, clipped, and what the step was like."""
+
+import logging
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..adapters.lora import LoRA, Slot
+from ..denoisers import Denoiser
+from ..devices import free_memory, is_out_of_memory
+from ..method.objectives import DenoisingErrors, seppo_loss
+from ..randomness import derived_seed, generator, isolated_global_rng, normal
+from ..runs.report import examples, statistics
+from .batch import KEY, Window
+from .config import SePPOConfig
+from .optim import AVERAGED
+from .reach import explained, require_reach
+from .rounding import brought_near, stretch
+
+FIRST_LOSS_SCALE = 2.0**12
+STEPS_TO_DOUBLE_SCALE = 200
+
+ROUNDING = 1e-4
+"""Of the error: no kernel rounds so differently from one call to the next."""
+
+log = logging.getLogger(__name__)
+
+
+@dataclass
+class Scaling:
+    """The factor that keeps float16 gradients from vanishing; 1 for other dtypes."""
+
+    factor: float
+    good_steps: int = 0
+    """optimizer steps since it last changed"""
+
+    def grow(self) -> None:
+        self.good_steps += 1
+        if self.good_steps == STEPS_TO_DOUBLE_SCALE:
+            self.factor, self.good_steps = self.factor * 2, 0
+
+    def shrink(self) -> None:
+        self.factor, self.good_steps = self.factor / 2, 0
+
+
+class Gradients:
+    """Adds up gradients in the parameters of `lora`; owns their scale and the size of a micro-batch."""
+
+    def __init__(self, policy: Denoiser, lora: LoRA, config: SePPOConfig) -> None:
+        self.policy, self.lora, self.config = policy, lora, config
+        self.parameters = lora.parameters()
+        self.half = policy.compute_dtype == torch.float16
+        self.scaling = Scaling(FIRST_LOSS_SCALE if self.half else 1.0)
+        self.micro_batch = config.batch_size
+        """winners that go through the network at once; smaller after a split"""
+        self.again: Callable[[], Tensor] | None = None
+        """the errors of the last micro-batch once more, until every layer is known to get a gradient"""
+        self.reached = False
+
+    def of_step(self, step: int, window: Window) -> dict[str, Any] | None:
+        """The step's gradient, clipped, and what StepReport says of it; None if loss or gradient is not finite.
+
+        A gradient that overflows float16 is computed again with half the loss scale; a loss has no such way out,
+        for the forwards know no scale. What does not fit into memory is tried again in halves where
+        `guard.out_of_memory` allows it.
+        """
+        before = replace(self.scaling)
+        while True:
+            largest = max(map(len, window.parts(self.micro_batch)))
+            try:
+                columns, norm = self._accumulate(step, window)
+                finite = bool(not columns[0].isnan().any() and not columns.isinf().any())
+                if finite and math.isfinite(norm):
+                    self._require_reach()
+            except Exception as error:
+                if not (is_out_of_memory(error) and self._may_split(largest)):
+                    raise
+            else:
+                if finite and math.isfinite(norm):
+                    self._warn_of_noise(step, columns)
+                    rows = examples(window.positions, columns)
+                    return {**statistics(columns), "grad_norm": norm, "examples": rows}
+                if not finite or self.scaling.factor <= 1.0:
+                    self.scaling = before  # no scale helps, so this one is not to blame
+                    return None
+                self.scaling.shrink()
+                continue
+            # Out of the except block: its traceback would keep the step's tensors alive.
+            self._zero()
+            free_memory(self.policy.device)
+            self.micro_batch = largest // 2
+            log.warning(
+                "step %d does not fit into memory: on with %d winners at once",
+                step,
+                self.micro_batch,
+            )
+
+    def stretch(self, step: int, window: Window) -> float:
+        """How many times as far from the policy as the reference the step's margins are measured."""
+        if window.reference is None or self.config.optimizer.name in AVERAGED:
+            return 1.0
+        return stretch(self.policy.compute_dtype, step, window.reference.step)
+
+    def _may_split(self, largest: int) -> bool:
+        return self.config.guard.out_of_memory == "split" and largest > 1
+
+    def applied(self) -> None:
+        """Tell that the optimizer took the step."""
+        if self.half:
+            self.scaling.grow()
+
+    def _warn_of_noise(self, step: int, columns: Tensor) -> None:
+        margin, error = columns[3].abs().max(), columns[5].mean()
+        if step == 1 and margin > ROUNDING * error:  # policy and reference are still one
+            log.warning(
+                "the network predicts something else each time, on the same input with the same weights: winner "
+                "margins, flips and the criterion are that noise. Take what draws at random out of the way to "
+                "SePPO Train"
+            )
+
+    def _require_reach(self) -> None:
+        """Once in a session: a gradient reaches every layer."""
+        if not self.reached:
+            require_reach(self.lora, self.again, zeros_tell=not self.half)
+            self.reached, self.again = True, None
+
+    def _zero(self) -> None:
+        for parameter in self.parameters:
+            parameter.grad = None
+
+    def _accumulate(self, step: int, window: Window) -> tuple[Tensor, float]:
+        self._zero()
+        times = self.stretch(step, window)
+        slot = window.slot if times == 1.0 else self.lora.beyond(window.slot, times)
+        with isolated_global_rng(0):  # also where checkpointed blocks are computed again
+            parts = [
+                self._part(step, window, part, slot, times)
+                for part in window.parts(self.micro_batch)
+            ]
+        norm = self._clip()
+        columns = torch.cat(parts, dim=1).cpu()  # the step's one wait for the device
+        return columns, float(norm)
+
+    def _part(
+        self, step: int, window: Window, indices: range, slot: Slot | None, times: float
+    ) -> Tensor:
+        """Add the gradient of some of the step's winners, of one shape; returns their statistics [8, B], detached.
+
+        `slot` has weights `times` as far from the policy as the reference.
+        Rows: loss, role, logits, winner margin, sample margin, policy error, reference error, level as a share.
+        """
+        config, policy = self.config, self.policy
+        conds = window.conds[indices.start : indices.stop]
+        latents = torch.stack(window.winners[indices.start : indices.stop])
+        shape = tuple(latents.shape[1:])
+        key = (config.seed, step, KEY)
+        noise = torch.stack([normal(shape, *key, "noise", i) for i in indices]).to(latents.device)
+        shares = torch.cat([torch.rand(1, generator=generator(*key, "level", i)) for i in indices])
+        levels = policy.levels(shares)
+        shares = shares.to(latents.device)  # before the forwards, for it waits for the device
+        weight = self.scaling.factor / window.fullest
+
+        if window.samples is None:
+            alone = (latents, noise, levels, policy.prepare(conds, shape))
+            errors = self._errors(alone, *key, indices.start)
+            with explained():
+                (errors.sum() * weight).backward()
+            error = errors.detach()
+            unknown = torch.full_like(error, math.nan)
+            return torch.stack([error, *[unknown] * 4, error, unknown, shares])
+
+        samples = torch.stack(window.samples[indices.start : indices.stop])
+        pairs = ((latents, samples), (noise, noise), (levels, levels))
+        both = [*map(torch.cat, pairs), policy.prepare([*conds, *conds], shape)]
+        with torch.no_grad(), self.lora.using(slot):
+            far = self._errors(both, *key, indices.start)
+        errors = self._errors(both, *key, indices.start)
+        current = DenoisingErrors(*errors.chunk(2))
+        reference = DenoisingErrors(*brought_near(far, errors.detach(), times).chunk(2))
+        given = config.loss
+        terms = seppo_loss(
+            current,
+            reference,
+            beta=given.beta,
+            criterion=given.criterion,
+            loser_weight=given.loser_weight,
+        )
+        with explained():
+            (terms.loss.sum() * weight).backward()
+        rows = (
+            terms.loss,
+            terms.role,
+            terms.logits,
+            terms.winner_margin,
+            terms.sample_margin,
+            current.winner,
+            reference.winner,
+            shares,
+        )
+        return torch.stack([row.detach() for row in rows])
+
+    def _errors(self, inputs: Sequence[Any], *key: int) -> Tensor:
+        """Errors [B] of the active weights; what draws at random on the way draws the same for the same key."""
+        if not self.reached:
+            self.again = partial(self._errors, inputs, *key)
+        with isolated_global_rng(derived_seed(*key, "forward")):
+            return self.policy.errors(*inputs)
+
+    def _clip(self) -> Tensor:
+        """Undo the loss scale, clip, and return the norm before clipping, on the device."""
+        if self.scaling.factor != 1.0:
+            gradients = [p.grad for p in self.parameters if p.grad is not None]
+            torch._foreach_mul_(gradients, 1 / self.scaling.factor)
+        longest = self.config.optimizer.clip or math.inf
+        return torch.nn.utils.clip_grad_norm_(self.parameters, longest)

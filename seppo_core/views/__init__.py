@@ -1,0 +1,1 @@
+"""Whatever ends as a picture: curves, maps, sheets and grids."""
