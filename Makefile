@@ -31,6 +31,7 @@ benchmark-alignment:
 lint: setup
 	.venv/bin/ruff check .
 	.venv/bin/ruff format --check .
+	.venv/bin/lint-imports --no-cache
 
 validate:
 	$(PYTHON) scripts/validate.py

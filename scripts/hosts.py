@@ -85,7 +85,7 @@ def host_python(host: Host) -> Venv:
         wanted.write_text("\n".join([*requirements, *TEST_PACKAGES, ""]), "utf-8")
         say(f"installing the requirements of ComfyUI {host.version}")
         venv.pip_install(*keep_torch(venv), "--requirement", wanted)
-        venv.own("pytest")
+        venv.own("pytest", "pytest")
         venv.stamp.write_text("{}", "utf-8")
         return venv
 

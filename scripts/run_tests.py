@@ -24,6 +24,12 @@ from venvs import SetupError, Venv
 
 NO_TESTS_COLLECTED = 5
 
+LINTERS = (
+    ("ruff", "check", "."),
+    ("ruff", "format", "--check", "."),
+    ("lint-imports", "--no-cache"),
+)
+
 LONG_FORM = ("SEPPO_RELIABILITY", "from fuzzing import", "from processes import LONG")
 """What a test file says that has a long form."""
 
@@ -90,10 +96,10 @@ def pytest(name: str, venv: Venv, paths: list[str], extra: list[str], **environm
         return counted(name, report, done.returncode)
 
 
-def ruff(venv: Venv, *arguments: str) -> Part:
-    name = f"ruff {' '.join(arguments)}"
+def linted(venv: Venv, tool: str, *arguments: str) -> Part:
+    name = " ".join((tool, *arguments))
     print(f"\n== {name}", flush=True)
-    status = subprocess.run([venv.script("ruff"), *arguments, "."], cwd=ROOT).returncode
+    status = subprocess.run([venv.script(tool), *arguments], cwd=ROOT).returncode
     return Part(
         name, trouble="found something" if status else "clean", failed=0 if not status else 1
     )
@@ -142,7 +148,7 @@ def main() -> int:
     extra = [argument for argument in sys.argv[1:] if argument not in ("--all", "--long")]
     try:
         venv = setup(["dev"])
-        parts = [ruff(venv, "check"), ruff(venv, "format", "--check")]
+        parts = [linted(venv, *command) for command in LINTERS]
         runs = test_runs(venv, extra, thorough, long)
         with ThreadPoolExecutor(os.cpu_count()) as pool:
             parts += pool.map(lambda run: run(), runs)

@@ -13,8 +13,8 @@ from pathlib import Path
 from venvs import SetupError, Venv, create, fingerprint, install_torch, keep_torch, only_one, say
 
 ROOT = Path(__file__).resolve().parent.parent
-TOOLS = {"dev": ("pytest", "ruff")}
-"""Commands an extra is run by."""
+TOOLS = {"dev": {"pytest": "pytest", "ruff": "ruff", "lint-imports": "import-linter"}}
+"""Commands an extra is run by, and the packages that bring them."""
 
 
 def setup(extras: list[str], root: Path = ROOT) -> Venv:
@@ -32,8 +32,9 @@ def setup(extras: list[str], root: Path = ROOT) -> Venv:
         install_torch(venv)
         say(f"installing seppo[{','.join(wanted)}]")
         venv.pip_install(*keep_torch(venv), "--editable", f"{root}[{','.join(wanted)}]")
-        for tool in (tool for extra in wanted for tool in TOOLS.get(extra, ())):
-            venv.own(tool)
+        for tools in (TOOLS.get(extra, {}) for extra in wanted):
+            for tool, package in tools.items():
+                venv.own(tool, package)
         stamp = {"key": key, "python": sys.version, "extras": wanted}
         venv.stamp.write_text(json.dumps(stamp, indent=2), "utf-8")
         return venv

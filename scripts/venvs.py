@@ -83,10 +83,10 @@ class Venv:
         if not self.try_pip("install", *arguments):
             raise self.failure(f"pip install {' '.join(map(str, arguments))}")
 
-    def own(self, tool: str) -> None:
+    def own(self, tool: str, package: str) -> None:
         """Install a command into this venv even if a reused Python has it: its script is run here."""
         if not self.script(tool).exists():
-            self.pip_install("--ignore-installed", "--no-deps", tool)
+            self.pip_install("--ignore-installed", "--no-deps", package)
 
     def failure(self, step: str) -> SetupError:
         tail = self.log.read_text("utf-8", errors="replace").splitlines()[-40:]
