@@ -10,19 +10,22 @@ from torch import Tensor
 from ..seppo_core.data import EncodedDataset, Example
 from ..seppo_core.data.encode import MOST_HELD_OUT, encode
 from ..seppo_core.data.latents import pair_latents
-from ..seppo_core.data.prepare import FITS, MODES, ClipSelection, Preparation
+from ..seppo_core.data.prepare import Preparation
 from ..seppo_core.data.winners import Winners
 from ..seppo_core.errors import ConfigError, DatasetError
+from ..seppo_core.settings import from_dict, inputs
 from ..seppo_core.training.continuation import check_writable
 from . import encoders, host, queued, sockets
+from .widgets import sections, widgets
 
 log = logging.getLogger(__name__)
+
+PREPARATION = {one.path: one for one in inputs(Preparation)}
 
 
 class SePPOEncodeWinners(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
-        default = Preparation()
         return host.schema(
             node_id="SePPOEncodeWinners",
             display_name="SePPO Encode Winners",
@@ -39,55 +42,13 @@ class SePPOEncodeWinners(io.ComfyNode):
                 io.Clip.Input(
                     "clip", tooltip="The text encoder that belongs to the model you will align."
                 ),
-                io.Int.Input(
-                    "resolution",
-                    default=default.resolution,
-                    min=64,
-                    max=4096,
-                    step=64,
-                    tooltip="The size the model was made for: 512 for SD 1.5, 1024 for SDXL, SD3 and Flux. "
-                    "Larger images are made smaller until they have as many pixels as a square of this "
-                    "side.",
-                ),
-                io.Combo.Input(
-                    "shape",
-                    options=list(MODES),
-                    default=default.mode,
-                    tooltip="keep aspect: wide images stay wide, and small ones stay small. square: all "
-                    "are cropped to a square of the resolution, and small ones are enlarged; it is faster "
-                    "for batches larger than 1 when your images have many shapes.",
-                ),
-                host.input(
-                    io.Int.Input,
-                    "multiple",
-                    default=default.multiple,
-                    min=0,
-                    max=256,
-                    step=8,
-                    advanced=True,
-                    tooltip="Width and height are rounded to a multiple of this many pixels; up to half of "
-                    "it is cropped from each side. 0 takes what the connected model needs, and 64, which "
-                    "suits every model, where none is connected.",
-                ),
+                *widgets(PREPARATION[name] for name in ("resolution", "mode", "multiple")),
                 io.Model.Input(
                     "model",
                     optional=True,
                     tooltip="The model you will align, to round sizes by its own step (multiple 0).",
                 ),
-                io.Combo.Input(
-                    "fit",
-                    options=list(FITS),
-                    default=default.fit,
-                    optional=True,
-                    tooltip="How an image is brought to its size. crop: cut evenly on both sides. crop top: "
-                    "cut below, heads stay. pad: the whole image with a border. stretch: out of proportion.",
-                ),
-                io.String.Input(
-                    "background",
-                    default=default.background,
-                    optional=True,
-                    tooltip="The colour under transparent images and of borders: a name or #rrggbb.",
-                ),
+                *widgets([PREPARATION["fit"], PREPARATION["background"]]),
                 io.Float.Input(
                     "held_out",
                     default=0.0,
@@ -98,38 +59,7 @@ class SePPOEncodeWinners(io.ComfyNode):
                     tooltip="Share of the winners that is not trained on. SePPO Train reports how the model "
                     "does on them: a margin that falls below zero there is learned taste, not memory.",
                 ),
-                host.input(
-                    io.Int.Input,
-                    "frames",
-                    default=default.clip.count,
-                    min=1,
-                    max=1024,
-                    optional=True,
-                    advanced=True,
-                    tooltip="Only for clips: how many frames of each, from its middle. Video models take "
-                    "4n + 1.",
-                ),
-                host.input(
-                    io.Int.Input,
-                    "stride",
-                    default=default.clip.stride,
-                    min=1,
-                    max=64,
-                    optional=True,
-                    advanced=True,
-                    tooltip="Only for clips: take every n-th frame.",
-                ),
-                host.input(
-                    io.Float.Input,
-                    "fps",
-                    default=default.clip.fps,
-                    min=0.0,
-                    max=240.0,
-                    optional=True,
-                    advanced=True,
-                    tooltip="Only for clips: frames a second to which they are brought first; 0 takes them "
-                    "as recorded. Wan was made with 16.",
-                ),
+                *widgets(one for one in PREPARATION.values() if one.section == "clip"),
             ],
             outputs=[
                 sockets.Dataset.Output(
@@ -159,18 +89,11 @@ class SePPOEncodeWinners(io.ComfyNode):
         winners: Winners,
         vae: Any,
         clip: Any,
-        resolution: int,
-        shape: str,
-        multiple: int,
         model: Any = None,
         held_out: float = 0.0,
-        frames: int = ClipSelection.count,
-        stride: int = ClipSelection.stride,
-        fps: float = ClipSelection.fps,
-        **settings: Any,
+        **values: Any,
     ) -> io.NodeOutput:
-        selection = ClipSelection(frames, stride, fps)
-        preparation = Preparation(resolution, multiple, shape, clip=selection, **settings)
+        preparation = from_dict(Preparation, sections(PREPARATION.values(), values))
         encode_image, encode_text = encoders.image_encoder(vae), encoders.text_encoder(clip)
         dataset = encode(
             winners,

@@ -12,18 +12,20 @@ from ..seppo_core.errors import MissingPackageError
 from ..seppo_core.method.objectives import CRITERIA
 from ..seppo_core.method.references import ReferenceConfig
 from ..seppo_core.runs.run import Run
-from ..seppo_core.settings import from_dict
+from ..seppo_core.settings import from_dict, inputs
 from ..seppo_core.training.config import config_of
-from ..seppo_core.views.anchor import ENTRIES, PreviewSettings, preview, summary
+from ..seppo_core.views.anchor import PreviewSettings, preview, summary
 from . import host, queued, sockets
+from .widgets import widgets
 
 AS_TRAINED = "as trained"
+SHOWN = list(inputs(PreviewSettings))
+BEFORE_CRITERION = [one.name for one in SHOWN].index("draw_samples")
 
 
 class SePPOAnchorPreview(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
-        default = PreviewSettings()
         return host.schema(
             node_id="SePPOAnchorPreview",
             display_name="SePPO Anchor Preview",
@@ -41,49 +43,7 @@ class SePPOAnchorPreview(io.ComfyNode):
                 sockets.Dataset.Input(
                     "dataset", tooltip="The encoded winning images, from SePPO Encode Winners."
                 ),
-                io.Int.Input(
-                    "winners",
-                    default=default.winners,
-                    min=1,
-                    max=16,
-                    tooltip="How many winners to show, one per row.",
-                ),
-                io.Int.Input(
-                    "first",
-                    default=default.first,
-                    min=0,
-                    max=1_000_000,
-                    tooltip="The first winner to show, counted from 0 in the dataset's order.",
-                ),
-                io.Int.Input(
-                    "levels",
-                    default=default.levels,
-                    min=2,
-                    max=12,
-                    tooltip="How many noise levels to measure, one per column, evenly over the schedule.",
-                ),
-                io.Int.Input(
-                    "draws",
-                    default=default.draws,
-                    min=1,
-                    max=64,
-                    tooltip="Noise draws averaged in every cell. More take longer and make the picture "
-                    "steadier; the number after \N{PLUS-MINUS SIGN} tells how steady it is.",
-                ),
-                io.Combo.Input(
-                    "reference",
-                    options=list(ENTRIES),
-                    default=default.reference,
-                    tooltip="Which checkpoint of the run to compare with: the initial weights, the latest "
-                    "snapshot, or the one after the step below. Read only with a run.",
-                ),
-                io.Int.Input(
-                    "reference_step",
-                    default=default.reference_step,
-                    min=0,
-                    max=10_000_000,
-                    tooltip="The snapshot to compare with when reference is 'step'.",
-                ),
+                *widgets(SHOWN[:BEFORE_CRITERION]),
                 io.Combo.Input(
                     "criterion",
                     options=[AS_TRAINED, *CRITERIA],
@@ -91,27 +51,7 @@ class SePPOAnchorPreview(io.ComfyNode):
                     tooltip="The rule that says what becomes of a reference sample: the run's own, or "
                     "another to see what it would do. Read only with a run.",
                 ),
-                io.Boolean.Input(
-                    "draw_samples",
-                    default=default.draw_samples,
-                    tooltip="Draw one reference sample per winner and show it with its verdict. Off is "
-                    "faster. Read only with a run.",
-                ),
-                io.Int.Input(
-                    "batch_size",
-                    default=default.batch_size,
-                    min=1,
-                    max=64,
-                    tooltip="Noisy images that go through the model at once. Lower it if memory is short.",
-                ),
-                io.Int.Input(
-                    "seed",
-                    default=default.seed,
-                    min=0,
-                    max=2**63 - 1,
-                    control_after_generate=False,
-                    tooltip="The same seed gives the same noise, so that two pictures can be compared.",
-                ),
+                *widgets(SHOWN[BEFORE_CRITERION:]),
                 sockets.Run.Input(
                     "run",
                     optional=True,

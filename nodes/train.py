@@ -12,7 +12,6 @@ from torch import Tensor
 from ..seppo_core.denoisers.comfy import ComfyDenoiser
 from ..seppo_core.errors import ConfigError
 from ..seppo_core.files import load_tensors
-from ..seppo_core.method.objectives import CRITERIA
 from ..seppo_core.runs.report import StepReport
 from ..seppo_core.runs.run import Run
 from ..seppo_core.settings import from_dict
@@ -22,6 +21,8 @@ from ..seppo_core.training.trainer import run_description, train
 from . import host, queued, sockets, user_settings
 from .probes import TestPrompts, require_negative
 from .recorder import Recorder
+from .settings import TRAIN
+from .widgets import sections, widgets
 from .workflow import field, panel_of
 
 log = logging.getLogger(__name__)
@@ -36,7 +37,6 @@ WITHOUT_SAMPLES = ("sft", "dpo")
 class SePPOTrain(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
-        default = SePPOConfig()
         return host.schema(
             node_id="SePPOTrain",
             display_name="SePPO Train",
@@ -65,60 +65,7 @@ class SePPOTrain(io.ComfyNode):
                     "sft: plain fine-tuning on the winners. dpo: needs a losing image for every winner. "
                     "custom: the criterion below and the selection of the reference settings.",
                 ),
-                io.Int.Input(
-                    "steps",
-                    default=default.steps,
-                    min=1,
-                    max=1_000_000,
-                    tooltip="Optimizer steps. More steps move the model further.",
-                ),
-                io.Int.Input(
-                    "batch_size",
-                    default=default.batch_size,
-                    min=1,
-                    max=64,
-                    tooltip="Winners per batch. Larger is steadier and needs more memory.",
-                ),
-                io.Float.Input(
-                    "learning_rate",
-                    default=default.optimizer.learning_rate,
-                    min=0.0,
-                    max=10.0,
-                    step=0.000001,
-                    tooltip="How far each step moves the LoRA. 0.0001 is a careful start; prodigy wants 1.",
-                ),
-                io.Int.Input(
-                    "rank",
-                    default=default.lora.rank,
-                    min=1,
-                    max=1024,
-                    tooltip="Size of the LoRA. Larger can learn more, and makes larger files.",
-                ),
-                io.Float.Input(
-                    "beta",
-                    default=default.loss.beta,
-                    min=0.001,
-                    max=1_000_000.0,
-                    step=1.0,
-                    tooltip="How strongly the model is held near its references; larger keeps it closer. "
-                    "About 2000 for SD models, nearer 500 for flow models (SD3, Flux, Wan).",
-                ),
-                io.Combo.Input(
-                    "criterion",
-                    options=list(CRITERIA),
-                    default=default.loss.criterion,
-                    tooltip="What happens to a reference sample where the model is behind its reference: "
-                    "sign learns from it, indicator leaves it out; none always pushes it away, constant "
-                    "does so at a fixed weight, random by a coin, to compare with. Only preset 'custom' reads this.",
-                ),
-                io.Int.Input(
-                    "seed",
-                    default=default.seed,
-                    min=0,
-                    max=2**63 - 1,
-                    control_after_generate=False,
-                    tooltip="The same seed and settings give the same LoRA.",
-                ),
+                *widgets(TRAIN),
                 io.String.Input(
                     "run_name",
                     default="my_run",
@@ -285,27 +232,18 @@ def with_user_settings(widgets: dict[str, Any]) -> dict[str, Any]:
 
 def configuration(
     preset: str,
-    learning_rate: float,
-    rank: int,
-    beta: float,
-    criterion: str,
     initial_weights: str,
     references: dict[str, Any] | None = None,
     optimizer: dict[str, Any] | None = None,
-    **top: Any,
+    **widgets: Any,
 ) -> SePPOConfig:
     """The frozen configuration of SePPOTrain's widgets and of the settings connected to it."""
-    sections: dict[str, Any] = {**(optimizer or {}), "references": references or {}, **top}
-    widgets = {
-        "loss": {"beta": beta, "criterion": criterion},
-        "lora": {"rank": rank},
-        "optimizer": {"learning_rate": learning_rate},
-        "run": {"initial_weights": initial_weights},
-    }
-    for section, values in widgets.items():
-        sections[section] = {**sections.get(section, {}), **values}
-    from_dict(SePPOConfig, sections)  # also what a preset replaces: 0.3.64 checks no combo
-    return from_dict(SePPOConfig, apply_preset(preset, sections))
+    given = {**(optimizer or {}), "references": references or {}}
+    own = {**sections(TRAIN, widgets), "run": {"initial_weights": initial_weights}}
+    for name, values in own.items():
+        given[name] = {**given.get(name, {}), **values} if isinstance(values, dict) else values
+    from_dict(SePPOConfig, given)  # also what a preset replaces: 0.3.64 checks no combo
+    return from_dict(SePPOConfig, apply_preset(preset, given))
 
 
 def comfy_state_dict(run: Run) -> dict[str, Tensor]:

@@ -20,8 +20,10 @@ from ..seppo_core.data.winners import Winners, pair_up
 from ..seppo_core.data.wording import Wording, reworded
 from ..seppo_core.errors import ConfigError
 from ..seppo_core.identity import digest_value
+from ..seppo_core.settings import inputs
 from ..seppo_core.views.sheet import contact_sheet
 from . import host, queued, sockets
+from .widgets import widgets
 
 THUMBNAILS = 24
 CAPTIONS = SOURCES[0]
@@ -275,7 +277,6 @@ def _pictures(batches: list[Tensor], word: str) -> list[PictureTensor]:
 class SePPOEditCaptions(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
-        default = Wording()
         return host.schema(
             node_id="SePPOEditCaptions",
             display_name="SePPO Edit Captions",
@@ -285,42 +286,7 @@ class SePPOEditCaptions(io.ComfyNode):
             search_aliases=["trigger word", "tags", "caption dropout", "prefix", "shuffle"],
             inputs=[
                 sockets.Winners.Input("winners", tooltip="Winning images with captions."),
-                io.String.Input(
-                    "trigger",
-                    default=default.trigger,
-                    tooltip="A word put in front of every caption that does not have it, to call up the "
-                    "style by later.",
-                ),
-                io.String.Input(
-                    "prefix", default=default.prefix, tooltip="Text before every caption."
-                ),
-                io.String.Input(
-                    "suffix", default=default.suffix, tooltip="Text after every caption."
-                ),
-                io.Int.Input(
-                    "shuffle",
-                    default=default.shuffle,
-                    min=0,
-                    max=64,
-                    tooltip="For captions of comma-separated tags: how many other orders of the tags are "
-                    "used besides the given one. Each is encoded once.",
-                ),
-                io.Int.Input(
-                    "keep",
-                    default=default.keep,
-                    min=0,
-                    max=100,
-                    tooltip="So many first tags stay in their place when the others are shuffled.",
-                ),
-                io.Float.Input(
-                    "dropout",
-                    default=default.dropout,
-                    min=0.0,
-                    max=1.0,
-                    step=0.05,
-                    tooltip="Share of the times that a winner is trained on without its caption. 0.1 "
-                    "makes the result hold with weak prompts and guidance too.",
-                ),
+                *widgets(inputs(Wording)),
             ],
             outputs=[
                 sockets.Winners.Output(

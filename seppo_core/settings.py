@@ -1,13 +1,106 @@
-"""Frozen dataclasses from plain JSON and back: built, checked and overridden in one place."""
+"""Settings: frozen dataclasses whose fields say their bounds, choices and words; from plain JSON, checked, overridden.
+
+A setting stands once. The check of a run's JSON, the nodes' inputs, their tooltips, the help pages and the
+English texts are all made from it.
+"""
 
 import dataclasses
 import json
+import math
 import types
 import typing
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from .errors import ConfigError
+
+
+@dataclass(frozen=True)
+class About:
+    """What is known of one setting."""
+
+    words: str = ""
+    """what it does and which way to turn it, as a tooltip; a setting without words has no input on a node"""
+    choices: Iterable[str] | None = None
+    least: float | None = None
+    above: float | None = None
+    most: float | None = None
+    below: float | None = None
+    least_shown: float | None = None
+    most_shown: float | None = None
+    """ends of an input on a node, where they are not those of what is right"""
+    step: float | None = None
+    """of an input's arrows"""
+    widget: str = ""
+    """the input's name, where the field's own would not be clear beside other sections'"""
+    optional: bool = False
+    """whether graphs may lack the input, because it came after they were made"""
+    advanced: bool = False
+
+    def require(self, name: str, value: Any) -> None:
+        """ConfigError unless `value` is one of the choices and within the bounds."""
+        if self.choices is not None:
+            choice(name, value, self.choices)
+        inside = (
+            (self.least is None or value >= self.least)
+            and (self.above is None or value > self.above)
+            and (self.most is None or value <= self.most)
+            and (self.below is None or value < self.below)
+        )
+        require(inside, f"{name} must {self._bounds()}, got {value}")
+
+    def _bounds(self) -> str:
+        low = self.above if self.least is None else self.least
+        high = self.below if self.most is None else self.most
+        if low is not None and high not in (None, math.inf):
+            return f"lie in {'(['[self.above is None]}{low}, {high}{')]'[self.below is None]}"
+        if self.above is not None:
+            return "be positive" if low == 0 else f"be above {low}"
+        return "not be negative" if low == 0 else f"be at least {low}"
+
+
+def setting(default: Any, words: str = "", **about: Any) -> Any:
+    """A field of a frozen dataclass; the arguments are those of `About`."""
+    return dataclasses.field(default=default, metadata={About: About(words, **about)})
+
+
+def check(section: Any, name: str = "") -> None:
+    """ConfigError for the first setting of a dataclass that is out of its bounds; `name` is what the section is called."""
+    for field in dataclasses.fields(section):
+        if about := field.metadata.get(About):
+            about.require(f"{name}.{field.name}".lstrip("."), getattr(section, field.name))
+
+
+@dataclass(frozen=True)
+class Input:
+    """A setting as an input that a user sees."""
+
+    section: str
+    """of the configuration; empty at its top"""
+    field: str
+    type: type
+    default: Any
+    about: About
+
+    @property
+    def name(self) -> str:
+        return self.about.widget or self.field
+
+    @property
+    def path(self) -> str:
+        return f"{self.section}.{self.field}".lstrip(".")
+
+
+def inputs(cls: type, section: str = "") -> Iterator[Input]:
+    """Every setting of a configuration that has words, in the order of its fields."""
+    hints = typing.get_type_hints(cls)
+    for field in dataclasses.fields(cls):
+        if dataclasses.is_dataclass(hints[field.name]):
+            yield from inputs(hints[field.name], field.name)
+        elif (about := field.metadata.get(About)) and about.words:
+            yield Input(section, field.name, hints[field.name], field.default, about)
 
 
 def require(claim: bool, message: str) -> None:
@@ -15,7 +108,7 @@ def require(claim: bool, message: str) -> None:
         raise ConfigError(message)
 
 
-def choice(name: str, value: str, choices: typing.Iterable[str]) -> None:
+def choice(name: str, value: str, choices: Iterable[str]) -> None:
     known = sorted(choices)
     require(value in known, f"{name}: unknown {value!r}; choose from {known}")
 

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from ..errors import CheckpointError, ConfigError, UnsupportedModelError
 from ..randomness import generator
-from ..settings import choice, require
+from ..settings import check, setting
 
 ConvNd = nn.modules.conv._ConvNd
 CONVOLUTIONS: dict[int, Callable[..., Tensor]] = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
@@ -62,18 +62,32 @@ MODULES: dict[str, Callable[[str, nn.Module], bool]] = {
 
 @dataclass(frozen=True)
 class LoRAConfig:
-    rank: int = 16
-    alpha: float = 0.0
-    """The path is scaled by alpha / rank; 0 means alpha = rank."""
-    modules: str = "linear"
-    """Which layers get a path: a row of `lora.MODULES`."""
-    pattern: str = ""
-    """Regular expression that a layer's name must contain as well; empty takes all."""
+    rank: int = setting(
+        16,
+        "Size of the LoRA. Larger can learn more, and makes larger files.",
+        least=1,
+        most_shown=1024,
+    )
+    alpha: float = setting(
+        0.0,
+        "LoRA alpha; its strength is alpha / rank. 0 means alpha = rank.",
+        least=0,
+        most_shown=1024.0,
+        step=0.5,
+    )
+    modules: str = setting(
+        "linear",
+        "Which layers learn: all linear ones, those of attention only, or all "
+        "including convolutions.",
+        choices=MODULES,
+    )
+    pattern: str = setting(
+        "",
+        "Only layers whose name contains this regular expression learn. Empty: all.",
+    )
 
     def __post_init__(self) -> None:
-        require(self.rank >= 1, f"lora.rank must be at least 1, got {self.rank}")
-        require(self.alpha >= 0, f"lora.alpha must not be negative, got {self.alpha}")
-        choice("lora.modules", self.modules, MODULES)
+        check(self, "lora")
         try:
             re.compile(self.pattern)
         except re.error as error:

@@ -12,6 +12,7 @@ from PIL import Image, ImageColor
 from torch import Tensor
 
 from ..errors import ConfigError, DatasetError
+from ..settings import check, setting
 from .pictures import Picture
 
 Size = tuple[int, int]
@@ -113,19 +114,36 @@ FITS: dict[str, Callable[[Image.Image, Size, str], Image.Image]] = {
 class ClipSelection:
     """Which frames of a clip are taken."""
 
-    count: int = 33
-    """at most so many; video VAEs take 4n + 1"""
-    stride: int = 1
-    """every n-th frame"""
-    fps: float = 0.0
-    """frames a second to which a clip is brought first; 0 takes them as recorded"""
+    count: int = setting(
+        33,
+        "Only for clips: how many frames of each, from its middle. Video models take 4n + 1.",
+        least=1,
+        most_shown=1024,
+        widget="frames",
+        optional=True,
+        advanced=True,
+    )
+    stride: int = setting(
+        1,
+        "Only for clips: take every n-th frame.",
+        least=1,
+        most_shown=64,
+        optional=True,
+        advanced=True,
+    )
+    fps: float = setting(
+        0.0,
+        "Only for clips: frames a second to which they are brought first; 0 takes them "
+        "as recorded. Wan was made with 16.",
+        least=0,
+        below=math.inf,
+        most_shown=240.0,
+        optional=True,
+        advanced=True,
+    )
 
     def __post_init__(self) -> None:
-        for name in ("count", "stride"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"clip.{name} must be at least 1, got {getattr(self, name)}")
-        if not 0 <= self.fps < math.inf:
-            raise ConfigError(f"clip.fps must be 0 or more, got {self.fps}")
+        check(self, "clip")
 
 
 class Clip(Protocol):
@@ -144,26 +162,49 @@ class Clip(Protocol):
 class Preparation:
     """Which size winners are brought to, and how."""
 
-    resolution: int = 512
-    """side of the square whose area every picture gets, in pixels"""
-    multiple: int = 0
-    """both sides are rounded to this; 0 is the model's own step, or COMMON_STEP where it is not known"""
-    mode: str = "keep aspect"
-    fit: str = "crop"
-    """what becomes of pictures in other proportions: a row of FITS"""
-    background: str = "white"
-    """under transparent pictures and around padded ones: a name that Pillow knows, or #rrggbb"""
+    resolution: int = setting(
+        512,
+        "The size the model was made for: 512 for SD 1.5, 1024 for SDXL, SD3 and Flux. "
+        "Larger images are made smaller until they have as many pixels as a square of this side.",
+        least=1,
+        least_shown=64,
+        most_shown=4096,
+        step=64,
+    )
+    multiple: int = setting(
+        0,
+        "Width and height are rounded to a multiple of this many pixels; up to half of "
+        "it is cropped from each side. 0 takes what the connected model needs, and 64, which "
+        "suits every model, where none is connected.",
+        least=0,
+        most_shown=256,
+        step=8,
+        advanced=True,
+    )
+    mode: str = setting(
+        "keep aspect",
+        "keep aspect: wide images stay wide, and small ones stay small. square: all "
+        "are cropped to a square of the resolution, and small ones are enlarged; it is faster "
+        "for batches larger than 1 when your images have many shapes.",
+        choices=MODES,
+        widget="shape",
+    )
+    fit: str = setting(
+        "crop",
+        "How an image is brought to its size. crop: cut evenly on both sides. crop top: "
+        "cut below, heads stay. pad: the whole image with a border. stretch: out of proportion.",
+        choices=FITS,
+        optional=True,
+    )
+    background: str = setting(
+        "white",
+        "The colour under transparent images and of borders: a name or #rrggbb.",
+        optional=True,
+    )
     clip: ClipSelection = field(default_factory=ClipSelection)
 
     def __post_init__(self) -> None:
-        for name, table in (("mode", MODES), ("fit", FITS)):
-            value = getattr(self, name)
-            if value not in list(table):
-                raise ConfigError(f"unknown {name} {value!r}; choose from {list(table)}")
-        for name, least in (("resolution", 1), ("multiple", 0)):
-            value = getattr(self, name)
-            if value < least:
-                raise ConfigError(f"{name} must be at least {least}, got {value}")
+        check(self)
         if self.resolution < self.multiple:
             raise ConfigError(
                 f"resolution {self.resolution} is smaller than multiple {self.multiple}; "

@@ -7,8 +7,8 @@ from itertools import accumulate
 
 import torch
 
-from ..errors import ConfigError
 from ..randomness import generator
+from ..settings import check, setting
 from .winners import Winner, Winners
 
 MOST_ORDERS = 100
@@ -35,24 +35,37 @@ FACE = re.compile(
 class Wording:
     """How a caption is worded for training. Each of its variants is encoded once, before training."""
 
-    trigger: str = ""
-    """put in front of captions that do not hold it, with a comma"""
-    prefix: str = ""
-    suffix: str = ""
-    shuffle: int = 0
-    """how many orders of the comma-separated tags there are besides the given one"""
-    keep: int = 0
-    """first tags that stay where they are"""
-    dropout: float = 0.0
-    """share of the times that a winner is trained on with the empty caption"""
+    trigger: str = setting(
+        "",
+        "A word put in front of every caption that does not have it, to call up the style by later.",
+    )
+    prefix: str = setting("", "Text before every caption.")
+    suffix: str = setting("", "Text after every caption.")
+    shuffle: int = setting(
+        0,
+        "For captions of comma-separated tags: how many other orders of the tags are "
+        "used besides the given one. Each is encoded once.",
+        least=0,
+        most=MOST_ORDERS,
+        most_shown=64,
+    )
+    keep: int = setting(
+        0,
+        "So many first tags stay in their place when the others are shuffled.",
+        least=0,
+        most_shown=100,
+    )
+    dropout: float = setting(
+        0.0,
+        "Share of the times that a winner is trained on without its caption. 0.1 "
+        "makes the result hold with weak prompts and guidance too.",
+        least=0,
+        most=1,
+        step=0.05,
+    )
 
     def __post_init__(self) -> None:
-        if not 0 <= self.shuffle <= MOST_ORDERS:
-            raise ConfigError(f"shuffle must lie in [0, {MOST_ORDERS}], got {self.shuffle}")
-        if self.keep < 0:
-            raise ConfigError(f"keep must not be negative, got {self.keep}")
-        if not 0 <= self.dropout <= 1:
-            raise ConfigError(f"dropout must lie in [0, 1], got {self.dropout}")
+        check(self)
 
     def apply(self, text: str) -> str:
         """`text` between prefix and suffix, behind the trigger word if that is not in it already."""

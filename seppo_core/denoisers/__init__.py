@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from ..adapters.lora import LoRA
 from ..data import Conditioning, EncodedDataset
 from ..method.references import ReferenceConfig
-from ..settings import choice
+from ..settings import check, setting
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 """Arithmetic by the names of `compute.precision`; `auto` is the denoiser's to choose."""
@@ -25,12 +25,18 @@ PRECISIONS = ("auto", *DTYPES)
 
 @dataclass(frozen=True)
 class ComputeConfig:
-    precision: str = "auto"
-    """Arithmetic of the network's forwards; errors, loss and LoRA weights are float32 always."""
-    gradient_checkpointing: bool = False
+    precision: str = setting(
+        "auto",
+        "Arithmetic inside the network. auto takes what suits model and device; the "
+        "LoRA itself is always trained in fp32.",
+        choices=PRECISIONS,
+    )
+    gradient_checkpointing: bool = setting(
+        False, "Compute parts of the network twice to need much less memory."
+    )
 
     def __post_init__(self) -> None:
-        choice("compute.precision", self.precision, PRECISIONS)
+        check(self, "compute")
 
 
 class Denoiser(Protocol):

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..errors import ConfigError
-from ..settings import choice, require
+from ..settings import check, setting
 
 KNUTH = 2654435761
 """A multiplier that spreads the bits of a number over 32 (The Art of Computer Programming, 6.4)."""
@@ -101,24 +101,37 @@ OBJECTIVES = ("preference", "winner_error")
 
 @dataclass(frozen=True)
 class LossConfig:
-    objective: str = "preference"
+    objective: str = setting("preference", choices=OBJECTIVES)
     """`preference`: the SePPO loss; `winner_error`: the winner's denoising error alone (SFT)."""
-    beta: float = 2000.0
-    """Strength of the pull towards the reference; larger keeps the policy closer."""
-    criterion: str = "indicator"
-    loser_weight: float = 0.5
-    """In [0, 1]: the role of every sample under criterion `constant`, the chance to lose under `random`."""
+    beta: float = setting(
+        2000.0,
+        "How strongly the model is held near its references; larger keeps it closer. "
+        "About 2000 for SD models, nearer 500 for flow models (SD3, Flux, Wan).",
+        above=0,
+        least_shown=0.001,
+        most_shown=1_000_000.0,
+        step=1.0,
+    )
+    criterion: str = setting(
+        "indicator",
+        "What happens to a reference sample where the model is behind its reference: "
+        "sign learns from it, indicator leaves it out; none always pushes it away, constant "
+        "does so at a fixed weight, random by a coin, to compare with. Only preset 'custom' reads this.",
+        choices=CRITERIA,
+    )
+    loser_weight: float = setting(
+        0.5,
+        "How strongly samples are pushed away under criterion 'constant', "
+        "or how often under 'random'; the others do not read it.",
+        least=0,
+        most=1,
+        step=0.05,
+    )
     paired: bool = False
     """The dataset's losing images stand where the reference samples stand (DPO)."""
 
     def __post_init__(self) -> None:
-        choice("loss.objective", self.objective, OBJECTIVES)
-        choice("loss.criterion", self.criterion, CRITERIA)
-        require(self.beta > 0, f"loss.beta must be positive, got {self.beta}")
-        require(
-            0 <= self.loser_weight <= 1,
-            f"loss.loser_weight must lie in [0, 1], got {self.loser_weight}",
-        )
+        check(self, "loss")
 
 
 def seppo_loss(

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from ..errors import ConfigError
-from ..settings import choice, require
+from ..settings import check, setting
 
 
 @dataclass(frozen=True)
@@ -46,29 +46,60 @@ SELECTIONS: dict[str, Callable[[int, torch.Generator], int]] = {
 
 @dataclass(frozen=True)
 class ReferenceConfig:
-    selection: str = "random"
-    snapshot_every: int = 30
-    """Optimizer steps between snapshots; one joins at the end of the window it falls in."""
-    capacity: int = 8
-    reuse: int = 1
-    """R: a window of R optimizer steps works on one batch, whose samples are drawn once."""
-    sampler: str = "dpmpp_2m"
-    scheduler: str = "normal"
-    sampling_steps: int = 12
-    guidance_scale: float = 1.0
-    """CFG of the drawn samples; 1 needs no negative conditioning and half the time."""
-    batch_size: int = 4
-    """How many samples are drawn at once."""
+    selection: str = setting(
+        "random",
+        "Which earlier checkpoint is the reference: a random one (the paper's "
+        "choice), the latest or the initial one. Only preset 'custom' reads this; the other "
+        "presets bring their own.",
+        choices=SELECTIONS,
+    )
+    snapshot_every: int = setting(
+        30,
+        "Optimizer steps between checkpoints that join the reference pool.",
+        least=1,
+        most_shown=100_000,
+    )
+    """One joins at the end of the window it falls in."""
+    capacity: int = setting(
+        8,
+        "How many checkpoints the pool keeps (each is only a LoRA). The initial one "
+        "always stays; when full, the most closely spaced one goes.",
+        least=1,
+        most_shown=256,
+    )
+    reuse: int = setting(
+        1,
+        "How many optimizer steps learn from the same drawn samples, each with new "
+        "noise. Drawing is most of the work: 4 is much faster than 1, on less fresh samples.",
+        least=1,
+        most_shown=64,
+    )
+    sampler: str = setting("dpmpp_2m", "The sampler that draws reference samples.")
+    scheduler: str = setting("normal", "Spacing of the sampler's noise levels.")
+    sampling_steps: int = setting(
+        12,
+        "Sampler steps per reference sample. Fewer are faster; 12 is a fair start.",
+        least=1,
+        most_shown=200,
+    )
+    guidance_scale: float = setting(
+        1.0,
+        "CFG of the reference samples. 1 takes half the time; above 1 needs the "
+        "negative conditioning connected to SePPO Train.",
+        least=0,
+        most_shown=30.0,
+        step=0.1,
+    )
+    batch_size: int = setting(
+        4,
+        "How many reference samples are drawn at once. Lower it if memory is short.",
+        least=1,
+        most_shown=64,
+        widget="sample_batch",
+    )
 
     def __post_init__(self) -> None:
-        choice("references.selection", self.selection, SELECTIONS)
-        for name in ("snapshot_every", "capacity", "reuse", "sampling_steps", "batch_size"):
-            value = getattr(self, name)
-            require(value >= 1, f"references.{name} must be at least 1, got {value}")
-        require(
-            self.guidance_scale >= 0,
-            f"references.guidance_scale must not be negative, got {self.guidance_scale}",
-        )
+        check(self, "references")
 
 
 class ReferencePool:

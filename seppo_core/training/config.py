@@ -9,7 +9,7 @@ from ..adapters.lora import LoRAConfig
 from ..denoisers import ComputeConfig
 from ..method.objectives import LossConfig
 from ..method.references import ReferenceConfig
-from ..settings import choice, from_dict, require
+from ..settings import check, choice, from_dict, setting
 from .guard import GuardConfig
 from .optim import OptimizerConfig
 
@@ -18,39 +18,56 @@ from .optim import OptimizerConfig
 class RunConfig:
     directory: str = ""
     """The run directory; empty keeps the run in memory."""
-    checkpoint_every: int = 50
-    """Optimizer steps between checkpoints of the whole state."""
-    preview_every: int = 10
-    """Optimizer steps between reports that carry latents to look at; 0 never."""
-    held_out_every: int = 20
-    """Optimizer steps between measurements of the margin on held-out winners; the last step has one, too.
-    0 never."""
+    checkpoint_every: int = setting(
+        50,
+        "Optimizer steps between saves of the whole run, from which it can go on.",
+        least=1,
+        most_shown=100_000,
+    )
+    preview_every: int = setting(
+        10,
+        "Optimizer steps between preview pictures; 0 shows none.",
+        least=0,
+        most_shown=100_000,
+    )
+    held_out_every: int = setting(
+        20,
+        "Optimizer steps between measurements on held-out winners; 0 measures never.",
+        least=0,
+        most_shown=100_000,
+        optional=True,
+    )
+    """The last step has one, too."""
     initial_weights: str = ""
     """LoRA file (safetensors, any key format we write) the policy starts from; empty starts from the base."""
 
     def __post_init__(self) -> None:
-        require(
-            self.checkpoint_every >= 1,
-            f"run.checkpoint_every must be at least 1, got {self.checkpoint_every}",
-        )
-        require(
-            self.preview_every >= 0,
-            f"run.preview_every must not be negative, got {self.preview_every}",
-        )
-        require(
-            self.held_out_every >= 0,
-            f"run.held_out_every must not be negative, got {self.held_out_every}",
-        )
+        check(self, "run")
 
 
 @dataclass(frozen=True)
 class SePPOConfig:
-    steps: int = 200
-    batch_size: int = 1
-    """Winners that go through the network at once."""
-    accumulation: int = 1
-    """Micro-batches of `batch_size` winners per optimizer step."""
-    seed: int = 0
+    steps: int = setting(
+        200,
+        "Optimizer steps. More steps move the model further.",
+        least=1,
+        most_shown=1_000_000,
+    )
+    batch_size: int = setting(
+        1,
+        "Winners per batch. Larger is steadier and needs more memory.",
+        least=1,
+        most_shown=64,
+    )
+    accumulation: int = setting(
+        1,
+        "Batches per optimizer step: a larger batch in the same memory, for more time.",
+        least=1,
+        most_shown=1024,
+    )
+    seed: int = setting(
+        0, "The same seed and settings give the same LoRA.", least=0, most_shown=2**63 - 1
+    )
     loss: LossConfig = field(default_factory=LossConfig)
     references: ReferenceConfig = field(default_factory=ReferenceConfig)
     lora: LoRAConfig = field(default_factory=LoRAConfig)
@@ -60,10 +77,7 @@ class SePPOConfig:
     run: RunConfig = field(default_factory=RunConfig)
 
     def __post_init__(self) -> None:
-        for name in ("steps", "batch_size", "accumulation"):
-            value = getattr(self, name)
-            require(value >= 1, f"{name} must be at least 1, got {value}")
-        require(self.seed >= 0, f"seed must not be negative, got {self.seed}")
+        check(self)
 
     @property
     def winners_per_step(self) -> int:

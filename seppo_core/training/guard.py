@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from ..settings import choice, require
+from ..settings import check, setting
 
 RISES = 3
 """Measurements on held-out winners that each came out above the one before."""
@@ -27,26 +27,48 @@ OUT_OF_MEMORY = ("stop", "split")
 class GuardConfig:
     """What becomes of a run in which something goes wrong."""
 
-    non_finite: str = "roll back"
-    """After `patience` steps in a row whose loss or gradient is NaN or infinite: `roll back` to the last
-    checkpoint with half the learning rate, or `stop`. No such step is ever applied."""
-    patience: int = 3
-    drift: str = "warn"
-    """When the winner margin stays above zero, or rises on held-out winners. `stop` keeps what was trained."""
-    drift_window: int = 50
-    """Optimizer steps whose mean winner margin counts."""
-    out_of_memory: str = "stop"
-    """`split` repeats the step in smaller micro-batches: the same mathematics, slower."""
+    out_of_memory: str = setting(
+        "stop",
+        "When memory runs out: stop, with what to change; or split the batch into smaller "
+        "parts and go on, slower, with the same result.",
+        choices=OUT_OF_MEMORY,
+        optional=True,
+    )
+    non_finite: str = setting(
+        "roll back",
+        "When the loss is NaN or infinite some steps in a row, none of which is applied: "
+        "go back to the last checkpoint with half the learning rate, or stop.",
+        choices=NON_FINITE,
+        optional=True,
+        advanced=True,
+    )
+    patience: int = setting(
+        3,
+        "How many such steps in a row it takes.",
+        least=1,
+        most_shown=1000,
+        optional=True,
+        advanced=True,
+    )
+    drift: str = setting(
+        "warn",
+        "When the model gets worse on its winners (their margin stays above zero) or on "
+        "held-out ones: warn, stop and keep what was trained, go back to the last "
+        "checkpoint with half the learning rate, or do nothing.",
+        choices=DRIFT,
+        optional=True,
+    )
+    drift_window: int = setting(
+        50,
+        "Optimizer steps over which the winners' margin is averaged for that.",
+        least=2,
+        most_shown=100_000,
+        optional=True,
+        advanced=True,
+    )
 
     def __post_init__(self) -> None:
-        choice("guard.non_finite", self.non_finite, NON_FINITE)
-        choice("guard.drift", self.drift, DRIFT)
-        choice("guard.out_of_memory", self.out_of_memory, OUT_OF_MEMORY)
-        require(self.patience >= 1, f"guard.patience must be at least 1, got {self.patience}")
-        require(
-            self.drift_window >= 2,
-            f"guard.drift_window must be at least 2, got {self.drift_window}",
-        )
+        check(self, "guard")
 
 
 @dataclass(frozen=True)

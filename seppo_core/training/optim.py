@@ -15,7 +15,7 @@ from torch.optim import Optimizer
 
 from ..errors import MissingPackageError
 from ..files import flatten, unflatten
-from ..settings import choice, require
+from ..settings import check, require, setting
 
 Parameters = Sequence[nn.Parameter]
 
@@ -158,27 +158,54 @@ def learning_rate(config: OptimizerConfig, step: int, steps: int, warm: int | No
 
 @dataclass(frozen=True)
 class OptimizerConfig:
-    name: str = "adamw"
-    learning_rate: float = 1e-4
-    weight_decay: float = 0.0
-    schedule: str = "constant"
-    warmup: float = 0.1
-    """Share of the steps over which the learning rate rises from 0."""
-    clip: float = 1.0
-    """Gradient norm above which the gradient is scaled down; 0 turns clipping off."""
+    name: str = setting(
+        "adamw",
+        "adamw and adafactor are built in. lion, prodigy (set the learning rate to 1) "
+        "and adamw_schedule_free need the package pytorch-optimizer, adamw_8bit needs "
+        "bitsandbytes.",
+        choices=OPTIMIZERS,
+        widget="optimizer",
+    )
+    learning_rate: float = setting(
+        1e-4,
+        "How far each step moves the LoRA. 0.0001 is a careful start; prodigy wants 1.",
+        least=0,
+        most_shown=10.0,
+        step=0.000001,
+    )
+    schedule: str = setting(
+        "constant", "How the learning rate goes on after the warm-up.", choices=SCHEDULES
+    )
+    warmup: float = setting(
+        0.1,
+        "Share of the steps over which the learning rate rises from zero.",
+        least=0,
+        below=1,
+        most_shown=0.9,
+        step=0.01,
+    )
+    weight_decay: float = setting(
+        0.0,
+        "Pull of the LoRA's weights towards zero. 0 is fine.",
+        least=0,
+        most_shown=1.0,
+        step=0.001,
+    )
+    clip: float = setting(
+        1.0,
+        "Gradients longer than this are shortened to it; 0 turns that off.",
+        least=0,
+        most_shown=1000.0,
+        step=0.1,
+    )
 
     def __post_init__(self) -> None:
-        choice("optimizer.name", self.name, OPTIMIZERS)
-        choice("optimizer.schedule", self.schedule, SCHEDULES)
-        for name in ("learning_rate", "weight_decay", "clip"):
-            value = getattr(self, name)
-            require(value >= 0, f"optimizer.{name} must not be negative, got {value}")
+        check(self, "optimizer")
         require(
             self.name != "prodigy" or self.learning_rate >= 0.1,
             "optimizer 'prodigy' finds its own rate; optimizer.learning_rate multiplies it and should "
             f"be 1.0, got {self.learning_rate}",
         )
-        require(0 <= self.warmup < 1, f"optimizer.warmup must lie in [0, 1), got {self.warmup}")
 
 
 def make_optimizer(parameters: list[nn.Parameter], config: OptimizerConfig) -> Optimizer:

@@ -19,6 +19,7 @@ from ..method.objectives import make_criterion
 from ..method.references import ReferenceConfig
 from ..randomness import derived_seed, isolated_global_rng, normal
 from ..runs.run import Run
+from ..settings import check, setting
 from ..training.config import SePPOConfig, config_of
 from ..training.draws import level_positions
 from ..training.floor import measured_roughness
@@ -247,23 +248,60 @@ ENTRIES: dict[str, Callable[[list[int], int], int]] = {
 
 @dataclass(frozen=True)
 class PreviewSettings:
-    winners: int = 4
-    first: int = 0
-    levels: int = 8
-    draws: int = 4
-    batch_size: int = 4
-    seed: int = 0
-    reference: str = "initial"
-    """a row of ENTRIES"""
-    reference_step: int = 0
-    """read by `step` alone"""
+    winners: int = setting(4, "How many winners to show, one per row.", least=1, most_shown=16)
+    first: int = setting(
+        0,
+        "The first winner to show, counted from 0 in the dataset's order.",
+        least=0,
+        most_shown=1_000_000,
+    )
+    levels: int = setting(
+        8,
+        "How many noise levels to measure, one per column, evenly over the schedule.",
+        least=2,
+        most_shown=12,
+    )
+    draws: int = setting(
+        4,
+        "Noise draws averaged in every cell. More take longer and make the picture "
+        "steadier; the number after \N{PLUS-MINUS SIGN} tells how steady it is.",
+        least=1,
+        most_shown=64,
+    )
+    reference: str = setting(
+        "initial",
+        "Which checkpoint of the run to compare with: the initial weights, the latest "
+        "snapshot, or the one after the step below. Read only with a run.",
+        choices=ENTRIES,
+    )
+    reference_step: int = setting(
+        0,
+        "The snapshot to compare with when reference is 'step'.",
+        least=0,
+        most_shown=10_000_000,
+    )
     criterion: str = ""
     """empty: the run's own"""
-    draw_samples: bool = True
+    draw_samples: bool = setting(
+        True,
+        "Draw one reference sample per winner and show it with its verdict. Off is "
+        "faster. Read only with a run.",
+    )
+    batch_size: int = setting(
+        4,
+        "Noisy images that go through the model at once. Lower it if memory is short.",
+        least=1,
+        most_shown=64,
+    )
+    seed: int = setting(
+        0,
+        "The same seed gives the same noise, so that two pictures can be compared.",
+        least=0,
+        most_shown=2**63 - 1,
+    )
 
     def __post_init__(self) -> None:
-        if self.reference not in list(ENTRIES):
-            raise ConfigError(f"unknown reference {self.reference!r}; choose from {list(ENTRIES)}")
+        check(self)
 
     def positions(self, dataset: EncodedDataset) -> range:
         """Fewer than asked for where the dataset ends; DatasetError where it has ended before."""

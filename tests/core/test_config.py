@@ -1,21 +1,18 @@
 """Settings are checked once, by name, and travel through JSON unchanged."""
 
-import ast
 import dataclasses
 import json
 import typing
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
 from seppo_core.errors import ConfigError
-from seppo_core.settings import from_dict, load_json, override
+from seppo_core.settings import check, from_dict, inputs, load_json, override, setting
 from seppo_core.training.config import PRESETS, SePPOConfig, apply_preset
 
-NODES = Path(__file__).resolve().parents[2] / "nodes"
-
 SET_BY_PRESETS = {"loss.objective", "loss.paired"}
+SET_BY_NODES = {"run.directory", "run.initial_weights"}
 
 
 def settings_of(section: type, path: str = "") -> Iterator[str]:
@@ -27,18 +24,40 @@ def settings_of(section: type, path: str = "") -> Iterator[str]:
             yield path + field.name
 
 
-def test_every_setting_is_reachable_from_a_node_or_listed_as_headless_only():
-    """A node names a setting as the id of a widget, or as a keyword or key where it passes one on."""
-    named = set()
-    for file in NODES.glob("*.py"):
-        for node in ast.walk(ast.parse(file.read_text("utf-8"))):
-            if isinstance(node, ast.Constant) and isinstance(node.value, str):
-                named.add(node.value)
-            elif isinstance(node, ast.keyword):
-                named.add(node.arg)
+def test_every_setting_is_on_a_node_or_set_by_one():
+    """A setting with words is an input; nodes/settings.py puts every one of them on some node."""
     every = set(settings_of(SePPOConfig))
-    unreachable = {path for path in every if path.rpartition(".")[2] not in named}
-    assert unreachable <= SET_BY_PRESETS <= every
+    on_nodes = [one.path for one in inputs(SePPOConfig)]
+    assert every - set(on_nodes) == SET_BY_PRESETS | SET_BY_NODES
+    assert len(on_nodes) == len(set(on_nodes))
+
+
+def test_no_two_inputs_of_one_node_have_one_name():
+    names = [one.name for one in inputs(SePPOConfig) if one.section != "references"]
+    assert len(names) == len(set(names))
+
+
+@dataclasses.dataclass(frozen=True)
+class Sample:
+    share: float = setting(0.5, "a share", above=0, below=1)
+    most: int = setting(3, "a number", least=2, most=5)
+    kind: str = setting("a", choices=("a", "b"))
+    free: float = 0.0
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"share": 0.0}, r"sample.share must lie in \(0, 1\), got 0.0"),
+        ({"share": float("nan")}, "sample.share must lie in"),
+        ({"most": 6}, r"sample.most must lie in \[2, 5\], got 6"),
+        ({"kind": "c"}, "sample.kind: unknown 'c'; choose from"),
+    ],
+)
+def test_a_setting_out_of_its_bounds_is_named(values, message):
+    with pytest.raises(ConfigError, match=message):
+        check(Sample(**values), "sample")
+    check(Sample(free=float("nan")), "sample")
 
 
 def test_a_configuration_survives_json():

@@ -127,7 +127,7 @@ def test_a_step_that_is_not_finite_is_not_applied_and_the_run_goes_on(
 def test_stop_raises_after_patience_and_keeps_the_run(make_policy, dataset, tmp_path):
     policy = make_policy()
     spoil(policy, range(2, 100))
-    steps = train(policy, dataset, config_in(tmp_path, GuardConfig("stop", patience=2)))
+    steps = train(policy, dataset, config_in(tmp_path, GuardConfig(non_finite="stop", patience=2)))
     next(steps)
     before = policy.lora.state()
     next(steps)

@@ -227,11 +227,11 @@ def test_the_models_step_is_taken_where_no_multiple_is_set():
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"mode": "stretch"}, "unknown mode 'stretch'.*keep aspect.*buckets.*square"),
-        ({"fit": "cut"}, "unknown fit 'cut'.*crop top"),
+        ({"mode": "stretch"}, "mode: unknown 'stretch'.*buckets.*keep aspect.*square"),
+        ({"fit": "cut"}, "fit: unknown 'cut'.*crop top"),
         ({"resolution": 32, "multiple": 64}, "resolution 32 is smaller than multiple 64"),
         ({"resolution": 0}, "resolution must be at least 1, got 0"),
-        ({"multiple": -1}, "multiple must be at least 0, got -1"),
+        ({"multiple": -1}, "multiple must not be negative, got -1"),
         ({"background": "whitish"}, "unknown background 'whitish'"),
         ({"background": ""}, "unknown background ''"),
         ({"background": "#ff000080"}, "unknown background '#ff000080'"),
@@ -247,8 +247,8 @@ def test_settings_that_cannot_work_are_refused(settings, message):
     [
         ({"count": 0}, "clip.count must be at least 1"),
         ({"stride": 0}, "clip.stride must be at least 1"),
-        ({"fps": -1.0}, "clip.fps must be 0 or more"),
-        ({"fps": float("nan")}, "clip.fps must be 0 or more, got nan"),
+        ({"fps": -1.0}, "clip.fps must not be negative"),
+        ({"fps": float("nan")}, "clip.fps must not be negative, got nan"),
     ],
 )
 def test_frames_that_cannot_be_taken_are_refused(settings, message):
