@@ -1,7 +1,7 @@
 """Memory and arithmetic that one training step needs, computed without a GPU: `python benchmarks/memory_table.py`.
 
 The real architectures (diffusers' configurations, no weights) run one policy forward and backward on torch's
-meta device, with our LoRA attached, and seppo_core.estimate counts what autograd keeps. Arithmetic is counted
+meta device, with our LoRA attached, and seppo_core.training.estimate counts what autograd keeps. Arithmetic is counted
 by torch's own counter; times follow from data sheets and a guess.
 """
 

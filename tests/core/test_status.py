@@ -132,7 +132,7 @@ def goes_on(home: Path, **changes) -> None:
 HOLD = """
 import sys, time
 from pathlib import Path
-from seppo_core.checkpoint import Run
+from seppo_core.runs.run import Run
 with Run(Path(sys.argv[1])).locked():
     print("held", flush=True)
     time.sleep(600)
@@ -383,7 +383,7 @@ def test_looking_at_a_run_keeps_nobody_from_training_it(tmp_path):
     """Who looks holds the lock of a killed process's run for a moment."""
     killed(tmp_path)
     look = (
-        "import sys; from seppo_core.checkpoint import Run\n"
+        "import sys; from seppo_core.runs.run import Run\n"
         "run = Run(__import__('pathlib').Path(sys.argv[1]))\n"
         "print('looks', flush=True)\nwhile True: run.holder()"
     )

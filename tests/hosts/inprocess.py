@@ -61,7 +61,7 @@ class InProcessHost:
         return self.base / "output"
 
     def core(self, name: str = "") -> ModuleType:
-        """A module of the loaded copy: core("training.trainer") is its seppo_core.trainer, core() its root."""
+        """A module of the loaded copy: core("training.trainer") is its seppo_core.training.trainer, core() its root."""
         return self.module(f"seppo_core.{name}".rstrip("."))
 
     def module(self, name: str) -> ModuleType:

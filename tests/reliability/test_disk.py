@@ -21,10 +21,10 @@ from processes import LONG
 from small_run import SHARD_VALUES, encoder_calls, metrics_lines, outcome, remove, whole_run
 from writes import DiskFull, interrupted
 
-from seppo_core.adapters import files as export
 from seppo_core.errors import CheckpointError, DatasetError
-from seppo_core.runs import run as checkpoint
+from seppo_core.runs import run as runs
 from seppo_core.runs.run import Run
+from seppo_core.training import metadata
 
 FOR_GOOD = 10**9
 EVERY = 1 if LONG else 20
@@ -185,7 +185,7 @@ def jumping_clock(monkeypatch):
             return datetime.now(tz) + timedelta(days=365 * jumps.uniform(-30, 30))
 
     monkeypatch.setattr(time, "time", lambda: plain() + jumps.uniform(-30, 30) * YEAR)
-    for module in (checkpoint, export):
+    for module in (runs, metadata):
         monkeypatch.setattr(module, "datetime", Jumping)
 
 
