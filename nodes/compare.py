@@ -7,6 +7,7 @@ import comfy.sample
 import comfy.samplers
 import torch
 from comfy_api.latest import io, ui
+from einops import rearrange
 from torch import Tensor
 
 from ..seppo_core.data.captions import encodable
@@ -317,8 +318,8 @@ def decoded(vae: Any, latents: Sequence[Tensor]) -> Iterator[Tensor]:
     """A picture [1, H, W, 3] of each; of a video its middle frame."""
     for one in latents:
         host.throw_if_interrupted()
-        pictures = vae.decode(one).flatten(0, -4)[..., :3]
-        yield pictures[len(pictures) // 2][None].float().cpu().clamp(0, 1)
+        frames = rearrange(vae.decode(one), "... height width colour -> (...) height width colour")
+        yield frames[len(frames) // 2, ..., :3][None].float().cpu().clamp(0, 1)
 
 
 def told_of(prompts: int, seeds: int, columns: dict[str, list[list[float]]]) -> str:

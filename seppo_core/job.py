@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from einops import rearrange
 from torch import Tensor
 
 from .data import Conditioning, EncodedDataset
@@ -178,8 +179,8 @@ class LoadedPipeline:
     def encode_image(self, image: Tensor) -> Tensor:
         """Float32 [H, W, 3] in 0..1 to latents [C, h, w]."""
         vae = self.pipe.vae.to(self.device)
-        pixels = (image.movedim(-1, 0)[None] * 2 - 1).to(self.device, vae.dtype)
-        return vae.encode(pixels).latent_dist.mode()[0].float().cpu()
+        pixels = rearrange(image * 2 - 1, "height width colour -> 1 colour height width")
+        return vae.encode(pixels.to(self.device, vae.dtype)).latent_dist.mode()[0].float().cpu()
 
     @torch.no_grad()
     def encode_text(self, caption: str) -> Conditioning:

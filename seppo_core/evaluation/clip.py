@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from einops import rearrange
 from PIL import Image
 from torch import Tensor
 from torch.nn.functional import normalize
@@ -84,7 +85,7 @@ def pixels(picture: Image.Image, side: int) -> Tensor:
     left, top = ((length - side) // 2 for length in size)
     values = np.asarray(resized.crop((left, top, left + side, top + side)), dtype=np.float32) / 255
     normal = (values - np.float32(MEAN)) / np.float32(DEVIATION)
-    return torch.from_numpy(normal).movedim(-1, 0)
+    return rearrange(torch.from_numpy(normal), "height width colour -> colour height width")
 
 
 def load_clip(files: Files, layout: Layout, device: torch.device) -> Clip:

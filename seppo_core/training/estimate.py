@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from einops import rearrange
 from torch import Tensor, nn
 
 from ..adapters.lora import LoRA
@@ -155,12 +156,12 @@ def _fused_attention(
 ) -> Tensor:
     """ComfyUI's attention functions in the same way; [B, N, heads * D] or, as settings say, [B, heads, N, D]."""
     if not settings.get("skip_reshape"):
-        width = q.shape[-1] // heads
-        q, k, v = (x.view(len(x), -1, heads, width).transpose(1, 2) for x in (q, k, v))
+        shape = (len(q), -1, heads, q.shape[-1] // heads)  # SD3 brings k and v so already
+        q, k, v = (rearrange(x.view(shape), "b n heads d -> b heads n d") for x in (q, k, v))
     out = _Attention.apply(q, k, v)
     if settings.get("skip_output_reshape"):
         return out
-    return out.transpose(1, 2).reshape(len(out), -1, heads * out.shape[-1])
+    return rearrange(out, "b heads n d -> b n (heads d)")
 
 
 class _Attention(torch.autograd.Function):

@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import torch
+from einops import rearrange
 from torch import Tensor
 
 from ..adapters.lora import LoRA, Slot
@@ -144,7 +145,7 @@ def anchor_map(
                 with isolated_global_rng(derived_seed(seed, "anchor", position, first)):
                     found = _errors(denoiser, contest, slot, winners, noise, noisy_levels, prepared)
                 errors[side, row, first : first + len(part)] = found.float().cpu()
-    errors = errors.unflatten(-1, (levels, draws))
+    errors = rearrange(errors, "side winner (level draw) -> side winner level draw", level=levels)
     roles = None
     if contest is not None:
         roles = make_criterion(criterion)(errors[1] - errors[0], loser_weight)

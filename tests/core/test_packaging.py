@@ -18,7 +18,7 @@ else:
 
 ROOT = Path(__file__).resolve().parents[2]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))
-HOSTS_OWN = {"torch", "torchvision", "torchaudio", "numpy", "transformers", "diffusers"}
+HOSTS_OWN = {"torch", "torchvision", "torchaudio", "numpy", "transformers", "diffusers", "einops"}
 
 
 def package_name(requirement: str) -> str:
