@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from einops import rearrange
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -228,7 +229,7 @@ class World:
     def _target(self) -> Tensor:
         policy = self.policy
         tables = (policy._alpha, policy._sigma)
-        alpha, sigma = (table[self.levels].view(-1, 1, 1, 1) for table in tables)
+        alpha, sigma = (rearrange(table[self.levels], "winner -> winner 1 1 1") for table in tables)
         return policy.target(self.latents, self.noise, alpha, sigma).double()
 
     def estimates(self, step: int) -> dict[str, list[float]]:
@@ -313,8 +314,8 @@ def floors(seeds: list[list[dict[str, Any]]]) -> Iterator[str]:
 
 
 def _quarters(name: str, values: Tensor) -> str:
-    quarters = values.unflatten(-1, (4, -1))
-    return _row(name, [f"{_rms(part):.1e}" for part in (*quarters.unbind(-2), values)])
+    quarters = rearrange(values, "seed (quarter winner) -> quarter seed winner", quarter=4)
+    return _row(name, [f"{_rms(part):.1e}" for part in (*quarters, values)])
 
 
 def _row(name: str, cells: list[str]) -> str:

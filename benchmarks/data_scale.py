@@ -105,6 +105,7 @@ def list_winners(folder: Path) -> dict[str, float]:
 def encode_winners(folder: Path, count: int) -> dict[str, float]:
     """Seconds and peak memory of encoding the first `count`, and seconds of finding all in the cache."""
     import torch
+    from einops import rearrange
 
     from seppo_core.data import read_winners
     from seppo_core.data.encode import encode
@@ -112,7 +113,8 @@ def encode_winners(folder: Path, count: int) -> dict[str, float]:
     from seppo_core.data.winners import Winners
 
     def encode_image(picture):
-        return torch.nn.functional.avg_pool2d(picture.movedim(-1, 0), 8).repeat(2, 1, 1)[:4]
+        colours = rearrange(picture, "height width colour -> colour height width")
+        return torch.nn.functional.avg_pool2d(colours, 8).repeat(2, 1, 1)[:4]
 
     def encode_text(caption):
         return torch.full((77, 32), float(len(caption)))

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
+from einops import rearrange
 from PIL import Image
 
 PACKAGES = {
@@ -94,17 +95,10 @@ def pick_distinct(
     names: list[str], sets: dict[str, EmojiSet], count: int, grid: int = 8
 ) -> list[str]:
     """`count` names, each the one farthest from all before it by coarse thumbnails of both base styles."""
-    thumbs = np.stack(
-        [
-            np.concatenate(
-                [
-                    np.asarray(sets[s].image(n).resize((grid, grid), Image.Resampling.BOX), float)
-                    for s in BASE_STYLES
-                ]
-            ).ravel()
-            for n in names
-        ]
-    )
+    drawn = (sets[style].image(name) for name in names for style in BASE_STYLES)
+    small = [np.asarray(one.resize((grid, grid), Image.Resampling.BOX), float) for one in drawn]
+    layout = "(name style) height width colour -> name (style height width colour)"
+    thumbs = rearrange(small, layout, style=len(BASE_STYLES))
     picked = [int(np.abs(thumbs - thumbs.mean(0)).sum(1).argmin())]
     distance = np.linalg.norm(thumbs - thumbs[picked[0]], axis=1)
     while len(picked) < count:

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 import torch.nn.functional as F
+from einops import rearrange
 from PIL import Image
 from torch import Tensor
 
@@ -14,7 +15,8 @@ SIZE = 32
 def encode(images: Sequence[Image.Image]) -> Tensor:
     """Latents (images, 12, 16, 16) in [-1, 1]."""
     resized = (i.convert("RGB").resize((SIZE, SIZE), Image.Resampling.BOX) for i in images)
-    pixels = torch.from_numpy(np.stack([np.asarray(i) for i in resized])).permute(0, 3, 1, 2)
+    layout = "picture height width colour -> picture colour height width"
+    pixels = torch.from_numpy(rearrange([np.asarray(i) for i in resized], layout))
     return F.pixel_unshuffle(pixels.float() / 127.5 - 1, 2)
 
 
@@ -24,8 +26,9 @@ def decode(latents: Tensor) -> Tensor:
 
 
 def to_images(pixels: Tensor) -> list[Image.Image]:
-    whole = (pixels * 255).round().to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()
-    return [Image.fromarray(picture) for picture in whole]
+    whole = (pixels * 255).round().to(torch.uint8).cpu().numpy()
+    layout = "picture colour height width -> picture height width colour"
+    return [Image.fromarray(picture) for picture in rearrange(whole, layout)]
 
 
 def sheet(rows: Sequence[Sequence[Image.Image]], cell: int = SIZE) -> Image.Image:

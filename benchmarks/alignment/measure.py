@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
+from einops import rearrange
 from torch import Tensor
 
 from demo.judges import Judges, is_blank
@@ -87,7 +88,7 @@ class Panel:
 
 
 def _mean_distance_of_draws(points: Tensor, draws: int) -> float:
-    by_draw = points.view(draws, -1, points.shape[1])
+    by_draw = rearrange(points, "(draw name) direction -> draw name direction", draw=draws)
     pairs = [(by_draw[i] - by_draw[j]).norm(dim=1) for i in range(draws) for j in range(i)]
     return torch.stack(pairs).mean().item() if pairs else 0.0
 
