@@ -1,4 +1,10 @@
-"""The texts that programs store in a picture or a clip, found without decoding a pixel."""
+"""The texts that programs store in a picture or a clip, found without decoding a pixel.
+
+PyAV reads a clip's tags, and Pillow the EXIF of every format but PNG. PNG's chunks are walked here, because Pillow
+tells a text behind the pixels only once it has decoded them. Real files have such texts: ComfyUI puts them behind all
+frames of an animated PNG. In a measurement Pillow took 39 ms for a picture of 1024x1024 without any text and 90 ms
+for nine frames of 512x512, where the walk takes under 0.1 ms.
+"""
 
 import io
 import re
@@ -63,7 +69,7 @@ def _found(file: BinaryIO, head: bytes, too_long: list[str]) -> Found:
         return
     try:
         yield from read(file, too_long)
-    except (OSError, *DAMAGE):
+    except (OSError, *DAMAGE, Image.DecompressionBombError):
         return
 
 
@@ -123,8 +129,7 @@ def _inflated(key: str, packed: bytes) -> bytes:
     return data
 
 
-def _exif(data: bytes) -> Found:
-    """Texts of an EXIF block, with or without its `Exif` mark."""
+def _exif_chunk(data: bytes) -> Found:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         exif = Image.Exif()
@@ -164,54 +169,16 @@ def _user_comment(data: bytes) -> str:
     return _decoded(text if known else data).strip("\0")
 
 
-def _webp(file: BinaryIO, too_long: list[str]) -> Found:
-    file.seek(12)
-    for _ in range(MAX_CHUNKS):
-        header = file.read(8)
-        if len(header) < 8:
-            return
-        length = int.from_bytes(header[4:], "little")
-        if header[:4] == b"EXIF":
-            if length > MAX_TEXT:
-                too_long.append("EXIF")
-                return
-            yield from _exif(file.read(length))
-            return
-        file.seek(length + length % 2, io.SEEK_CUR)
-
-
-def _jpeg(file: BinaryIO, too_long: list[str]) -> Found:
-    """Segments up to the pixels; each is at most 64 kB."""
-    file.seek(2)
-    for _ in range(MAX_CHUNKS):
-        marker = file.read(2)
-        if len(marker) < 2 or marker[0] != 0xFF or marker[1] in (0xDA, 0xD9):
-            return
-        if marker[1] == 0xFF:
-            file.seek(-1, io.SEEK_CUR)
-            continue
-        length = int.from_bytes(file.read(2), "big") - 2
-        if length < 0:
-            return
-        data = file.read(length) if marker[1] in (0xE1, 0xFE) else b""
-        if marker[1] == 0xFE:
-            yield "Comment", data
-        elif data.startswith(b"Exif\0"):
-            yield from _exif(data)
-        elif not data:
-            file.seek(length, io.SEEK_CUR)
-
-
 def _through_pillow(file: BinaryIO, too_long: list[str]) -> Found:
-    """Formats whose EXIF lies scattered; Pillow reads their headers alone."""
+    """EXIF, and a JPEG's comment. Pillow reads the headers alone; of a WebP the whole file."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        try:
-            with Image.open(file, formats=["TIFF", "AVIF"]) as image:
-                texts = [*_exif_texts(image.getexif())]
-        except Image.DecompressionBombError:
-            return
+        with Image.open(file, formats=["JPEG", "WEBP", "TIFF", "AVIF"]) as image:
+            texts = [*_exif_texts(image.getexif())]
+            comment = image.info.get("comment")
     yield from texts
+    if comment:
+        yield "Comment", comment
 
 
 def _container(file: BinaryIO, too_long: list[str]) -> Found:
@@ -240,13 +207,13 @@ PNG_TEXTS: dict[bytes, Callable[[bytes], Found]] = {
     b"comf": _plain_chunk,  # ComfyUI's animated PNG
     b"zTXt": _packed_chunk,
     b"iTXt": _international_chunk,
-    b"eXIf": _exif,
+    b"eXIf": _exif_chunk,
 }
 
 KINDS: list[tuple[Callable[[bytes], bool], Callable[[BinaryIO, list[str]], Found]]] = [
     (lambda head: head.startswith(PNG), _png),
-    (lambda head: head[:4] == b"RIFF" and head[8:12] == b"WEBP", _webp),
-    (lambda head: head.startswith(b"\xff\xd8"), _jpeg),
+    (lambda head: head[:4] == b"RIFF" and head[8:12] == b"WEBP", _through_pillow),
+    (lambda head: head.startswith(b"\xff\xd8"), _through_pillow),
     (lambda head: head[:4] in (b"II*\0", b"MM\0*"), _through_pillow),
     (lambda head: head[4:12] in (b"ftypavif", b"ftypavis", b"ftypmif1"), _through_pillow),
     (lambda head: head[4:8] in (b"ftyp", b"moov", b"mdat", b"wide", b"free"), _container),

@@ -1,4 +1,4 @@
-"""Texts within files: each file is made here by Pillow, PyAV or by hand, and read by our own walk."""
+"""Texts within files: each file is made here by Pillow, PyAV or by hand."""
 
 import io
 import random
@@ -147,6 +147,14 @@ def test_user_comment_in_every_encoding(kind, comment):
 
 def test_jpeg_comment_is_a_text():
     assert texts(picture("JPEG", comment="a fox")) == {"Comment": "a fox"}
+
+
+def test_exif_that_fills_several_segments_of_a_jpeg_is_one_text():
+    data = exif(x0110="prompt:" + "x" * 150_000).tobytes().removeprefix(b"Exif\0\0")
+    parts = [b"Exif\0\0" + data[place : place + 65_000] for place in range(0, len(data), 65_000)]
+    segments = [b"\xff\xe1" + struct.pack(">H", len(part) + 2) + part for part in parts]
+    whole = picture("JPEG")
+    assert texts(whole[:2] + b"".join(segments) + whole[2:]) == {"prompt": "x" * 150_000}
 
 
 def clip(suffix: str, codec: str, tags: dict[str, str]) -> bytes:
