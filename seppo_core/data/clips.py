@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
@@ -177,22 +178,9 @@ def footage(file: BinaryIO) -> Iterator[Footage]:
 
 
 @contextmanager
-def _mov(file: BinaryIO) -> Iterator[Footage]:
-    cut_off_mov(file)
-    with _container(file, "mov") as shown:
-        yield shown
-
-
-@contextmanager
-def _matroska(file: BinaryIO) -> Iterator[Footage]:
-    cut_off_matroska(file)
-    with _container(file, "matroska") as shown:
-        yield shown
-
-
-@contextmanager
-def _container(file: BinaryIO, kind: str) -> Iterator[Footage]:
+def _container(file: BinaryIO, kind: str, check: Callable[[BinaryIO], None]) -> Iterator[Footage]:
     """The kind is given so that no demuxer is tried that opens other files, as playlists do."""
+    check(file)
     try:
         import av
     except ImportError:
@@ -269,25 +257,8 @@ def _upright(frame: "VideoFrame", background: str) -> Image.Image:
 
 
 @contextmanager
-def _gif(file: BinaryIO) -> Iterator[Footage]:
-    with _animation(file, gif_delays(file, MAX_DECODED)) as shown:
-        yield shown
-
-
-@contextmanager
-def _webp(file: BinaryIO) -> Iterator[Footage]:
-    with _animation(file, webp_delays(file, MAX_DECODED)) as shown:
-        yield shown
-
-
-@contextmanager
-def _animation(file: BinaryIO, delays: list[int]) -> Iterator[Footage]:
-    """`delays` are the frames' durations in ms."""
-    if len(delays) < 2:
-        raise DatasetError("is a single picture, not a clip; take reader 'folder' for pictures")
-    file.seek(0)
-    usual = Fraction(statistics.median_low(delays), 1000)
-    times = [Fraction(sum(delays[:number]), 1000) for number in range(len(delays))]
+def _animation(file: BinaryIO, walk: Callable[[BinaryIO, int], list[int]]) -> Iterator[Footage]:
+    """`walk` tells the frames' durations in ms. Pillow comes first: it opens no WebP that is cut off."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
@@ -295,13 +266,20 @@ def _animation(file: BinaryIO, delays: list[int]) -> Iterator[Footage]:
         if complaint := size_complaint(image.size):
             raise DatasetError(complaint)
         with image:
+            delays = walk(file, MAX_DECODED)
+            if len(delays) < 2:
+                raise DatasetError(
+                    "is a single picture, not a clip; take reader 'folder' for pictures"
+                )
+            usual = Fraction(statistics.median_low(delays), 1000)
+            times = [Fraction(sum(delays[:number]), 1000) for number in range(len(delays))]
             yield Footage(
                 Fraction(0), times[-1] + usual, usual, lambda start: _pages(image, times), as_rgb
             )
     except Image.DecompressionBombError as error:
         raise DatasetError(f"too large to be decoded safely: {error}") from None
     except (OSError, *DAMAGE) as error:
-        raise DatasetError(f"cannot be decoded, the clip is damaged ({error})") from None
+        raise DatasetError(f"cannot be decoded, the clip is cut off or damaged ({error})") from None
 
 
 def _pages(image: Image.Image, times: list[Fraction]) -> Iterator[tuple[Fraction, Image.Image]]:
@@ -314,9 +292,18 @@ def _pages(image: Image.Image, times: list[Fraction]) -> Iterator[tuple[Fraction
 KINDS: list[
     tuple[Callable[[bytes], bool], Callable[[BinaryIO], AbstractContextManager[Footage]]]
 ] = [
-    (lambda head: head[4:8] in (b"ftyp", b"moov", b"mdat", b"wide", b"free", b"skip"), _mov),
-    (lambda head: head.startswith(b"\x1aE\xdf\xa3"), _matroska),
-    (lambda head: head.startswith((b"GIF87a", b"GIF89a")), _gif),
-    (lambda head: head[:4] == b"RIFF" and head[8:12] == b"WEBP", _webp),
+    (
+        lambda head: head[4:8] in (b"ftyp", b"moov", b"mdat", b"wide", b"free", b"skip"),
+        partial(_container, kind="mov", check=cut_off_mov),
+    ),
+    (
+        lambda head: head.startswith(b"\x1aE\xdf\xa3"),
+        partial(_container, kind="matroska", check=cut_off_matroska),
+    ),
+    (lambda head: head.startswith((b"GIF87a", b"GIF89a")), partial(_animation, walk=gif_delays)),
+    (
+        lambda head: head[:4] == b"RIFF" and head[8:12] == b"WEBP",
+        partial(_animation, walk=webp_delays),
+    ),
 ]
 """Whether the first 16 bytes fit, and what opens such a file."""
