@@ -5,6 +5,9 @@ tells whether the policy is ahead of the reference there. Source: arXiv 2410.052
 Diffusion-DPO's (arXiv 2311.12908, eq. 14) with T * omega(lambda) absorbed in beta.
 """
 
+from __future__ import annotations
+
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -25,8 +28,8 @@ class DenoisingErrors:
 
     winner: Tensor
     """[B]"""
-    sample: Tensor
-    """[B], the reference sample (or the losing image of a pair)"""
+    sample: Tensor | None = None
+    """[B], the reference sample (or the losing image of a pair); None for an objective without"""
 
 
 @dataclass(frozen=True)
@@ -96,7 +99,62 @@ def make_criterion(name: str) -> Callable[[Tensor, float], Tensor]:
         ) from None
 
 
-OBJECTIVES = ("preference", "winner_error")
+def seppo_loss(
+    policy: DenoisingErrors,
+    reference: DenoisingErrors,
+    *,
+    beta: float,
+    criterion: str = "sign",
+    loser_weight: float = 0.5,
+) -> LossTerms:
+    """-log sigmoid(-(beta / 2) (d_w - s d_r)) per example; gradients flow through `policy` only.
+
+    `beta` is in the units of the Diffusion-DPO trainer, with the factor 1/2. `loser_weight` is read by
+    the criteria "constant" and "random". At policy == reference the loss is ln 2 for every criterion.
+    """
+    winner_margin = policy.winner - reference.winner.detach()
+    sample_margin = policy.sample - reference.sample.detach()
+    role = make_criterion(criterion)(-winner_margin.detach(), loser_weight)
+    logits = -beta / 2 * (winner_margin - role * sample_margin)
+    return LossTerms(-F.logsigmoid(logits), role, logits, winner_margin, sample_margin)
+
+
+def preference(
+    policy: DenoisingErrors, reference: DenoisingErrors | None, config: LossConfig
+) -> LossTerms:
+    """The paper's: the policy gains on the reference at the winner, and on the sample loses or gains."""
+    return seppo_loss(
+        policy,
+        reference,
+        beta=config.beta,
+        criterion=config.criterion,
+        loser_weight=config.loser_weight,
+    )
+
+
+def winner_error(
+    policy: DenoisingErrors, reference: DenoisingErrors | None, config: LossConfig
+) -> LossTerms:
+    """Fine-tuning (SFT): the policy's own error on the winner. Nothing is compared."""
+    unknown = torch.full_like(policy.winner.detach(), math.nan)
+    return LossTerms(policy.winner, *[unknown] * 4)
+
+
+@dataclass(frozen=True)
+class Objective:
+    """A loss, and what has to be there for it."""
+
+    loss: Callable[[DenoisingErrors, DenoisingErrors | None, LossConfig], LossTerms]
+    compares: bool
+    """with a reference: an entry of the pool"""
+    contrasts: bool
+    """the winner with a sample: one that the reference drew, or the losing image of a pair"""
+
+
+OBJECTIVES = {
+    "preference": Objective(preference, compares=True, contrasts=True),
+    "winner_error": Objective(winner_error, compares=False, contrasts=False),
+}
 
 
 @dataclass(frozen=True)
@@ -133,22 +191,11 @@ class LossConfig:
     def __post_init__(self) -> None:
         check(self, "loss")
 
+    @property
+    def aims(self) -> Objective:
+        return OBJECTIVES[self.objective]
 
-def seppo_loss(
-    policy: DenoisingErrors,
-    reference: DenoisingErrors,
-    *,
-    beta: float,
-    criterion: str = "sign",
-    loser_weight: float = 0.5,
-) -> LossTerms:
-    """-log sigmoid(-(beta / 2) (d_w - s d_r)) per example; gradients flow through `policy` only.
-
-    `beta` is in the units of the Diffusion-DPO trainer, with the factor 1/2. `loser_weight` is read by
-    the criteria "constant" and "random". At policy == reference the loss is ln 2 for every criterion.
-    """
-    winner_margin = policy.winner - reference.winner.detach()
-    sample_margin = policy.sample - reference.sample.detach()
-    role = make_criterion(criterion)(-winner_margin.detach(), loser_weight)
-    logits = -beta / 2 * (winner_margin - role * sample_margin)
-    return LossTerms(-F.logsigmoid(logits), role, logits, winner_margin, sample_margin)
+    @property
+    def draws_samples(self) -> bool:
+        """Whether the reference draws the samples (not for SFT, not on pairs)."""
+        return self.aims.contrasts and not self.paired

@@ -1,7 +1,5 @@
 """What one optimizer step was like: the line of metrics.jsonl and what hosts show of it."""
 
-import math
-from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any
 
@@ -76,33 +74,3 @@ NOT_APPLIED: dict[str, None] = dict.fromkeys(
     )
 )
 """The statistics of a step whose loss or gradient was not finite."""
-
-
-def examples(positions: Sequence[int], columns: Tensor) -> tuple[ExampleReport, ...]:
-    """The step's winners, at `positions` of the dataset, from the rows of `Gradients`, [8, N]."""
-    _, roles, _, winner_margins, sample_margins, _, _, levels = columns.tolist()
-    if any(math.isnan(role) for role in roles):
-        return ()
-    rows = zip(positions, levels, roles, winner_margins, sample_margins, strict=True)
-    return tuple(ExampleReport(*row) for row in rows)
-
-
-def statistics(columns: Tensor) -> dict[str, float | None]:
-    """Means over the step's winners from the rows of `Gradients`, [8, N]; NaN rows are unknown."""
-    loss, role, logits, winner_margin, sample_margin, policy_error, reference_error, _ = columns
-
-    def mean(values: Tensor) -> float | None:
-        return float(values.mean()) if values.numel() and not values.isnan().any() else None
-
-    known = not bool(role.isnan().any())
-    accuracy = (logits > 0).float() + (logits == 0).float() / 2
-    return {
-        "loss": float(loss.mean()),
-        "winner_margin": mean(winner_margin),
-        "sample_margin_losing": mean(sample_margin[role > 0]),
-        "sample_margin_winning": mean(sample_margin[role < 0]),
-        "flip_rate": mean((role <= 0).float()) if known else None,
-        "implicit_accuracy": mean(accuracy) if known else None,
-        "policy_error": float(policy_error.mean()),
-        "reference_error": mean(reference_error),
-    }

@@ -99,7 +99,7 @@ class Window:
     winners: list[Tensor]
     """one shape after another, in the network's scale, on the device"""
     samples: list[Tensor] | None
-    """shaped like the winners: drawn by the reference, or the losing images; None for SFT"""
+    """shaped like the winners: drawn by the reference, or the losing images; None where nothing is contrasted"""
     fullest: int
     """winners of the run's largest steps: each winner weighs one over it, whatever step it is in"""
     reference: Snapshot | None
@@ -137,15 +137,15 @@ class Windows:
         conds = [example.cond for example in examples]
         winners = self._scaled([example.latents for example in examples])
         reference, slot, samples = None, None, None
-        if config.loss.objective == "preference":
+        if config.loss.aims.compares:
             choice = generator(config.seed, "reference", index)
             reference = pool.select(config.references.selection, choice)
             slot = self._slot(reference)
-            if config.loss.paired:
-                samples = self._scaled([example.losing for example in examples])
-            else:
-                with self.lora.using(slot):
-                    samples = self.draw(conds, [winner.shape for winner in winners], index)
+        if config.loss.draws_samples:
+            with self.lora.using(slot):
+                samples = self.draw(conds, [winner.shape for winner in winners], index)
+        elif config.loss.aims.contrasts:
+            samples = self._scaled([example.losing for example in examples])
         caption, fullest = examples[0].caption, self.plan.fullest
         return Window(index, positions, conds, caption, winners, samples, fullest, reference, slot)
 

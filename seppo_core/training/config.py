@@ -86,7 +86,7 @@ class SePPOConfig:
     @property
     def draws_samples(self) -> bool:
         """Whether reference samples are drawn (not for SFT, not on pairs)."""
-        return self.loss.objective == "preference" and not self.loss.paired
+        return self.loss.draws_samples
 
     @property
     def window(self) -> int:

@@ -21,7 +21,6 @@ from ..data import EncodedDataset
 from ..denoisers import Denoiser, autograd
 from .config import SePPOConfig
 
-SFT = "winner_error"
 META = torch.device("meta")
 GIB = 2**30
 COPIES = 4
@@ -45,7 +44,7 @@ def calls_of(policy: Denoiser, dataset: EncodedDataset) -> list[Call]:
 
 def step_bytes(policy: Denoiser, calls: list[Call], config: SePPOConfig, micro_batch: int) -> int:
     """What `micro_batch` winners keep for the backward, their samples too, and what comes with the LoRA."""
-    count = micro_batch * (1 if config.loss.objective == SFT else 2)
+    count = micro_batch * (2 if config.loss.aims.contrasts else 1)
     empty = [(on_meta(args, count), on_meta(dict(kwargs), count)) for args, kwargs in calls]
     for _, kwargs in empty:
         if "transformer_options" in kwargs:

@@ -3,7 +3,7 @@
 import logging
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from functools import partial
 from typing import Any
 
@@ -13,9 +13,9 @@ from torch import Tensor
 from ..adapters.lora import LoRA, Slot
 from ..denoisers import Denoiser
 from ..devices import free_memory, is_out_of_memory
-from ..method.objectives import DenoisingErrors, seppo_loss
+from ..method.objectives import DenoisingErrors
 from ..randomness import derived_seed, generator, isolated_global_rng, normal
-from ..runs.report import examples, statistics
+from ..runs.report import ExampleReport
 from .batch import KEY, Window
 from .config import SePPOConfig
 from .optim import AVERAGED
@@ -48,6 +48,57 @@ class Scaling:
         self.factor, self.good_steps = self.factor / 2, 0
 
 
+@dataclass(frozen=True)
+class Statistics:
+    """What a step's winners were like, each field a Tensor[N]; NaN where nothing is compared or contrasted."""
+
+    loss: Tensor
+    role: Tensor
+    logits: Tensor
+    winner_margin: Tensor
+    sample_margin: Tensor
+    policy_error: Tensor
+    """on the winners, as is the reference's"""
+    reference_error: Tensor
+    level: Tensor
+    """of the noise, as a share of the schedule"""
+
+    def table(self) -> Tensor:
+        return torch.stack([getattr(self, field.name).detach() for field in fields(self)])
+
+    @property
+    def finite(self) -> bool:
+        return not (self.loss.isnan().any() or self.table().isinf().any())
+
+    def examples(self, positions: Sequence[int]) -> tuple[ExampleReport, ...]:
+        """One for each winner, at `positions` of the dataset; none where no sample has a role."""
+        if self.role.isnan().any():
+            return ()
+        columns = (self.level, self.role, self.winner_margin, self.sample_margin)
+        rows = zip(positions, *(column.tolist() for column in columns), strict=True)
+        return tuple(ExampleReport(*row) for row in rows)
+
+    def means(self) -> dict[str, float | None]:
+        """For the step's report; a mean over nothing or over NaN is None."""
+        margin, role = self.sample_margin, self.role
+        unknown = role.isnan().any()
+        accuracy = (self.logits > 0).float() + (self.logits == 0).float() / 2
+        return {
+            "loss": _mean(self.loss),
+            "winner_margin": _mean(self.winner_margin),
+            "sample_margin_losing": _mean(margin[role > 0]),
+            "sample_margin_winning": _mean(margin[role < 0]),
+            "flip_rate": None if unknown else _mean((role <= 0).float()),
+            "implicit_accuracy": None if unknown else _mean(accuracy),
+            "policy_error": _mean(self.policy_error),
+            "reference_error": _mean(self.reference_error),
+        }
+
+
+def _mean(values: Tensor) -> float | None:
+    return float(values.mean()) if values.numel() and not values.isnan().any() else None
+
+
 class Gradients:
     """Adds up gradients in the parameters of `lora`; owns their scale and the size of a micro-batch."""
 
@@ -73,8 +124,8 @@ class Gradients:
         while True:
             largest = max(map(len, window.parts(self.micro_batch)))
             try:
-                columns, norm = self._accumulate(step, window)
-                finite = bool(not columns[0].isnan().any() and not columns.isinf().any())
+                found, norm = self._accumulate(step, window)
+                finite = found.finite
                 if finite and math.isfinite(norm):
                     self._require_reach()
             except Exception as error:
@@ -82,9 +133,9 @@ class Gradients:
                     raise
             else:
                 if finite and math.isfinite(norm):
-                    self._warn_of_noise(step, columns)
-                    rows = examples(window.positions, columns)
-                    return {**statistics(columns), "grad_norm": norm, "examples": rows}
+                    self._warn_of_noise(step, found)
+                    rows = found.examples(window.positions)
+                    return {**found.means(), "grad_norm": norm, "examples": rows}
                 if not finite or self.scaling.factor <= 1.0:
                     self.scaling = before  # no scale helps, so this one is not to blame
                     return None
@@ -102,7 +153,7 @@ class Gradients:
 
     def stretch(self, step: int, window: Window) -> float:
         """How many times as far from the policy as the reference the step's margins are measured."""
-        if window.reference is None or self.config.optimizer.name in AVERAGED:
+        if window.samples is None or self.config.optimizer.name in AVERAGED:
             return 1.0
         return stretch(self.policy.compute_dtype, step, window.reference.step)
 
@@ -114,8 +165,8 @@ class Gradients:
         if self.half:
             self.scaling.grow()
 
-    def _warn_of_noise(self, step: int, columns: Tensor) -> None:
-        margin, error = columns[3].abs().max(), columns[5].mean()
+    def _warn_of_noise(self, step: int, found: Statistics) -> None:
+        margin, error = found.winner_margin.abs().max(), found.policy_error.mean()
         if step == 1 and margin > ROUNDING * error:  # policy and reference are still one
             log.warning(
                 "the network predicts something else each time, on the same input with the same weights: winner "
@@ -133,7 +184,7 @@ class Gradients:
         for parameter in self.parameters:
             parameter.grad = None
 
-    def _accumulate(self, step: int, window: Window) -> tuple[Tensor, float]:
+    def _accumulate(self, step: int, window: Window) -> tuple[Statistics, float]:
         self._zero()
         times = self.stretch(step, window)
         slot = window.slot if times == 1.0 else self.lora.beyond(window.slot, times)
@@ -143,16 +194,16 @@ class Gradients:
                 for part in window.parts(self.micro_batch)
             ]
         norm = self._clip()
-        columns = torch.cat(parts, dim=1).cpu()  # the step's one wait for the device
-        return columns, float(norm)
+        table = torch.cat(parts, dim=1).cpu()  # the step's one wait for the device
+        return Statistics(*table), float(norm)
 
     def _part(
         self, step: int, window: Window, indices: range, slot: Slot | None, times: float
     ) -> Tensor:
-        """Add the gradient of some of the step's winners, of one shape; returns their statistics [8, B], detached.
+        """Add the gradient of some of the step's winners, of one shape; returns their statistics as a table.
 
-        `slot` has weights `times` as far from the policy as the reference.
-        Rows: loss, role, logits, winner margin, sample margin, policy error, reference error, level as a share.
+        `slot` has weights `times` as far from the policy as the reference. One forward has policy and gradient;
+        the samples lie behind the winners in the same batch, with the same noise and levels.
         """
         config, policy = self.config, self.policy
         conds = window.conds[indices.start : indices.stop]
@@ -164,45 +215,40 @@ class Gradients:
         levels = policy.levels(shares)
         shares = shares.to(latents.device)  # before the forwards, for it waits for the device
         weight = self.scaling.factor / window.fullest
+        copies = 1
+        if window.samples is not None:
+            copies = 2
+            samples = torch.stack(window.samples[indices.start : indices.stop])
+            latents = torch.cat([latents, samples])
+            noise, levels, conds = (
+                torch.cat([noise, noise]),
+                torch.cat([levels, levels]),
+                [*conds, *conds],
+            )
+        batch = (latents, noise, levels, policy.prepare(conds, shape))
 
-        if window.samples is None:
-            alone = (latents, noise, levels, policy.prepare(conds, shape))
-            errors = self._errors(alone, *key, indices.start)
-            with explained():
-                (errors.sum() * weight).backward()
-            error = errors.detach()
-            unknown = torch.full_like(error, math.nan)
-            return torch.stack([error, *[unknown] * 4, error, unknown, shares])
-
-        samples = torch.stack(window.samples[indices.start : indices.stop])
-        pairs = ((latents, samples), (noise, noise), (levels, levels))
-        both = [*map(torch.cat, pairs), policy.prepare([*conds, *conds], shape)]
-        with torch.no_grad(), self.lora.using(slot):
-            far = self._errors(both, *key, indices.start)
-        errors = self._errors(both, *key, indices.start)
-        current = DenoisingErrors(*errors.chunk(2))
-        reference = DenoisingErrors(*brought_near(far, errors.detach(), times).chunk(2))
-        given = config.loss
-        terms = seppo_loss(
-            current,
-            reference,
-            beta=given.beta,
-            criterion=given.criterion,
-            loser_weight=given.loser_weight,
-        )
+        reference = far = None
+        if slot is not None:
+            with torch.no_grad(), self.lora.using(slot):
+                far = self._errors(batch, *key, indices.start)
+        errors = self._errors(batch, *key, indices.start)
+        current = DenoisingErrors(*errors.chunk(copies))
+        if far is not None:
+            near = brought_near(far, errors.detach(), times)
+            reference = DenoisingErrors(*near.chunk(copies))
+        terms = config.loss.aims.loss(current, reference, config.loss)
         with explained():
             (terms.loss.sum() * weight).backward()
-        rows = (
+        return Statistics(
             terms.loss,
             terms.role,
             terms.logits,
             terms.winner_margin,
             terms.sample_margin,
             current.winner,
-            reference.winner,
+            torch.full_like(shares, math.nan) if reference is None else reference.winner,
             shares,
-        )
-        return torch.stack([row.detach() for row in rows])
+        ).table()
 
     def _errors(self, inputs: Sequence[Any], *key: int) -> Tensor:
         """Errors [B] of the active weights; what draws at random on the way draws the same for the same key."""
