@@ -8,7 +8,7 @@ from seppo_core.method.objectives import LossConfig
 from seppo_core.method.references import ReferenceConfig, Snapshot
 from seppo_core.randomness import normal
 from seppo_core.training.optim import OptimizerConfig
-from seppo_core.training.trainer import Trainer
+from seppo_core.training.session import Trainer
 
 
 def off_base(lora, seed):

@@ -211,7 +211,7 @@ def test_a_run_kept_before_states_told_their_warm_up_does_not_warm_up_again(
         return TrainingState(**given)
 
     with monkeypatch.context() as older:
-        older.setattr("seppo_core.training.trainer.TrainingState", without)
+        older.setattr("seppo_core.training.session.TrainingState", without)
         list(train(make_policy(), dataset, run_in(tmp_path, **warming_up(1 / 3))))
     steps = train(make_policy(), dataset, run_in(tmp_path, **warming_up(1 / 3, steps=60)))
     assert next(steps).lr == 0.02

@@ -59,7 +59,7 @@ def trainer_on(case, checkpointing: bool):
         compute={"gradient_checkpointing": checkpointing},
     )
     with case.denoiser.session(config.compute):
-        trainer = core("training.trainer").Trainer(case.denoiser, case.dataset(), config, {}, None)
+        trainer = core("training.session").Trainer(case.denoiser, case.dataset(), config, {}, None)
         trainer.start(None)
         reference, policy = (off_base(trainer.lora.state(), seed) for seed in (1, 2))
         trainer.pool.add(core("method.references").Snapshot(1, reference))
