@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-import transformers
 from PIL import Image
 from torch import Tensor, nn
+
+if TYPE_CHECKING:
+    import transformers
 
 SIDE, WIDTH, DIMENSION = 28, 32, 24
 LETTERS = "abcdefghijklmnopqrstuvwxyz"
@@ -54,6 +57,8 @@ def tokens(captions: list[str]) -> Tensor:
 
 def make_clip(folder: Path, seed: int = 0, words: bool = True) -> transformers.CLIPModel:
     """A random CLIP, and in `folder` what transformers saves of it."""
+    import transformers
+
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         config = transformers.CLIPConfig(

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -93,7 +94,9 @@ def imports(file: Path, root: Path = ROOT) -> Iterator[Import]:
                 yield Import(file, node.lineno, "", target.as_posix(), inside)
 
 
-ALL_IMPORTS = [found for file in PACK for found in imports(file)]
+@cache
+def all_imports() -> list[Import]:
+    return [found for file in PACK for found in imports(file)]
 
 
 def below(file: Path, folder: Path) -> bool:
@@ -106,7 +109,7 @@ def listed(found: list) -> str:
 
 def test_pack_imports_itself_relatively_only():
     own = {"seppo_core", "seppo", ROOT.name} - {"nodes"}
-    wrong = [found for found in ALL_IMPORTS if found.module in own]
+    wrong = [found for found in all_imports() if found.module in own]
     assert not wrong, listed(wrong)
 
 
@@ -114,7 +117,7 @@ def test_core_never_imports_the_nodes():
     allowed = f"{ROOT.name}/seppo_core"
     wrong = [
         found
-        for found in ALL_IMPORTS
+        for found in all_imports()
         if below(found.file, CORE) and found.target and not found.target.startswith(allowed)
     ]
     assert not wrong, listed(wrong)
@@ -123,7 +126,7 @@ def test_core_never_imports_the_nodes():
 def test_core_names_comfyui_in_one_file_and_inside_functions_only():
     wrong = [
         found
-        for found in ALL_IMPORTS
+        for found in all_imports()
         if below(found.file, CORE)
         and found.module in COMFY
         and not (found.file == COMFY_FILE and found.inside_function)
@@ -134,7 +137,7 @@ def test_core_names_comfyui_in_one_file_and_inside_functions_only():
 def test_heavy_packages_load_only_where_they_are_needed():
     wrong = [
         found
-        for found in ALL_IMPORTS
+        for found in all_imports()
         if found.module in HEAVY
         and not found.inside_function
         and found.module not in OWNERS.get(found.file, set())

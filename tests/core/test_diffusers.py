@@ -4,47 +4,47 @@ import weakref
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import replace
+from importlib.util import find_spec
 
 import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-diffusers = pytest.importorskip("diffusers")
+from seppo_core import SePPOConfig, train
+from seppo_core.adapters.lora import LoRA, LoRAConfig
+from seppo_core.data import EncodedDataset, Example, in_memory
+from seppo_core.denoisers import ComputeConfig, autograd
+from seppo_core.denoisers.diffusers import DiffusersDenoiser
+from seppo_core.errors import ConfigError, DatasetError, UnsupportedModelError
+from seppo_core.method.objectives import LossConfig
+from seppo_core.method.references import ReferenceConfig
+from seppo_core.randomness import normal
+from seppo_core.training import estimate
+from seppo_core.training.config import RunConfig
+from seppo_core.training.optim import OptimizerConfig
+from seppo_core.training.trainer import check_policy
 
-from diffusers import (  # noqa: E402
-    DDIMScheduler,
-    DDPMScheduler,
-    DPMSolverMultistepScheduler,
-    FlowMatchEulerDiscreteScheduler,
-    SD3Transformer2DModel,
-    StableDiffusionPipeline,
-    UNet2DConditionModel,
-)
-
-from seppo_core import SePPOConfig, train  # noqa: E402
-from seppo_core.adapters.lora import (  # noqa: E402
-    LoRA,
-    LoRAConfig,
-)
-from seppo_core.data import EncodedDataset, Example, in_memory  # noqa: E402
-from seppo_core.denoisers import (  # noqa: E402
-    ComputeConfig,
-    autograd,
-)
-from seppo_core.denoisers.diffusers import DiffusersDenoiser  # noqa: E402
-from seppo_core.errors import ConfigError, DatasetError, UnsupportedModelError  # noqa: E402
-from seppo_core.method.objectives import LossConfig  # noqa: E402
-from seppo_core.method.references import ReferenceConfig  # noqa: E402
-from seppo_core.randomness import normal  # noqa: E402
-from seppo_core.training import estimate  # noqa: E402
-from seppo_core.training.config import RunConfig  # noqa: E402
-from seppo_core.training.optim import OptimizerConfig  # noqa: E402
-from seppo_core.training.trainer import check_policy  # noqa: E402
+# The library takes seconds to import: only tests that run wait for it.
+pytestmark = pytest.mark.skipif(find_spec("diffusers") is None, reason="needs diffusers")
 
 FP32 = ComputeConfig(precision="fp32")
 
 
+def ddpm(**settings):
+    from diffusers import DDPMScheduler
+
+    return DDPMScheduler(**settings)
+
+
+def flow_match():
+    from diffusers import FlowMatchEulerDiscreteScheduler
+
+    return FlowMatchEulerDiscreteScheduler(shift=3.0)
+
+
 def unet(seed=0):
+    from diffusers import UNet2DConditionModel
+
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         return UNet2DConditionModel(
@@ -62,6 +62,8 @@ def unet(seed=0):
 
 
 def transformer():
+    from diffusers import SD3Transformer2DModel
+
     with torch.random.fork_rng():
         torch.manual_seed(0)
         return SD3Transformer2DModel(
@@ -81,10 +83,8 @@ def transformer():
 
 def make(kind, **settings):
     if kind == "flow":
-        return DiffusersDenoiser(
-            transformer(), FlowMatchEulerDiscreteScheduler(shift=3.0), **settings
-        )
-    return DiffusersDenoiser(unet(), DDPMScheduler(prediction_type=kind), **settings)
+        return DiffusersDenoiser(transformer(), flow_match(), **settings)
+    return DiffusersDenoiser(unet(), ddpm(prediction_type=kind), **settings)
 
 
 def cond(index):
@@ -134,14 +134,16 @@ def test_errors_are_those_of_the_librarys_own_noising_and_target(kind):
 
 @pytest.mark.parametrize("guidance_scale", [1.0, 5.0])
 @pytest.mark.parametrize(
-    ("sampler", "solver"), [("ddim", DDIMScheduler), ("dpmpp_2m", DPMSolverMultistepScheduler)]
+    ("sampler", "solver"), [("ddim", "DDIMScheduler"), ("dpmpp_2m", "DPMSolverMultistepScheduler")]
 )
 def test_samples_equal_those_of_the_librarys_pipeline(guidance_scale, sampler, solver):
+    import diffusers
+
     negative = text("epsilon", 9)
-    schedule = DDPMScheduler(steps_offset=1)  # the pipeline insists on this offset
+    schedule = ddpm(steps_offset=1)  # the pipeline insists on this offset
     policy = DiffusersDenoiser(unet(), schedule, negative=negative)
-    scheduler = solver.from_config(policy.scheduler.config, clip_sample=False)
-    pipeline = StableDiffusionPipeline(
+    scheduler = getattr(diffusers, solver).from_config(policy.scheduler.config, clip_sample=False)
+    pipeline = diffusers.StableDiffusionPipeline(
         vae=None, text_encoder=None, tokenizer=None, unet=policy.network, scheduler=scheduler,
         safety_checker=None, feature_extractor=None, requires_safety_checker=False,
     )  # fmt: skip
@@ -167,7 +169,7 @@ def test_samples_equal_those_of_the_librarys_pipeline(guidance_scale, sampler, s
 
 def test_noise_levels_that_round_to_one_timestep_are_drawn_all_the_same():
     """Karras spacing repeats the first timestep where the schedule ends in very much noise."""
-    schedule = DDPMScheduler(beta_schedule="squaredcos_cap_v2", prediction_type="v_prediction")
+    schedule = ddpm(beta_schedule="squaredcos_cap_v2", prediction_type="v_prediction")
     policy = DiffusersDenoiser(unet(), schedule)
     sampling = ReferenceConfig(sampler="dpmpp_2m", scheduler="karras", sampling_steps=6)
     solver = policy._make_solver(sampling)
@@ -300,8 +302,7 @@ def test_weights_are_cast_once_a_session_with_the_result_of_casting_them_each_ti
 
 def test_a_scheduler_that_has_drawn_still_gives_the_levels_to_train_on():
     network = transformer()
-    for schedule in (FlowMatchEulerDiscreteScheduler(shift=3.0), DDPMScheduler()):
-        flow = isinstance(schedule, FlowMatchEulerDiscreteScheduler)
+    for flow, schedule in ((True, flow_match()), (False, ddpm())):
         uniform = torch.linspace(0, 0.999, 50)
         found = []
         for _ in range(2):
@@ -355,8 +356,8 @@ def test_sdxl_size_conditioning_follows_from_the_latents():
         "addition_time_embed_dim": 4,
         "projection_class_embeddings_input_dim": 10 + 6 * 4,
     }
-    network = UNet2DConditionModel.from_config(config).requires_grad_(False)
-    policy = DiffusersDenoiser(network, DDPMScheduler())
+    network = type(unet()).from_config(config).requires_grad_(False)
+    policy = DiffusersDenoiser(network, ddpm())
     with policy.session(FP32):
         prepared = policy.prepare([cond(0)], (4, 8, 16))
         assert prepared["time_ids"].tolist() == [[64, 128, 0, 0, 64, 128]]
@@ -381,7 +382,7 @@ def test_what_does_not_fit_is_named_before_training():
             make("flow"), winners("flow"), SePPOConfig(references=ReferenceConfig(sampler="ddim"))
         )
     with pytest.raises(UnsupportedModelError, match="Linear is not among"):
-        DiffusersDenoiser(torch.nn.Linear(1, 1), DDPMScheduler())
+        DiffusersDenoiser(torch.nn.Linear(1, 1), ddpm())
 
 
 def test_previews_that_are_guided_need_a_negative_even_where_training_draws_nothing():
@@ -466,7 +467,7 @@ def test_session_trains_where_the_caller_has_gradients_off():
 
 def test_identity_names_the_weights():
     assert make("epsilon").identity() == make("epsilon").identity()
-    other = DiffusersDenoiser(unet(1), DDPMScheduler())
+    other = DiffusersDenoiser(unet(1), ddpm())
     assert other.identity() != make("epsilon").identity()
 
 
@@ -478,7 +479,7 @@ def test_conditions_name_the_schedule_the_latent_scale_and_where_guided_the_nega
         make("flow").conditions(guided=False),
         make("epsilon", latent_scale=0.18215).conditions(guided=False),
         make("epsilon", latent_shift=0.1).conditions(guided=False),
-        DiffusersDenoiser(unet(), DDPMScheduler(beta_end=0.012)).conditions(guided=False),
+        DiffusersDenoiser(unet(), ddpm(beta_end=0.012)).conditions(guided=False),
     ]
     assert len({plain, *other}) == 6
     negatives = [make("epsilon", negative=text("epsilon", i)) for i in (1, 2, 2)]

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import json
+from importlib.util import find_spec
 from statistics import fmean
 
 import pytest
+from scorers import HEAD, make_clip, make_head, make_open_clip, picture, write_words
 
-pytest.importorskip("transformers")
+from seppo_core.__main__ import main
 
-from scorers import HEAD, make_clip, make_head, make_open_clip, picture, write_words  # noqa: E402
-
-from seppo_core.__main__ import main  # noqa: E402
+# It takes seconds to import: only tests that run wait for it.
+pytestmark = pytest.mark.skipif(find_spec("transformers") is None, reason="needs transformers")
 
 CAPTIONS = ("a red fox", "two birds", "a boat")
 

@@ -5,20 +5,21 @@ from __future__ import annotations
 import json
 import pickle
 import shutil
+from importlib.util import find_spec
 
 import pytest
+import scorers
 import torch
 from PIL import Image
+from scorers import HEAD, HPS, make_clip, make_head, make_open_clip, picture, tokens
 
-transformers = pytest.importorskip("transformers")
+from seppo_core.errors import ConfigError, ScorerError
+from seppo_core.evaluation import SCORERS, Embeddings, make_scorer
+from seppo_core.evaluation.clip import pixels
+from seppo_core.evaluation.scoring import choices, fetch, find, require_loadable, score
 
-import scorers  # noqa: E402
-from scorers import HEAD, HPS, make_clip, make_head, make_open_clip, picture, tokens  # noqa: E402
-
-from seppo_core.errors import ConfigError, ScorerError  # noqa: E402
-from seppo_core.evaluation import SCORERS, Embeddings, make_scorer  # noqa: E402
-from seppo_core.evaluation.clip import pixels  # noqa: E402
-from seppo_core.evaluation.scoring import choices, fetch, find, require_loadable, score  # noqa: E402
+# It takes seconds to import: only tests that run wait for it.
+pytestmark = pytest.mark.skipif(find_spec("transformers") is None, reason="needs transformers")
 
 CPU = torch.device("cpu")
 PICTURES = [picture(0), picture(1, (28, 28)), picture(2, (31, 64))]
@@ -98,6 +99,8 @@ def test_aesthetic_score_is_the_published_layers_on_the_normalised_vector(tmp_pa
 
 @pytest.mark.parametrize("size", [(28, 28), (40, 31), (31, 64), (300, 29), (224, 500)])
 def test_pictures_are_prepared_as_transformers_does(size):
+    import transformers
+
     plain = getattr(transformers, "CLIPImageProcessorPil", None) or transformers.CLIPImageProcessor
     processor = plain(size={"shortest_edge": 28}, crop_size={"height": 28, "width": 28})
     image = picture(3, size)
@@ -408,6 +411,8 @@ def test_a_repository_that_cannot_be_had_is_told(monkeypatch, tmp_path):
 
 
 def test_tokens_worked_out_by_hand_are_the_tokenizers(clip):
+    import transformers
+
     found = transformers.CLIPTokenizer.from_pretrained(clip[0])(
         CAPTIONS, padding=True, truncation=True, max_length=16, return_tensors="pt"
     )

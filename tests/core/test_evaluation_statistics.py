@@ -3,14 +3,20 @@
 import math
 
 import pytest
-from scipy import stats
 
 from seppo_core.errors import ConfigError
 from seppo_core.evaluation.statistics import compare, t_cdf, t_quantile, told, wilson
 
 
+@pytest.fixture(scope="module")
+def stats():
+    from scipy import stats
+
+    return stats
+
+
 @pytest.mark.parametrize("freedom", [1, 2, 3, 4, 7, 10, 29, 100, 999, 5000])
-def test_t_quantiles_are_scipys(freedom):
+def test_t_quantiles_are_scipys(stats, freedom):
     for probability in (0.5, 0.6, 0.9, 0.975, 0.9995):
         expected = stats.t.ppf(probability, freedom)
         assert t_quantile(probability, freedom) == pytest.approx(expected, rel=1e-9, abs=1e-9)
@@ -19,7 +25,7 @@ def test_t_quantiles_are_scipys(freedom):
 
 
 @pytest.mark.parametrize(("wins", "count"), [(0, 5), (5, 5), (3, 10), (120, 200)])
-def test_intervals_of_win_rates_are_scipys_wilson_intervals(wins, count):
+def test_intervals_of_win_rates_are_scipys_wilson_intervals(stats, wins, count):
     expected = stats.binomtest(wins, count).proportion_ci(0.95, method="wilson")
     found = wilson(wins, count)
     assert found.value == wins / count
@@ -36,7 +42,7 @@ def test_ties_count_half():
     assert (found.first, found.second) == (2.25, 2.25)
 
 
-def test_interval_of_the_mean_difference_is_the_paired_t_tests():
+def test_interval_of_the_mean_difference_is_the_paired_t_tests(stats):
     first, second = [0.1, 0.4, 0.35, 0.8, 0.2], [0.3, 0.3, 0.65, 1.0, 0.9]
     expected = stats.ttest_rel(second, first).confidence_interval(0.95)
     found = compare(first, second).difference

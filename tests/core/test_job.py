@@ -3,23 +3,29 @@
 import json
 import pickle
 import shutil
+from importlib.util import find_spec
 
 import pytest
 import torch
 from PIL import Image
 
-diffusers = pytest.importorskip("diffusers")
-transformers = pytest.importorskip("transformers")
+import seppo_core.__main__ as command_line
+from seppo_core.__main__ import main
+from seppo_core.adapters.files import load_lora
+from seppo_core.runs.run import Run
+from seppo_core.training.config import config_of
 
-import seppo_core.__main__ as command_line  # noqa: E402
-from seppo_core.__main__ import main  # noqa: E402
-from seppo_core.adapters.files import load_lora  # noqa: E402
-from seppo_core.runs.run import Run  # noqa: E402
-from seppo_core.training.config import config_of  # noqa: E402
+# Both take seconds to import: only tests that run wait for them.
+pytestmark = pytest.mark.skipif(
+    not (find_spec("diffusers") and find_spec("transformers")),
+    reason="needs diffusers and transformers",
+)
 
 
 def tokenizer(folder):
     """CLIP's tokenizer over single bytes: enough words for any caption of lower-case letters."""
+    import transformers
+
     letters = "abcdefghijklmnopqrstuvwxyz"
     words = [*letters, *(f"{c}</w>" for c in letters), "<|startoftext|>", "<|endoftext|>"]
     folder.mkdir()
@@ -32,6 +38,9 @@ def tokenizer(folder):
 
 @pytest.fixture(scope="module")
 def pipeline(tmp_path_factory):
+    import diffusers
+    import transformers
+
     base = tmp_path_factory.mktemp("pipeline")
     with torch.random.fork_rng():
         torch.manual_seed(0)
@@ -91,6 +100,8 @@ def job(pipeline, tmp_path):
 
 
 def test_a_job_file_trains_and_its_lora_loads_into_the_pipeline(job, pipeline, tmp_path, capsys):
+    import diffusers
+
     assert main(["train", "--config", str(job), "--set", "loss.beta=500"]) == 0
     printed = capsys.readouterr().out
     assert "2 winners of one size: a pass over all takes 2 steps of up to 1 winners" in printed
