@@ -17,7 +17,7 @@ from ..data import EncodedDataset
 from ..denoisers import Denoiser
 from ..errors import ConfigError, DatasetError
 from ..method.objectives import make_criterion
-from ..method.references import ReferenceConfig
+from ..method.references import ReferenceConfig, Snapshot
 from ..randomness import derived_seed, isolated_global_rng, normal
 from ..runs.run import Run
 from ..settings import check, setting
@@ -182,11 +182,7 @@ class Verdict:
     @property
     def word(self) -> str:
         """What happens to it most often; a tie goes to the milder."""
-        shares = {
-            "left out": self.left_out,
-            "is learned from": self.learned,
-            "loses": self.losing,
-        }
+        shares = {"left out": self.left_out, "is learned from": self.learned, "loses": self.losing}
         return max(shares, key=shares.__getitem__)
 
 
@@ -348,23 +344,15 @@ def preview(
     if run is not None:
         run.require_base(denoiser.identity())
         weights = run.weights()  # first, for it says so where no checkpoint is whole
-        entry = run.snapshot(
-            ENTRIES[settings.reference](run.snapshot_steps(), settings.reference_step)
-        )
+        chosen = ENTRIES[settings.reference]
+        entry = run.snapshot(chosen(run.snapshot_steps(), settings.reference_step))
     denoiser.check(dataset, config.compute, sampling, config.loss.paired)
-    grid = {
-        "levels": settings.levels,
-        "draws": settings.draws,
-        "seed": settings.seed,
-        "batch_size": settings.batch_size,
-        "on_call": on_call,
-        "criterion": criterion,
-        "loser_weight": config.loss.loser_weight,
-    }
+    grid = {name: getattr(settings, name) for name in ("levels", "draws", "seed", "batch_size")}
+    grid |= {"criterion": criterion, "loser_weight": config.loss.loser_weight, "on_call": on_call}
     found: list[Verdict] = []
     with denoiser.session(config.compute):
         winners = [denoiser.scale_latents(dataset[i].latents[None]).cpu() for i in positions]
-        if run is None or entry is None or weights is None:
+        if entry is None or weights is None:
             anchors = anchor_map(denoiser, dataset, positions, None, **grid)
         else:
             lora = LoRA(denoiser.network, config.lora, config.seed, denoiser.device)
@@ -378,17 +366,18 @@ def preview(
                     found = verdicts(
                         denoiser, dataset, anchors, contest, sampling, settings.seed, on_call
                     )
+    return Preview(anchors, found, winners, *_titles(denoiser, run, entry, criterion))
+
+
+def _titles(
+    denoiser: Denoiser, run: Run | None, entry: Snapshot | None, criterion: str
+) -> tuple[str, str]:
     if run is None or entry is None:
-        return Preview(
-            anchors, found, winners, f"How well {denoiser.base_name()} explains the winners", ""
-        )
+        return f"How well {denoiser.base_name()} explains the winners", ""
     kind = "the initial weights" if entry.step == 0 else f"the snapshot of step {entry.step}"
-    return Preview(
-        anchors,
-        found,
-        winners,
-        title=f"{run.name}: what the anchor sees",
-        subtitle=f"policy of step {run.step()} against {kind}, criterion {criterion}",
+    return (
+        f"{run.name}: what the anchor sees",
+        f"policy of step {run.step()} against {kind}, criterion {criterion}",
     )
 
 

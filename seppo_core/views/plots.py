@@ -24,10 +24,9 @@ from matplotlib.patches import Rectangle
 from PIL import Image
 
 from .anchor import AnchorMap, Verdict
+from .panels import BLUE, FLOORS, GREY, INK, RED, SHARES, Panel, panels_of, series, smoothed
 
-INK, FAINT = "#222222", "#8a8a8a"
-BLUE, RED, GREY, ORANGE = "#2166ac", "#b2182b", "#6b6b6b", "#e08214"
-UNDECIDED = "#c4c4c4"
+FAINT, UNDECIDED = "#8a8a8a", "#c4c4c4"
 DPI = 100
 WIDTH = 1200
 """pixels"""
@@ -39,10 +38,13 @@ FONTS = ("DejaVu Sans", *CJK_FONTS.split(","), "Noto Emoji", "Segoe UI Emoji")
 
 
 @contextmanager
-def _defaults() -> Iterator[None]:
-    """matplotlib's own style, whatever other code has set; afterwards that is back."""
+def _page(width: int, height: int) -> Iterator[tuple[Figure, Axes]]:
+    """White, in pixels from the upper left corner; drawn in matplotlib's own style, whatever is set."""
     with style.context("default"):
-        yield
+        figure = Figure(figsize=(width / DPI, height / DPI), dpi=DPI, facecolor="white")
+        page = figure.add_axes((0, 0, 1, 1), frameon=False, xticks=[], yticks=[])
+        page.set(xlim=(0, width), ylim=(height, 0))
+        yield figure, page
 
 
 def _picture(figure: Figure) -> Image.Image:
@@ -117,87 +119,15 @@ def text_picture(text: str, width: int, size: float, lines: int = 1, **look: Any
     """`text` in points `size` on white, `width` pixels wide, as high as the lines it takes."""
     text = wrapped(text, width, size, lines)
     height = round((text.count("\n") + 1.2) * size * 1.25 * DPI / 72)
-    with _defaults():
-        figure = Figure(figsize=(width / DPI, height / DPI), dpi=DPI, facecolor="white")
-        page = figure.add_axes((0, 0, 1, 1), frameon=False, xticks=[], yticks=[])
+    with _page(width, height) as (figure, page):
         _write(page, 0, 0.5, text, size, va="center", **look)
         return _picture(figure)
 
 
 # Curves.
 
-Series = tuple[str, str, str]
-"""field of metrics.jsonl, label, colour"""
-
-Panel = tuple[str, str, tuple[Series, ...], float | None]
-"""title, what it means, series, a line to compare with"""
-
-PANELS: tuple[Panel, ...] = (
-    ("Loss", "ln 2 where policy = reference", (("loss", "loss", INK),), math.log(2)),
-    (
-        "Winner margin",
-        "below 0: winners explained better",
-        (
-            ("winner_margin", "winners of the step, over its reference", BLUE),
-            ("held_out_margin", "held-out winners, over the first weights", ORANGE),
-        ),
-        0.0,
-    ),
-    (
-        "Sample margin",
-        "above 0: the policy explains the sample worse",
-        (
-            ("sample_margin_losing", "samples that lose", RED),
-            ("sample_margin_winning", "samples learned from", BLUE),
-        ),
-        0.0,
-    ),
-    ("Flip rate", "share of samples not pushed away", (("flip_rate", "flip rate", GREY),), None),
-    (
-        "Implicit accuracy",
-        "share of examples with z > 0; a high value alone proves nothing",
-        (("implicit_accuracy", "implicit accuracy", BLUE),),
-        0.5,
-    ),
-    (
-        "Denoising error on the winners",
-        "mean squared, lower is better",
-        (("policy_error", "policy", BLUE), ("reference_error", "reference", GREY)),
-        None,
-    ),
-)
-LOSS_ALONE: Panel = ("Loss", "denoising error of the winners", (("loss", "loss", INK),), None)
-"""of a run without references"""
 PANEL = 310
 """height of a panel with its words, pixels"""
-SHARES = ("flip_rate", "implicit_accuracy")
-FLOORS = {"winner_margin": "winner_margin_floor"}
-"""Field of a panel's first curve -> how far from zero rounding alone moves it."""
-
-
-def smoothed(values: Sequence[float], window: int) -> list[float]:
-    """Mean over `window` (odd) neighbours of each value; fewer where the row ends."""
-    half, array = window // 2, np.asarray(values, dtype=np.float64)
-    return [float(array[max(0, i - half) : i + half + 1].mean()) for i in range(len(array))]
-
-
-LARGEST = 1e30
-"""Beyond it axes cannot be drawn; no measurement is so large."""
-
-
-def series(metrics: Sequence[Mapping[str, Any]], name: str) -> tuple[list[int], list[float]]:
-    """Steps and values of one field; what is no number, or none that can be drawn, is left out."""
-    known = [
-        (line["step"], float(line[name]))
-        for line in metrics
-        if is_drawable(line.get(name)) and is_drawable(line["step"])
-    ]
-    return [step for step, _ in known], [value for _, value in known]
-
-
-def is_drawable(value: Any) -> bool:
-    """False for NaN, too."""
-    return isinstance(value, int | float) and abs(value) < LARGEST
 
 
 def curves(metrics: Sequence[Mapping[str, Any]], title: str = "") -> Image.Image:
@@ -205,17 +135,9 @@ def curves(metrics: Sequence[Mapping[str, Any]], title: str = "") -> Image.Image
 
     A panel for everything the run measured, two side by side, 310 pixels high each.
     """
-    plain = not series(metrics, "winner_margin")[0]
-    panels = [
-        panel
-        for panel in ((LOSS_ALONE, *PANELS[1:]) if plain else PANELS)
-        if any(series(metrics, name)[0] for name, _, _ in panel[2])
-    ]
+    panels = panels_of(metrics)
     height = 60 + PANEL * max(1, -(-len(panels) // 2))
-    with _defaults():
-        figure = Figure(figsize=(WIDTH / DPI, height / DPI), dpi=DPI, facecolor="white")
-        page = figure.add_axes((0, 0, 1, 1), frameon=False, xticks=[], yticks=[])
-        page.set(xlim=(0, WIDTH), ylim=(height, 0))
+    with _page(WIDTH, height) as (figure, page):
         _say(page, 84, 16, wrapped(title, WIDTH * 0.8, 15), 15, bold=True)
         if not panels:
             _say(page, 84, 80, "no optimizer step yet", 12, color=FAINT)
@@ -283,10 +205,7 @@ def heat_map(
     rows = len(anchors.positions)
     height = TOP + rows * ROW + BOTTOM
     left, right = CELLS if samples else (CELLS[0], WIDTH - 30)
-    with _defaults():
-        figure = Figure(figsize=(WIDTH / DPI, height / DPI), dpi=DPI, facecolor="white")
-        page = figure.add_axes((0, 0, 1, 1), frameon=False, xticks=[], yticks=[])
-        page.set(xlim=(0, WIDTH), ylim=(height, 0))
+    with _page(WIDTH, height) as (figure, page):
         _say(page, 20, 18, wrapped(title, WIDTH * 0.85, 16), 16, bold=True)
         _say(page, 20, 52, wrapped(subtitle, WIDTH - 40, 11), 11, color=FAINT)
         _say(page, 20, 100, "Winner", 12, bold=True)
@@ -373,9 +292,8 @@ def _draw_cells(
     order = anchors.levels.argsort()
     means = anchors.means[:, order].numpy()
     scale = _scale(means, anchors.roles is not None)
-    means, spread = (
-        x / 10.0**scale.power for x in (means, anchors.standard_error[:, order].numpy())
-    )
+    unit = 10.0**scale.power
+    means, spread = means / unit, anchors.standard_error[:, order].numpy() / unit
     flips = None if anchors.flip_share is None else anchors.flip_share[:, order].numpy()
     _say(page, left, 88, scale.what, 12, bold=True)
     _say(page, left, 109, _legend(anchors), 9.5, color=FAINT)
