@@ -4,7 +4,6 @@ Everything goes the host's own ways: its loader, its conditioning, its model opt
 MODEL that was given is never changed: a clone is loaded for the time of a session.
 """
 
-import inspect
 import uuid
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
@@ -19,7 +18,7 @@ from torch import Tensor, nn
 from ..adapters.lora import LoRA
 from ..data import Conditioning, EncodedDataset
 from ..devices import drop_aborted_backward
-from ..errors import ConfigError, UnsupportedModelError
+from ..errors import ConfigError
 from ..identity import digest_value
 from ..method.references import ReferenceConfig
 from ..randomness import derived_seed, isolated_global_rng
@@ -29,11 +28,13 @@ from .inputs import alike, check_conditioning, check_dataset, settled, stacked
 from .kernels import OVERRIDE, Kernels
 from .patcher import (
     as_written,
+    check_noise,
     checkpoint_name,
     compute_dtype,
     is_elsewhere,
     patcher_conditions,
     patcher_identity,
+    static,
     uncompiled,
 )
 
@@ -59,26 +60,12 @@ class ComfyDenoiser:
         self.negative = negative
         self.lora: LoRA | None = None
         self.device: torch.device = model.load_device
-        self.compute_dtype = compute_dtype(model)
-        self._patcher: Any = None
-        self._inference: Any = None
-        self._kernels: Any = None
-        self._options: dict[str, Any] = {}
-        self._sigmas: Tensor | None = None
         self._ready: OrderedDict[Any, tuple[Conditioning, dict[str, Any]]] = OrderedDict()
+        self._forget()
 
     @cached_property
     def _static(self) -> Any:
-        """The MODEL, or where the host streams its weights from disk a twin with weights that stay."""
-        streams = "disable_dynamic" in inspect.signature(self.model.clone).parameters
-        if not (streams and self.model.is_dynamic()):
-            return self.model
-        if self.model.cached_patcher_init is None:
-            raise UnsupportedModelError(
-                "this MODEL is streamed from disk and its loader gives no way to load it whole; use the "
-                "host's own loader, or start ComfyUI without dynamic VRAM"
-            )
-        return self.model.clone(disable_dynamic=True)
+        return static(self.model)
 
     @property
     def network(self) -> nn.Module:
@@ -111,7 +98,7 @@ class ComfyDenoiser:
     ) -> None:
         if sampling is not None:
             self._check_sampling(sampling)
-        self._check_noise()
+        check_noise(self.model)
         check_dataset(dataset, self.model.model, paired)
         if self.negative is not None:
             check_conditioning(self.negative, self.model.model, "the negative conditioning")
@@ -134,16 +121,6 @@ class ComfyDenoiser:
             raise ConfigError(
                 f"references.guidance_scale={sampling.guidance_scale} needs a negative conditioning; "
                 "connect one or set it to 1"
-            )
-
-    def _check_noise(self) -> None:
-        """The model must predict from a mix of image and noise, else there is nothing to denoise."""
-        schedule = self.model.get_model_object("model_sampling")
-        zeros, sigma = torch.zeros(1, 1), torch.full((1,), 0.5)
-        if not schedule.noise_scaling(sigma, torch.ones(1, 1), zeros.clone()).any():
-            raise UnsupportedModelError(
-                f"{type(self.model.model).__name__} maps image to image without noise, so there is no "
-                "denoising error to learn from; use a text-to-image or text-to-video model"
             )
 
     # The session
@@ -174,8 +151,11 @@ class ComfyDenoiser:
             yield
 
     def _forget(self) -> None:
-        self._patcher, self._inference, self._kernels, self._sigmas = None, None, None, None
-        self._options = {}
+        self._patcher: Any = None
+        self._inference: Any = None
+        self._kernels: Any = None
+        self._options: dict[str, Any] = {}
+        self._sigmas: Tensor | None = None
         self._ready.clear()
         self.compute_dtype = compute_dtype(self.model)
 

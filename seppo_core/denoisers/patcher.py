@@ -1,5 +1,6 @@
 """What ComfyUI's ModelPatcher says about itself, read off its attributes."""
 
+import inspect
 from collections.abc import Iterator
 from operator import attrgetter
 from pathlib import Path
@@ -9,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from ..adapters.lora import uncompiled_name
+from ..errors import UnsupportedModelError
 from ..identity import digest_tensors, leaves
 from .autograd import is_wrapper
 from .conditions import digest_state
@@ -48,6 +50,30 @@ def _unpatched(patcher: Any, name: str) -> Any:
     if name in patcher.object_patches_backup:
         return patcher.object_patches_backup[name]
     return attrgetter(name)(patcher.model)
+
+
+def static(patcher: Any) -> Any:
+    """The patcher, or where the host streams its weights from disk a twin with weights that stay."""
+    streams = "disable_dynamic" in inspect.signature(patcher.clone).parameters
+    if not (streams and patcher.is_dynamic()):
+        return patcher
+    if patcher.cached_patcher_init is None:
+        raise UnsupportedModelError(
+            "this MODEL is streamed from disk and its loader gives no way to load it whole; use the "
+            "host's own loader, or start ComfyUI without dynamic VRAM"
+        )
+    return patcher.clone(disable_dynamic=True)
+
+
+def check_noise(patcher: Any) -> None:
+    """The model must predict from a mix of image and noise, else there is nothing to denoise."""
+    schedule = patcher.get_model_object("model_sampling")
+    zeros, sigma = torch.zeros(1, 1), torch.full((1,), 0.5)
+    if not schedule.noise_scaling(sigma, torch.ones(1, 1), zeros.clone()).any():
+        raise UnsupportedModelError(
+            f"{type(patcher.model).__name__} maps image to image without noise, so there is no "
+            "denoising error to learn from; use a text-to-image or text-to-video model"
+        )
 
 
 def compute_dtype(patcher: Any) -> torch.dtype:
