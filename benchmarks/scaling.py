@@ -120,16 +120,7 @@ def measure(host, kind: str, point: Point) -> dict[str, float]:
 def slope(xs: Sequence[float], ys: Sequence[float]) -> float:
     """Of log y over log x, by least squares."""
     across, up = [math.log(x) for x in xs], [math.log(y) for y in ys]
-    middle_x, middle_y = statistics.mean(across), statistics.mean(up)
-    covariance = sum((x - middle_x) * (y - middle_y) for x, y in zip(across, up, strict=True))
-    return covariance / sum((x - middle_x) ** 2 for x in across)
-
-
-def growth(xs: Sequence[float], ys: Sequence[float]) -> float:
-    """What one more costs, by least squares on the values themselves."""
-    middle_x, middle_y = statistics.mean(xs), statistics.mean(ys)
-    covariance = sum((x - middle_x) * (y - middle_y) for x, y in zip(xs, ys, strict=True))
-    return covariance / sum((x - middle_x) ** 2 for x in xs)
+    return statistics.linear_regression(across, up).slope
 
 
 def show(curve: Curve, found: list[dict[str, float]]) -> None:
@@ -142,7 +133,8 @@ def show(curve: Curve, found: list[dict[str, float]]) -> None:
     print(f"  time: slope {seconds:.2f}, expected {curve.time}")
     squared = [x**2 for x in xs] if curve.field == "side" else list(xs)
     measured, expected = (
-        growth(squared, [f[key] for f in found]) for key in ("MiB", "expected MiB")
+        statistics.linear_regression(squared, [f[key] for f in found]).slope
+        for key in ("MiB", "expected MiB")
     )
     if curve.each:
         expected = found[0][curve.each]

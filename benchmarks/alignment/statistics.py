@@ -3,6 +3,7 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from statistics import fmean
 
 from scipy import stats
 
@@ -31,14 +32,11 @@ class Mean:
 
 
 def mean(values: Sequence[float]) -> Mean:
-    count = len(values)
-    middle = sum(values) / count
-    if count < 2:
+    middle = fmean(values)
+    if len(values) < 2:
         return Mean(middle, math.nan)
-    deviation = math.sqrt(sum((v - middle) ** 2 for v in values) / (count - 1))
-    return Mean(
-        middle, float(stats.t.ppf((1 + CONFIDENCE) / 2, count - 1)) * deviation / math.sqrt(count)
-    )
+    quantile = stats.t.ppf((1 + CONFIDENCE) / 2, len(values) - 1)
+    return Mean(middle, float(quantile * stats.sem(values)))
 
 
 @dataclass(frozen=True)
