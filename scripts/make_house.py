@@ -21,7 +21,8 @@ BEGIN, END = "<!-- Made by scripts/make_house.py. -->\n", "<!-- End of what is m
 def floors() -> list[list[str]]:
     """The rooms of each floor, the highest first, as pyproject.toml orders them."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))
-    (contract,) = project["tool"]["importlinter"]["contracts"]
+    contracts = project["tool"]["importlinter"]["contracts"]
+    (contract,) = [one for one in contracts if one["type"] == "layers"]
     return [[room.strip() for room in floor.split("|")] for floor in contract["layers"]]
 
 

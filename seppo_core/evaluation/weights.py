@@ -71,7 +71,7 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
         )
     try:
         with torch.inference_mode(False):
-            content = torch.load(path, map_location="cpu", weights_only=True)
+            content = torch.load(path, map_location="cpu", weights_only=True)  # noqa: TID251
     except Exception as error:  # whatever a damaged pickle makes torch's reader raise
         raise ScorerError(
             f"{path}: cannot be read as plain tensors ({first_line(error)}); fetch it again, or take a "
