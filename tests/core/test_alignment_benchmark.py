@@ -199,9 +199,8 @@ def test_a_mode_that_takes_anothers_settings_waits_for_its_search(part):
 
 
 def test_another_worlds_search_is_taken_as_it_is(part, monkeypatch, tmp_path):
-    """Only what was searched for there is run, on the final split, and the page names that world."""
+    """Only what was searched for there is run, on the final split."""
     main, records = importlib.import_module("benchmarks.alignment.__main__"), part("records")
-    monkeypatch.setattr(part("page"), "IMAGES", tmp_path / "images")
     there, here = tmp_path / "a-b.jsonl", tmp_path / "c-d.jsonl"
     for record in search_to_its_end(
         part, ["random + sign"], [0], lambda job: (job.settings.beta, 0.5)
@@ -223,9 +222,6 @@ def test_another_worlds_search_is_taken_as_it_is(part, monkeypatch, tmp_path):
     assert sorted((j.mode, j.split, j.seed, j.settings.beta) for j in jobs) == [
         ("random + sign", "final", seed, 1000.0) for seed in (0, 1)
     ]
-    part("page").write(tmp_path, tmp_path / "page.md")
-    text = (tmp_path / "page.md").read_text("utf-8")
-    assert "those that the search in a-b had found by then" in text[text.index("## c-d") :]
 
 
 def test_results_of_another_base_are_not_gone_on_with(part, tmp_path):
@@ -304,67 +300,51 @@ def test_content_at_equal_style_by_hand(part):
     assert found((1.0, 0.4, 0.46), wanted=0.2) == 0.5
 
 
-def page_of(part, tmp_path, monkeypatch, modes, seeds, score):
+def made_up_world(part, gains, spread=0.0):
+    """Records over five seeds of modes that make that much more style than .5."""
+
+    def score(job):
+        if job.mode == "base":
+            return 0.2, 0.5
+        gain = gains[job.mode]
+        return 0.5 + gain + 0.001 * (job.seed * 7 % 5) * (1 + spread * gain), 0.48
+
+    return search_to_its_end(part, list(gains), range(5), score)
+
+
+def cells(row):
+    return [cell.strip() for cell in row.strip("| ").split(" | ")]
+
+
+def rows_with(text, name):
+    return [cells(line) for line in text.splitlines() if line.startswith(f"| {name} |")]
+
+
+def test_the_committed_page_is_what_the_committed_results_make(part, tmp_path, monkeypatch):
     page = part("page")
-    monkeypatch.setattr(page, "IMAGES", tmp_path / "images")
-    for record in search_to_its_end(part, modes, seeds, score):
-        part("records").append(tmp_path / "results" / "a-b.jsonl", record)
-    page.write(tmp_path / "results", tmp_path / "benchmarks.md")
-    return (tmp_path / "benchmarks.md").read_text("utf-8")
+    monkeypatch.setattr(page, "IMAGES", tmp_path)
+    page.write(part("records").RESULTS, tmp_path / "page.md")
+    made, kept = (path.read_text("utf-8") for path in (tmp_path / "page.md", page.PAGE))
+    assert made == kept, "run python -m benchmarks.alignment --page"
 
 
-def test_the_page_says_who_gave_content_away(part, tmp_path, monkeypatch):
-    def score(job):
-        if job.mode == "base":
-            return 0.2, 0.5
-        return (0.9, 0.2) if "dpo" in job.mode else (0.5 + 0.01 * job.seed, 0.48)
-
-    modes = ["sft", "dpo on pairs", "random + sign", "sft, equal evaluations"]
-    text = page_of(part, tmp_path, monkeypatch, modes, [0, 1], score)
-    rows = [line for line in text.splitlines() if line.startswith("| dpo on pairs | 2 |")]
-    assert "40 ±0 % (too little to rank its style)" in rows[0]
-    assert "Not run here: initial + none" in text
-    assert "### Equal optimizer steps" in text
-    assert "### Against" not in text, "with two seeds nothing can be compared"
-    assert len(list((tmp_path / "images").glob("alignment_a-b_*.png"))) == 3
-
-
-def test_the_page_says_which_runs_did_not_end(part, tmp_path, monkeypatch):
-    """And draws their curves as far as they go."""
-    monkeypatch.setattr(part("page"), "IMAGES", tmp_path)
-    found = search_to_its_end(part, ["random + sign"], [0, 1], lambda job: (0.5, 0.48))
-    short = {name: values[:5] for name, values in found[-1].metrics.items()}
-    found[-1] = replace(found[-1], metrics=short, steps_done=5)
-    for record in found:
-        part("records").append(tmp_path / "a-b.jsonl", record)
-    part("page").write(tmp_path, tmp_path / "page.md")
-    text = (tmp_path / "page.md").read_text("utf-8")
-    assert text.count("(not every run was finite to its end)") == 2  # both tables
+def test_modes_are_compared_over_five_seeds(part):
+    tables = part("tables")
+    gains = {"sft": 0, "random + sign": 0.1, "random + none": 0, "sft, equal evaluations": 0}
+    found = made_up_world(part, gains, spread=1.0)
+    for against, modes in (
+        ("sft", tables.SAME_STEPS),
+        ("sft, equal evaluations", tables.SAME_COST),
+    ):
+        told = tables.comparisons(found, against, modes)
+        (better,), (alike,) = (rows_with(told, f"random + {name}") for name in ("sign", "none"))
+        assert better[1].endswith(" *") and better[2:4] == ["<0.001", "<0.001"]
+        assert alike[2:4] == ["1.000", "1.000"]
+    assert tables.comparisons(found[:-1], "sft", tables.SAME_COST) == ""
 
 
-def test_the_page_compares_modes_of_equal_cost_over_five_seeds(part, tmp_path, monkeypatch):
-    def score(job):
-        if job.mode == "base":
-            return 0.2, 0.5
-        better = 0.1 if job.mode == "random + sign" else 0.0
-        return 0.5 + better + 0.001 * (job.seed * 7 % 5) * (1 + better), 0.48
-
-    modes = ["sft", "random + sign", "random + none", "sft, equal evaluations"]
-    text = page_of(part, tmp_path, monkeypatch, modes, range(5), score)
-    after = text[text.index("### Against plain fine-tuning") :]
-    steps, cost = after[: after.index("### Against the paper")].split(
-        "### Against plain fine-tuning of equal cost"
-    )
-    for told in (steps, cost):
-        rows = [line for line in told.splitlines() if line.startswith("| r")]
-        assert [row.split(" | ")[0] for row in rows] == ["| random + sign", "| random + none"]
-        assert " * | <0.001 | <0.001 |" in rows[0]
-        assert rows[1].split(" | ")[2:4] == ["1.000", "1.000"]
-
-
-def test_the_page_says_what_cheap_samples_save_and_ranks_the_dear_ones_apart(
-    part, tmp_path, monkeypatch
-):
+def test_cheap_samples_are_compared_with_the_dear_ones(part):
+    """At 1.5 times the strength."""
     gains = {
         "random + indicator": 0.1,
         "random + indicator, plainly drawn": 0.0,
@@ -372,110 +352,50 @@ def test_the_page_says_what_cheap_samples_save_and_ranks_the_dear_ones_apart(
         "initial + none, plainly drawn": 0.2,
         "initial + indicator": -0.1,
     }
-
-    def score(job):
-        if job.mode == "base":
-            return 0.2, 0.5
-        return 0.5 + gains[job.mode] + 0.001 * job.seed, 0.48
-
-    text = page_of(part, tmp_path, monkeypatch, [*gains], range(5), score)
-    ranked, told = text[text.index("### Equal evaluations") :].split("### What do new")
-    of_indicator, of_plain_dpo = told[told.index("*") : told.index("### Settings")].split("\n\n*")
-    for head, mode, style in (
-        (of_indicator, "random + indicator", "0.753"),  # (0.5 + 0.002) * 1.5
-        (of_plain_dpo, "initial + none", "1.053"),
-    ):
-        assert f"{mode}, plainly drawn* takes 90 evaluations, has the settings of *{mode}*" in head
-        assert f"makes style {style} ±" in head
-    minus = {  # at 1.5 times the strength
-        of_indicator: {"random + indicator": "+0.150", "initial + indicator": "-0.150"},
-        of_plain_dpo: {
-            "initial + none": "-0.450",
-            "random + indicator": "-0.150",
-            "initial + indicator": "-0.450",
-        },
+    found = made_up_world(part, gains)
+    minus = {
+        "random + indicator": ["+0.150", "-0.150"],
+        "initial + none": ["-0.450"],
+        "initial + indicator": ["-0.150", "-0.450"],
     }
-    for part_of_page, rows in minus.items():
-        for mode, gain in rows.items():
-            row = f"| {mode} | 10 | 9.0 | {gain} ±0.000 | <0.001 |"
-            assert part_of_page.count(row) == 1
+    told = part("tables").savings(found)
+    for mode, differences in minus.items():
+        expected = [[mode, "10", "9.0", f"{gain} ±0.000", "<0.001"] for gain in differences]
+        assert rows_with(told, mode) == expected
     dearer = [mode for mode in gains if "plainly drawn" in mode]
     assert part("modes").DEARER == tuple(dearer)
+    ranked = part("tables").table(found, part("tables").SAME_COST)
     assert not any(mode in ranked for mode in dearer)
 
 
-def test_the_page_says_what_is_better_in_every_world(part, tmp_path, monkeypatch):
-    page, modes = part("page"), ["sft, equal evaluations", "random + sign", "random + none"]
-    monkeypatch.setattr(page, "IMAGES", tmp_path / "images")
-    for world, gains in (("a-b", (0.1, 0.1)), ("c-d", (0.1, -0.1))):
-
-        def score(job, gains=gains):
-            if job.mode == "base":
-                return 0.2, 0.5
-            gain = dict(zip(modes[1:], gains, strict=True)).get(job.mode, 0.0)
-            return 0.5 + gain + 0.001 * (job.seed * 7 % 5) * (1 + gain), 0.48
-
-        for record in search_to_its_end(part, modes, range(5), score):
-            part("records").append(tmp_path / f"{world}.jsonl", record)
-    page.write(tmp_path, tmp_path / "page.md")
-    text = (tmp_path / "page.md").read_text("utf-8")
-    text = text[text.index("## Is anything better") : text.index("## a-b")]
-    (row,) = [line for line in text.splitlines() if line.startswith("| random + none | +0.1")]
+def test_what_is_better_in_every_world_where_it_was_run(part):
+    """latest + none ran in one world alone, random + sign is the paper's own."""
+    fine_tuning = "sft, equal evaluations"
+    gains = {fine_tuning: 0.0, "random + sign": 0.1, "random + none": 0.1, "latest + none": 0.1}
+    worlds = {
+        "a-b": made_up_world(part, gains, spread=1.0),
+        "c-d": made_up_world(part, {**dict(list(gains.items())[:2]), "random + none": -0.1}, 1.0),
+    }
+    verdict = part("page").verdict
+    (row,) = [row for row in rows_with(verdict(worlds), "random + none") if row[1][:4] == "+0.1"]
     # style and content, where less is needed of a stronger mode
-    assert [cell.endswith("*") for cell in row.strip("| ").split(" | ")[1:]] == [True] * 4
-    assert "| -0.1" in row
-    assert "| sft, equal evaluations, in style | random + sign |" in text
-    assert "| both, in style or in content | nothing so far |" in text  # sign is the paper's own
-    (tmp_path / "c-d.jsonl").unlink()
-    page.write(tmp_path, tmp_path / "page.md")
-    assert "## Is anything better" not in (tmp_path / "page.md").read_text("utf-8")
+    assert [cell.endswith("*") for cell in row[1:]] == [True] * 4 and "-0.1" in row[3]
+    assert rows_with(verdict(worlds), f"{fine_tuning}, in style")[0][1] == "random + sign"
+    assert verdict({"a-b": worlds["a-b"]}) == ""
 
 
-def test_the_page_names_what_is_better_in_every_world_where_it_was_run(part, tmp_path, monkeypatch):
-    page = part("page")
-    modes = ["sft, equal evaluations", "random + sign", "random + none", "latest + none"]
-    monkeypatch.setattr(page, "IMAGES", tmp_path / "images")
-
-    def score(job):
-        if job.mode == "base":
-            return 0.2, 0.5
-        gain = {"random + none": 0.1, "latest + none": 0.1}.get(job.mode, 0.0)
-        return 0.5 + gain + 0.001 * (job.seed * 7 % 5) * (1 + gain), 0.48
-
-    for world, run in {"a-b": modes[:4], "c-d": modes[:3], "e-f": modes[:3]}.items():
-        for record in search_to_its_end(part, run, range(5), score):
-            part("records").append(tmp_path / f"{world}.jsonl", record)
-    page.write(tmp_path, tmp_path / "page.md")
-    text = (tmp_path / "page.md").read_text("utf-8")
-    for against in modes[:2]:
-        assert f"| {against}, in style | random + none |" in text  # latest + none ran in one world
-    assert "| both, in style or in content | random + none |" in text
-
-
-def test_ideas_that_were_taken_out_stand_beside_what_they_changed(part, tmp_path, monkeypatch):
-    page, records = part("page"), part("records")
-    monkeypatch.setattr(page, "IMAGES", tmp_path / "images")
-
-    def score(job):
-        return (0.2, 0.5) if job.mode == "base" else (0.3 + 0.01 * job.seed, 0.48)
-
-    found = search_to_its_end(part, ["random + none"], range(3), score)
-    for record in found:
-        records.append(tmp_path / "a-b.jsonl", record)
+def test_ideas_that_were_taken_out_stand_beside_what_they_changed(part):
+    found = made_up_world(part, {"random + none": 0.0})
+    gone = []
     for run in found:
         if run.job.split == "final" and run.job.mode == "random + none" and run.job.seed < 2:
             job = replace(run.job, mode="random + none, winner safe")
-            better = made_up(part, job, 0.4 + 0.01 * job.seed, 0.48)
-            records.append(tmp_path / "tried" / "a-b.jsonl", better)
-    page.write(tmp_path, tmp_path / "page.md")
-    (row,) = [
-        line
-        for line in (tmp_path / "page.md").read_text("utf-8").splitlines()
-        if line.startswith("| random + none, winner safe |")
-    ]
-    # at 1.5 times the strength: seeds 0 and 1, .6 and .615 against .45 and .465; the others did not run
-    told = [cell.strip().split(" ")[0] for cell in row.strip("| ").split("|")]
-    assert told[2:-1] == ["2", "0.607", "+0.150", "", ""]
+            style = run.scores["style"] + 0.1
+            gone.append(made_up(part, job, style, 0.48))
+    (row,) = rows_with(part("tables").taken_out(found, gone), "random + none, winner safe")
+    # at 1.5 times the strength; with fine-tuning and the paper's nothing is compared, they did not run
+    told = [cell.split(" ")[0] for cell in row]
+    assert told[2] == "2" and told[4:-1] == ["+0.150", "", ""]
 
 
 # One job
@@ -618,29 +538,3 @@ def test_worlds_on_a_base_trained_anew_are_of_another_base(part):
             for name in (world, first)
         ]
         assert all(len(found) == 1 for found in bases) and bases[0] != bases[1]
-
-
-def test_the_page_shows_of_a_world_on_a_base_trained_anew_what_was_run(part, tmp_path, monkeypatch):
-    def score(job):
-        return (0.2, 0.5) if job.mode == "base" else (0.5 + 0.001 * job.seed, 0.48)
-
-    monkeypatch.setattr(part("page"), "AGAIN", {"a-b": "c-d"})
-    modes = ["random + indicator", "random + indicator, plainly drawn"]
-    text = page_of(part, tmp_path, monkeypatch, modes, range(5), score)
-    after = text[text.index("## a-b") :]
-    assert "The base of c-d was not kept" in after
-    assert [line for line in after.splitlines() if line.startswith("### ")] == [
-        "### Equal optimizer steps",
-        "### Equal evaluations of the network",
-        "### What do new samples each step, 50 sampler steps and guidance bring?",
-        "### Settings of the final runs",
-    ]
-    assert "Not run here" not in after and "Contents are compared" not in after
-    assert not list((tmp_path / "images").iterdir())
-
-    for record in search_to_its_end(part, modes[:1], range(5), score):
-        part("records").append(tmp_path / "results" / "c-d.jsonl", record)
-    part("page").write(tmp_path / "results", tmp_path / "benchmarks.md")
-    text = (tmp_path / "benchmarks.md").read_text("utf-8")
-    (missing,) = [line for line in text.splitlines() if line.startswith("Not run here: sft;")]
-    assert missing.endswith("initial + indicator, but in a-b.")
