@@ -46,7 +46,7 @@ def verdict(worlds: Mapping[str, Sequence[Record]]) -> str:
     parts = [
         "## Is anything better than plain fine-tuning of equal cost, and than the paper's criterion?",
         "Differences, each world's style at 80 % content and content at equal style; * marks p < 0.05, corrected for the modes "
-        "compared in that world. Empty: not run with seeds enough, or not comparable.",
+        "compared in that world. Empty: not run with enough seeds, or not comparable.",
     ]
     against_each = {
         against: {world: compared(pairs_with(rows, against)) for world, rows in known.items()}
@@ -78,7 +78,7 @@ def verdict(worlds: Mapping[str, Sequence[Record]]) -> str:
             in_all.append(name)
     won.append(f"| both, in style or in content | {_named(in_all)} |")
     parts += [
-        "Significantly better in each world where the two can be compared, two at least:",
+        "Significantly better in every world where the two can be compared, and in at least two:",
         "\n".join(["| than | |", "|---|---|", *won]),
     ]
     return _joined(*parts)
@@ -198,7 +198,7 @@ def section(path: Path, done: Sequence[Record]) -> str:
     parts = [
         f"## {world}{titled(world)}",
         base_of(world),
-        f"Nothing was searched for here: the settings are those that the search in {frozen} had found by then."
+        f"No settings were searched for here. They are those that the search in {frozen} had found by then."
         if frozen
         else "",
         f"{len(done)} runs, of them {len(runs)} final ones with seeds {seeds}; "
@@ -255,8 +255,8 @@ def base_of(world: str) -> str:
     """What is known of the base of a world by its name."""
     if first := AGAIN.get(world):
         return (
-            f"{base_of(first)} The base of {first} was not kept; this one was trained in the same way, so the runs here compare "
-            "with each other alone."
+            f"{base_of(first)} The base of {first} was not kept; this one was trained in the same way, so compare the runs "
+            "here only with each other."
         )
     if re.search(r"-[0-9a-f]{8}$", world):
         return "With a base, winners, names or styles of somebody's own."
@@ -270,13 +270,13 @@ SEEN = (
 STRICT = "The base has never seen the test captions in the winners' style."
 MEASURES = ("style", "content")
 TAKEN_OUT_HEAD = (
-    "Two seeds show little: an idea that has no more was given up for lack of time or promise, not shown to be worse. p is not "
-    "corrected, and found by looks at these very captions. None was shown to be better than both `constant` and `indicator`, which "
-    "need none of this code. It lies in the history."
+    "Two seeds show little: an idea that has no more was given up because time or promise was missing, not because it was shown to be "
+    "worse. p is not corrected, and these very captions were looked at before. No idea was shown to be better than both `constant` and "
+    "`indicator`, which need none of this code. The code is in the history."
 )
 SEARCHED_HEAD = (
-    "Runs of the search's kind, one seed, on its captions and by its judges. The best of more runs is higher by luck alone. "
-    "The code lies in the history."
+    "Runs as in the search: one seed, its captions, its judges. The best of more runs is higher by luck alone. "
+    "The code is in the history."
 )
 WORLDS = {
     "twemoji-openmoji": "the first pair of styles",
@@ -297,43 +297,45 @@ This page is written by `python -m benchmarks.alignment --page` from benchmarks/
 
 SHORT = """## In short
 
-Three worlds: the *first pair* of styles, twemoji-openmoji, where settings were searched for; the *second pair*, openmoji-fluent; and the
-*strict form*, twemoji-openmoji-strict, whose base never saw the test captions in the winners' style. Style at 80 % of the base's content
-and equal cost, five seeds each:
+There are three worlds. Settings were searched for in the *first pair* of styles, twemoji-openmoji. The *second pair* is openmoji-fluent. The
+base of the *strict form*, twemoji-openmoji-strict, never saw the test captions in the winners' style. Style is compared at 80 % of the
+base's content and equal cost, with five seeds each:
 
-- **Better than plain fine-tuning everywhere: nothing of ours.** On the first pair `indicator` and `constant` under a random reference made
-  significantly more; on the second and in the strict form nothing did, and much made less. So try preset `sft` first, whose step is the
-  cheapest. Who has losing pictures, try `dpo`: as trained it destroys what pictures show, but once its LoRA was made weaker it made
-  significantly more style than fine-tuning on the second pair and in the strict form, and was not to be told from it on the first.
-- **Does the anchor criterion pay?** The paper's `sign` made significantly less than `indicator` on the first pair and in the strict form.
-  `indicator` was nowhere to be told from a weight of one half for every sample, nor from a coin where the two can be compared; a gate
-  that asked the judges of these very results was not to be told from that weight either, in two seeds on each pair. Nodes begin with
-  preset `indicator`, which was nowhere significantly worse than `sign`.
-- **What SePPO is then good for.** To change style with less of the content lost: at equal style `latest + constant` kept significantly more
+- **Nothing of ours is better than plain fine-tuning everywhere.** On the first pair `indicator` and `constant` under a random reference made
+  significantly more style. On the second pair and in the strict form nothing did, and much made less. So try preset `sft` first: its step is
+  the cheapest. If you have losing pictures, try `dpo`. As trained it destroys what pictures show. Once its LoRA was made weaker it made
+  significantly more style than fine-tuning on the second pair and in the strict form; on the first pair we found no difference.
+- **Does the anchor criterion pay?** The paper's `sign` made significantly less style than `indicator` on the first pair and in the strict
+  form. We found no difference between `indicator` and a weight of one half for every sample, in any world, and none between `indicator` and
+  a coin where the two can be compared. We found none between that weight and a gate that asked the judges of these very results,
+  in two seeds on each pair. Nodes begin with preset `indicator`, which was not significantly worse than `sign` in any world.
+- **What SePPO is then good for.** It changes style and loses less of the content: at equal style `latest + constant` kept significantly more
   content than fine-tuning on both pairs. In the strict form it made too little style to compare, and significantly less than fine-tuning.
-- **Strength.** Most runs with a random reference change little as trained, and are ranked at strengths of 3 to 9: load the LoRA
-  at 2 to 4 before training longer.
-- **Cheap samples.** What is ranked here draws in 8 or 12 steps without guidance and learns from each sample more than once. Beside a plain
-  DPO loop (the base draws a loser for each step, in 50 steps with guidance, and every one is pushed away; with a LoRA and the settings found
-  for `initial + none`), at a ninth of its evaluations, `indicator` with four steps on the same samples made significantly more style on the
-  first pair, where that loop made less than fine-tuning, too, and was not to be told from it on the second and in the strict form. These two
-  were run on other bases, in sections of their own. Beside `indicator` with samples drawn like that, two or four steps on the same samples
-  were not significantly worse on the first pair and in the strict form, but were on the second pair; a fifth of the weight and eight steps
-  on the same samples was not on either pair, but was in the strict form. So nine times without a loss holds in all three worlds beside that
-  loop; beside the same criterion in two of three for either way, and in all three for none. Four steps were not to be told from two in
+- **Strength.** Most runs with a random reference change little as trained, and are ranked at strengths of 3 to 9. So load the LoRA
+  at 2 to 4 before you train longer.
+- **Cheap samples.** The modes ranked here draw in 8 or 12 steps without guidance and learn from each sample more than once.
+  A plain DPO loop lets the base draw a loser for each step, in 50 steps with guidance, and pushes every one away (with a LoRA and the
+  settings found for `initial + none`). At a ninth of its evaluations, `indicator` with four steps on the same samples made significantly more
+  style on the first pair, where that loop made less than fine-tuning, too. On the second pair and in the strict form we found no
+  difference; these two were run on other bases, in sections of their own. `indicator` can also draw its samples as that loop does.
+  Compared with that, two or four steps on the same samples were not significantly worse on the first pair and in the strict form, but were
+  on the second pair. A fifth of the weight and eight steps on the same samples was not significantly worse on either pair, but was in the
+  strict form. So a step nine times as cheap was never significantly worse than that loop, in all three worlds. Against the same criterion
+  with dear samples either way holds in two of three worlds, and neither in all three. Between four steps and two we found no difference in
   any world.
-- **What nodes begin with.** Preset `indicator`, by the above. Learning rate, beta and rank are the literature's, for those found for one
-  small network need not hold for a large one. Each step draws its samples anew (`reuse` 1): at one winner a step, 200 steps with
+- **What nodes begin with.** Preset `indicator`, for these reasons. Learning rate, beta and rank are the literature's, because settings found
+  for one small network need not suit a large one. Each step draws its samples anew (`reuse` 1): at one winner a step, 200 steps with
   `reuse` 4 would show 50 winners.
 """
 
 HEAD = """## How it was measured
 
-**What is compared.** A small text-to-image model that has seen two styles of emoji, which no caption names. Winners are pictures in one
-of them. Every mode trains a LoRA on as many winners a step. Its settings are searched for with two thirds of the winners, judged on the
-other third by judges of their own: three learning rates, then two more trials around the best, which are other betas, or finer learning
-rates for a mode that reads no beta, then up to two beyond the edge where the best learning rate is the lowest or the highest. With the
-settings found it is judged on captions that are not among the winners, from noise that is the same for all. An idea changes one thing of a mode and takes that one's settings.
+**What is compared.** A small text-to-image model has seen two styles of emoji, which no caption names. Winners are pictures in one
+of them. Every mode trains a LoRA on as many winners a step. Its settings are searched for with two thirds of the winners, and other judges
+look at the remaining third. The search tries three learning rates, then two more trials around the best: other betas, or finer learning
+rates for a mode that reads no beta. If the best learning rate is the lowest or the highest, it tries up to two beyond. With the settings found
+the mode is judged on captions that are not among the winners, from noise that is the same for all. An idea changes one thing of a mode and
+takes the settings of that mode.
 
 | in the name of a mode | means |
 |---|---|
@@ -343,7 +345,7 @@ settings found it is judged on captions that are not among the winners, from noi
 | none, constant | every sample is pushed away, with full weight or with half |
 | sign, indicator | the anchor criterion: a sample that is not pushed away is learned from (the paper's), or left out |
 | coin | left out at random, as often as by *indicator* |
-| plainly drawn | new samples each step, 50 sampler steps with a guidance of 2; else two steps share them, drawn in 8 steps without. *initial + none, plainly drawn* is, but for the LoRA, DPO as it is usually written where there are no pairs: the base draws the losers and is the reference. |
+| plainly drawn | new samples each step, 50 sampler steps with a guidance of 2. All other modes share samples between two steps and draw them in 8 steps without guidance. Apart from the LoRA, *initial + none, plainly drawn* is DPO as it is usually written where there are no pairs: the base draws the losers and is the reference. |
 | sample indicator, sample sign | the criterion asks for the sample's own margin, not for the winner's |
 | winner safe | the loser's gradient is scaled so that to first order the winner's error never rises |
 | winner kept | half the winner's error on top of the loss |
@@ -351,9 +353,9 @@ settings found it is judged on captions that are not among the winners, from noi
 | a fifth | every sample is pushed away with a fifth of the weight |
 | soft | the role fades in with the margin |
 | anchor of 4 | the anchor is the mean of four draws of the noise |
-| judge | a sample that the judges of the results give half or more to be in the winners' style is left out: not for use, but the best look at a sample that there is |
+| judge | a sample is left out if the judges of the results give it half or more to be in the winners' style: not for use, but the best look at a sample that there is |
 | nearest | a sample nearer to winners than to other samples, by what the base makes of them, is left out |
-| level | *indicator*, asking whether the policy is further ahead than it lately was at that noise level |
+| level | *indicator*, asking whether the policy is further ahead than it recently was at that noise level |
 | moving beta | the beta under which the usual difference of margins makes a logit of 1 |
 | reuse 8 | eight steps share samples, drawn in 8 steps, and 80 steps cost what 60 do otherwise |
 | reuse 4 | four steps share samples, drawn in 12 steps: what benchmarks/speed.py times |
@@ -364,29 +366,29 @@ indicator*; the others are `custom`.
 **Who judges.** *Style*: probability of the winners' style by a logistic regression on EfficientNet-lite0, fitted on real pictures of
 other things; a blank picture counts 0. *Content kept*: R@10 against real pictures of all test captions in two further styles, as a
 share of the base's. *Fréchet*: distance of features to real pictures of the same captions in the winners' style. *Diversity*: distance of two
-pictures of one caption. *Damage*: distance to the nearest real picture in either style. Neither of these two ranks: noise is diverse, and
-one picture drawn for every caption can be a clean one. The search sees EfficientNet-lite1 and other captions.
+pictures of one caption. *Damage*: distance to the nearest real picture in either style. These two do not rank: noise is diverse, and
+one clean picture may be drawn for every caption. The search sees EfficientNet-lite1 and other captions.
 
-**Style at 80 % content** is what to rank by: the LoRA is made stronger or weaker until 80 % of the base's content is left (between two
-strengths by interpolation), and the most style up to there is taken, at the strength beside it. So no mode wins by giving content away:
-DPO makes by far the most style as trained, destroys what the pictures show, and has to be made weaker for its place in the table. All other
-columns are of the LoRA as trained. "At least": content never fell that far, and style still rose. The search chooses by the same, on its
-own captions. **Content at equal style** turns it round: the most content at any strength that makes halfway as much more style than
-the base as fine-tuning of equal cost does at 80 % content.
+**Style at 80 % content** is what to rank by. The LoRA is made stronger or weaker until 80 % of the base's content is left (between two
+strengths by interpolation), and the most style up to there is taken; the strength stands beside it. So no mode wins by giving content away:
+DPO makes by far the most style as trained, but destroys what the pictures show, and has to be made weaker for its place in the table. All
+other columns are of the LoRA as trained. "At least" means that content never fell that far, and style still rose. The search chooses by the
+same measure, on its own captions. **Content at equal style** is the reverse. The style to reach lies halfway from the base's to what
+fine-tuning of equal cost has at 80 % content; the most content at any strength that reaches it counts.
 
 **Evaluations** are forwards of one sample through the network while training; a forward with its backward counts three, as is usual. With
-a LoRA a backward takes less, for the frozen weights need no gradient, so the modes that draw no samples get fewer steps here than would take
-as long. Were the backward counted as one, fine-tuning would get a quarter more of them.
+a LoRA a backward takes less, because the frozen weights need no gradient. So the modes that draw no samples get fewer steps here than would
+take as long. If the backward counted as one, fine-tuning would get a quarter more of them.
 
-± is the 95 % interval over training seeds; captions, noise of the evaluation and the search are the same for all of them and not in it.
-Comparisons are paired by seed (t-test), from five seeds on; "corrected" is Holm's, for the number of rows; * marks p < 0.05 after that.
+± is the 95 % interval over training seeds; captions, noise of the evaluation and the search are the same for all of them, so the interval leaves them out.
+Comparisons are paired by seed (t-test) and need five seeds. "Corrected" is Holm's correction for the number of rows; * marks p < 0.05 after it.
 
-**What it cannot show.** It is a toy: one small base, drawings of 32x32 pixels. An effect here need not be one on photographs and
-large models, and an effect absent here may be there. What all modes share (optimizer, sampler, two steps a sample) is the demo's, and
-one look at these test captions went into that (demo/README.md). Ideas were made up and kept or dropped by looks at the first pair's
-test captions, *reuse 8* by looks at the second pair's, too, so their p-values flatter them. The second pair was run twice: once
-early, with six modes, then again on another base, with the settings that the search has found now, in several batches as ideas came;
-the first run lies in the history. That base and the strict form's were not kept, so the plain DPO loop was run on others there.
+**What it cannot show.** It is a toy: one small base, drawings of 32x32 pixels. An effect seen here may be missing on photographs and
+large models, and an effect missing here may be there. All modes share the demo's optimizer, sampler and two steps a sample, and
+one look at these test captions went into that choice (demo/README.md). We looked at the first pair's test captions when we made up ideas and
+kept or dropped them, and for *reuse 8* at the second pair's, too. So the p-values of ideas are too low. The second pair was run twice: once
+early, with six modes, then again on another base, with the settings that the search has found now, in several batches as ideas came.
+The first run is in the history. That base and the strict form's were not kept, so the plain DPO loop was run on others there.
 """
 
 
