@@ -282,7 +282,7 @@ def rows_of(seeds: list[list[dict[str, Any]]], what: tuple[int, ...]) -> dict[st
     return {name: torch.tensor([one[name] for one in found]) for name in found[0]}
 
 
-def told(seeds: list[list[dict[str, Any]]]) -> Iterator[str]:
+def text(seeds: list[list[dict[str, Any]]]) -> Iterator[str]:
     """How many margins lie above their floor, as training measures them, and how many signs of those are wrong."""
     start = rows_of(seeds, (0,))
     rough = start[f"nudge {rounding.NUDGE:g}"].square().mean().sqrt().item()
@@ -332,7 +332,7 @@ def main() -> None:
     WORK.mkdir(parents=True, exist_ok=True)
     torch.set_num_threads(1)
     seeds = [measured(seed) for seed in range(parser.parse_args().seeds)]
-    print(*table(seeds), *told(seeds), "", *floors(seeds), sep="\n")
+    print(*table(seeds), *text(seeds), "", *floors(seeds), sep="\n")
 
 
 if __name__ == "__main__":

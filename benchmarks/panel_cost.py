@@ -33,11 +33,11 @@ def measure_all(host, rounds: int) -> None:
             recorder.step(made, preview)
             (shown if preview else plain).append(time.perf_counter() - began)
     version = version_of(host)
-    size = sum(file.stat().st_size for file in recorder.album.folder.iterdir())
+    size = sum(file.stat().st_size for file in recorder.pictures.folder.iterdir())
     print(
         f"ComfyUI {version}: {1000 * sum(plain) / len(plain):.2f} ms a step, "
         f"{1000 * sum(shown) / len(shown):.1f} ms one with a picture of {SIDE} px; "
-        f"album of {STEPS} steps: {size / 2**20:.1f} MiB",
+        f"pictures of {STEPS} steps: {size / 2**20:.1f} MiB",
         flush=True,
     )
 

@@ -8,7 +8,7 @@ import random
 from collections import Counter
 
 from seppo_core.data.prepare import MODES
-from seppo_core.training.batch import BatchPlan, alike
+from seppo_core.training.batch import BatchPlan, of_one_shape
 
 COUNT, BATCH, EPOCHS = 50, 4, 20
 COMMON = (1, 5 / 4, 4 / 3, 3 / 2, 16 / 9, 19.5 / 9)
@@ -34,7 +34,7 @@ def line(name: str, mode: str, resolution: int, multiple: int) -> str:
     seen = Counter(position for batch in batches for position in batch)
     copies = sum(len(batch) - len(set(batch)) for batch in batches) / seen.total()
     low, high = (pick(seen.values()) * COUNT / seen.total() - 1 for pick in (min, max))
-    forwards = sum(len(alike([shapes[i] for i in batch], BATCH)) for batch in batches)
+    forwards = sum(len(of_one_shape([shapes[i] for i in batch], BATCH)) for batch in batches)
     return (
         f"{name:15} {mode:12} {len(set(shapes)):2} sizes: {copies:.0%} of places are copies, shares lie "
         f"{low:+.0%} to {high:+.0%} from 1/{COUNT}, {forwards / len(batches):.1f} forwards a step"

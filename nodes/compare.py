@@ -14,7 +14,7 @@ from ..seppo_core.data.captions import encodable
 from ..seppo_core.denoisers.comfy import ComfyDenoiser
 from ..seppo_core.errors import ConfigError
 from ..seppo_core.evaluation.scoring import Choice, choices
-from ..seppo_core.evaluation.statistics import compare, told
+from ..seppo_core.evaluation.statistics import compare, comparison_line
 from ..seppo_core.runs.run import Run
 from . import host, queued, sockets
 from .evaluate import (
@@ -250,7 +250,7 @@ def scorers_in(text: str) -> list[Choice]:
 def aligned_model(model: Any, run: Run | None, aligned: Any) -> Any:
     """The model with the run's LoRA; without a run the other model that is connected."""
     if run is not None:
-        run.require_base(ComfyDenoiser(model).identity())
+        run.require_base(ComfyDenoiser(model).base_fingerprint())
         return host.with_lora(model, comfy_state_dict(run))
     if aligned is None:
         raise ConfigError(NOTHING_ALIGNED)
@@ -325,7 +325,7 @@ def decoded(vae: Any, latents: Sequence[Tensor]) -> Iterator[Tensor]:
 def told_of(prompts: int, seeds: int, columns: dict[str, list[list[float]]]) -> str:
     """What was drawn, and what each scorer says of it."""
     heading = f"base and aligned: {prompts} prompts x {seeds} seeds = {prompts * seeds} pairs"
-    lines = [told(name, compare(*scores)) for name, scores in columns.items()]
+    lines = [comparison_line(name, compare(*scores)) for name, scores in columns.items()]
     return "\n".join([heading, *(lines or ["no scorer was named; judge for yourself"])])
 
 

@@ -17,7 +17,7 @@ from ..seppo_core.evaluation.scoring import (
     require_loadable,
     score,
 )
-from ..seppo_core.evaluation.statistics import compare, summary, told
+from ..seppo_core.evaluation.statistics import compare, comparison_line, summary
 from ..seppo_core.evaluation.weights import HUB
 from . import host, queued, sockets
 
@@ -219,7 +219,7 @@ def report_of(name: str, columns: Sequence[Sequence[float]], captions: Sequence[
     numbers = [str(place) for place in range(1, len(captions) + 1)]
     lines = [summary(name, columns[0], numbers)]
     if len(columns) == 2:
-        lines.append(told(name, compare(columns[1], columns[0]), "images_b", "images"))
+        lines.append(comparison_line(name, compare(columns[1], columns[0]), "images_b", "images"))
     for number, caption, *values in zip(numbers, captions, *columns, strict=True):
         if int(number) > LISTED:
             lines.append(f"and {len(captions) - LISTED} more")

@@ -16,7 +16,7 @@ from ..seppo_core.gallery.sets import PictureSet, change_set, changes_from, read
 from ..seppo_core.gallery.thumbnails import SIDES, thumbnail, thumbnail_name, tidy
 from ..seppo_core.identity import digest_value
 from . import host, pick
-from .answers import refusal
+from .refusals import refusal
 
 MAX_BODY = 4_000_000
 READING = 0.2

@@ -12,7 +12,7 @@ from comfy_execution.progress import NodeState, get_progress_state
 from server import PromptServer
 
 from ..seppo_core.errors import SePPOError
-from ..seppo_core.runs.album import Album
+from ..seppo_core.runs.pictures import RunPictures
 from ..seppo_core.runs.run import Run
 from ..seppo_core.runs.status import ELSEWHERE, ENCODING, NONE, TRAINING, WAITING, Status
 from . import host
@@ -34,7 +34,7 @@ def standing(panel: str) -> dict[str, Any]:
     """What the page is told of a panel: the run that it is to show, if any, how it stands, and whether to ask again soon."""
     run, status = found(panel)
     passing = status.state == ELSEWHERE or (run is None and status.state != NONE)
-    return {"run": run.name if run else None, "passing": passing, **status.told()}
+    return {"run": run.name if run else None, "passing": passing, **status.for_page()}
 
 
 def found(panel: str) -> tuple[Run | None, Status]:
@@ -107,10 +107,10 @@ def known(panel: str, otherwise: Status) -> tuple[Run | None, Status]:
 
 def newest(panel: str) -> Run | None:
     """Of the runs that this panel showed the one that it showed last."""
-    albums: dict[Run, Album] = {}
+    shown: dict[Run, RunPictures] = {}
     for name in host.run_names():
         with suppress(SePPOError):  # a folder that is no run of ours, or has links out of it
             run = Run(host.run_directory(name))
-            albums[run] = Album(run.directory)
-    mine = [run for run, album in albums.items() if album.about().get("panel") == panel]
-    return max(mine, key=lambda run: albums[run].touched(), default=None)
+            shown[run] = RunPictures(run.directory)
+    mine = [run for run, pictures in shown.items() if pictures.about().get("panel") == panel]
+    return max(mine, key=lambda run: shown[run].touched(), default=None)

@@ -1,4 +1,4 @@
-"""From the loop to the page: keeps what is shown of a run in its album, and tells every open page as it comes."""
+"""From the loop to the page: keeps what is shown of a run in its folder, and tells every open page as it comes."""
 
 import time
 from contextlib import suppress
@@ -11,7 +11,7 @@ from server import PromptServer
 
 from ..seppo_core.data import EncodedDataset
 from ..seppo_core.errors import SePPOError
-from ..seppo_core.runs.album import MOST_WINNERS, Album
+from ..seppo_core.runs.pictures import MOST_WINNERS, RunPictures
 from ..seppo_core.runs.report import StepReport
 from ..seppo_core.runs.run import Run
 from ..seppo_core.runs.status import FAILED, LAST_STEP, TRAINING, Status, reason_of, was_cancelled
@@ -20,7 +20,7 @@ from . import host, panels
 SECONDS_BETWEEN = 0.1
 """Pages are told at most ten times a second; what comes faster is put together."""
 SMALL = 256
-"""Longest side in pixels of the pictures in an album."""
+"""Longest side in pixels of the pictures that are kept."""
 
 
 class Recorder:
@@ -31,10 +31,10 @@ class Recorder:
     ) -> None:
         self.run, self.dataset, self.panel = run, dataset, panel
         self.steps, self.node_id = steps, node_id
-        self.album = Album(run.directory)
+        self.pictures = RunPictures(run.directory)
         self.captions: dict[int, str] = {}
         self.waiting: dict[str, list[Any]] = _nothing()
-        self.told = 0.0
+        self.sent_at = 0.0
         self.began = False
         self.last_step = run.step()
 
@@ -55,12 +55,12 @@ class Recorder:
         host.progress_text(text, self.node_id)
 
     def _keep_about(self) -> None:
-        known = self.album.about()
+        known = self.pictures.about()
         captions = {str(winner): text for winner, text in self.captions.items()}
         captions = known.get("captions", {}) | captions
         about = {"panel": self.panel or known.get("panel", ""), "captions": captions}
         if self.panel or about != known:  # whose panel shows it last is told by the file's time
-            self.album.write_about(about)
+            self.pictures.write_about(about)
 
     def step(self, report: StepReport, picture: Image.Image | None) -> None:
         """Keep what a step brought; pages are told now or with a later step."""
@@ -78,19 +78,19 @@ class Recorder:
             about = {"caption": report.caption, "reference_step": report.reference_step}
             if first is not None:
                 about |= {"role": first.role, "margin": first.winner_margin}
-            line = self.album.add_picture("sample", report.step, small(picture), **about)
+            line = self.pictures.add_picture("sample", report.step, small(picture), **about)
             self.waiting["samples"].append(line)
-        if time.monotonic() - self.told >= SECONDS_BETWEEN:
+        if time.monotonic() - self.sent_at >= SECONDS_BETWEEN:
             self.flush()
 
     def test(self, step: int, number: int, prompt: str, picture: Image.Image) -> None:
         """Keep a picture drawn for a test prompt."""
-        line = self.album.add_picture("test", step, small(picture), number=number, prompt=prompt)
+        line = self.pictures.add_picture("test", step, small(picture), number=number, prompt=prompt)
         self.waiting["tests"].append(line)
 
     def flush(self) -> None:
         if any(self.waiting.values()):
-            self.told = time.monotonic()
+            self.sent_at = time.monotonic()
             self._send("seppo.step", self._training(), self.waiting | {"memory": memory()})
             self.waiting = _nothing()
 
@@ -108,9 +108,9 @@ class Recorder:
         ]
         if not rows:
             return
-        self.album.add_examples(report.step, rows)
-        told = [[row.winner, row.level, row.winner_margin] for row in rows]
-        self.waiting["examples"].append([report.step, told])
+        self.pictures.add_examples(report.step, rows)
+        cells = [[row.winner, row.level, row.winner_margin] for row in rows]
+        self.waiting["examples"].append([report.step, cells])
         new = {row.winner for row in rows} - self.captions.keys()
         if new:
             self.captions |= {place: self.dataset.examples[place].caption for place in new}
@@ -121,15 +121,15 @@ class Recorder:
         server = getattr(PromptServer, "instance", None)
         if server is not None:
             about = {"run": self.run.name, "panel": self.panel}
-            server.send_sync(event, about | status.told() | (data or {}))
+            server.send_sync(event, about | status.for_page() | (data or {}))
 
 
 def tell_pages(run: Run) -> Status:
     """Tell every open page how it stands with a run."""
     status, server = run.status(), getattr(PromptServer, "instance", None)
     if server is not None:
-        panel = Album(run.directory).about().get("panel", "")
-        server.send_sync("seppo.run", {"run": run.name, "panel": panel} | status.told())
+        panel = RunPictures(run.directory).about().get("panel", "")
+        server.send_sync("seppo.run", {"run": run.name, "panel": panel} | status.for_page())
     return status
 
 

@@ -9,12 +9,12 @@ from typing import Any
 from aiohttp import web
 
 from ..seppo_core.errors import CheckpointError, SePPOError
-from ..seppo_core.runs.album import LEVELS, Album
+from ..seppo_core.runs.pictures import LEVELS, RunPictures
 from ..seppo_core.runs.run import Run
 from ..seppo_core.runs.status import ACTIONS
 from . import host, panels
-from .answers import refusal
 from .recorder import tell_pages
+from .refusals import refusal
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 RUNS_LISTED = 500
@@ -82,13 +82,13 @@ def _listed() -> list[dict[str, Any]]:
 
 
 def _summary(run: Run) -> dict[str, Any]:
-    about, kept = run.about(), Album(run.directory).about()
+    about, kept = run.about(), RunPictures(run.directory).about()
     config = about["config"]
     settings = {f"{part}.{key}": config.get(part, {}).get(key) for part, key in SHOWN}
     settings |= {key: config.get(key) for key in ("batch_size", "accumulation", "seed")}
     return {
         "name": run.name,
-        **run.status().told(),
+        **run.status().for_page(),
         "panel": kept.get("panel", ""),
         "base": about["base_name"],
         "winners": about.get("winners"),
@@ -108,24 +108,24 @@ async def one(request: web.Request, run: Run) -> web.Response:
 
 
 def _whole(run: Run) -> dict[str, Any]:
-    album, rows = Album(run.directory), run.metrics()
+    pictures, rows = RunPictures(run.directory), run.metrics()
     names = sorted(set().union(*rows)) if rows else []
     last = rows[-1]["step"] if rows else 0
     return _summary(run) | {
         "metrics": {name: [row.get(name) for row in rows] for name in names},
-        "samples": album.pictures("sample", last),
-        "tests": album.pictures("test", last),
-        "cells": album.cells(last),
+        "samples": pictures.pictures("sample", last),
+        "tests": pictures.pictures("test", last),
+        "cells": pictures.cells(last),
         "last": last,
         "levels": LEVELS,
-        "captions": album.about().get("captions", {}),
+        "captions": pictures.about().get("captions", {}),
     }
 
 
 @of_a_run
 async def picture(request: web.Request, run: Run) -> web.StreamResponse:
-    """A picture of the run's album; the browser asks each time whether it is still the same."""
-    path = Album(run.directory).picture_path(request.match_info["file"])
+    """A picture of the run; the browser asks each time whether it is still the same."""
+    path = RunPictures(run.directory).picture_path(request.match_info["file"])
     if path is None:
         return refusal(404, "there is no such picture")
     return web.FileResponse(path, headers={"Cache-Control": "no-cache"})

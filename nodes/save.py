@@ -130,7 +130,7 @@ class SePPOSaveAligned(io.ComfyNode):
         if model is None and (format == CHECKPOINT or format == "diffusers" and is_comfy(about)):
             raise needs_base(format)
         if model is not None:
-            run.require_base(ComfyDenoiser(model).identity())
+            run.require_base(ComfyDenoiser(model).base_fingerprint())
         step, weights = chosen_weights(run, snapshot)
         scale = config.lora.scale * strength
         facts = describe(about, run.name, step, strength)

@@ -13,7 +13,7 @@ Optimizer = io.Custom("SEPPO_OPTIMIZER")
 Run = io.Custom("SEPPO_RUN")
 """`seppo_core.runs.run.Run`: a run directory"""
 Tests = io.Custom("SEPPO_TESTS")
-"""`probes.TestPrompts`: what to draw now and then while training"""
+"""`test_prompts.TestPrompts`: what to draw now and then while training"""
 LoraModel = io.Custom("LORA_MODEL")
 LossMap = io.Custom("LOSS_MAP")
 

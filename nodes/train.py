@@ -19,9 +19,9 @@ from ..seppo_core.training.config import PRESETS, RunConfig, SePPOConfig, apply_
 from ..seppo_core.training.continuation import check_writable, choose_directory, stays_stopped
 from ..seppo_core.training.trainer import run_description, train
 from . import host, queued, sockets, user_settings
-from .probes import TestPrompts, require_negative
 from .recorder import Recorder
 from .settings import TRAIN
+from .test_prompts import TestPrompts, require_negative
 from .widgets import sections, widgets
 from .workflow import field, panel_of
 

@@ -40,7 +40,7 @@ def _strided(tensor: Tensor) -> Tensor:
     return tensor.detach().reshape(-1)[:: -(-tensor.numel() // keep) | 1]
 
 
-def leaves(name: str, value: Any) -> Iterator[tuple[str, Tensor]]:
+def tensors_in(name: str, value: Any) -> Iterator[tuple[str, Tensor]]:
     """Named tensors for `digest_tensors` from a nested value; a plain value names an empty tensor.
 
     Of an object with `weights`, as a host's LoRA patch is, these and its class count.
@@ -49,9 +49,9 @@ def leaves(name: str, value: Any) -> Iterator[tuple[str, Tensor]]:
         yield name, value
     elif isinstance(value, list | tuple):
         for place, item in enumerate(value):
-            yield from leaves(f"{name} {place}", item)
+            yield from tensors_in(f"{name} {place}", item)
     elif hasattr(value, "weights"):
-        yield from leaves(f"{name} {type(value).__name__}", value.weights)
+        yield from tensors_in(f"{name} {type(value).__name__}", value.weights)
     else:
         plain = isinstance(value, int | float | str | None)
         yield f"{name} = {value!r}" if plain else f"{name}: {type(value).__name__}", torch.empty(0)

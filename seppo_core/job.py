@@ -265,5 +265,5 @@ def run_job(
     on_message(dataset.report())
     training = job.training
     plan = BatchPlan(dataset.shapes, training.winners_per_step, training.seed)
-    on_message(f"training: {plan.report(training.steps, training.window)}")
+    on_message(f"training: {plan.report(training.steps, training.steps_per_batch)}")
     yield from train(denoiser, dataset, training)

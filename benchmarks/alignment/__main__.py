@@ -122,7 +122,7 @@ def run_all(
                     continue
                 record = replace(future.result(), commit=commit, settings_of=settings_of)
                 records.append(path, record)
-                say(told(record))
+                say(line_of(record))
     if trouble is not None:
         raise trouble
     return done
@@ -137,7 +137,7 @@ def require_same_base(path: Path, world: World) -> None:
         )
 
 
-def told(record: Record) -> str:
+def line_of(record: Record) -> str:
     job, scores = record.job, record.scores
     return (
         f"{job.split:<7}{job.mode:<32} seed {job.seed:<5}lr {job.settings.learning_rate:<8.3g}"

@@ -59,7 +59,7 @@ def verdict(worlds: Mapping[str, Sequence[Record]]) -> str:
         for name in SAME_COST:
             cells = [column.get(name) for both in columns.values() for column in both]
             if any(cells):
-                lines.append(f"| {name} | {' | '.join(c.told if c else '' for c in cells)} |")
+                lines.append(f"| {name} | {' | '.join(c.text if c else '' for c in cells)} |")
         parts.append("\n".join(lines))
         for place, what in enumerate(MEASURES):
             best = _best({world: both[place] for world, both in columns.items()}, known)

@@ -17,13 +17,13 @@ class Mean:
     """of the 95 % interval by Student's t; NaN for a single value"""
 
     def __str__(self) -> str:
-        return self.told(3)
+        return self.text(3)
 
     @property
     def signed(self) -> str:
-        return self.told(3, "+")
+        return self.text(3, "+")
 
-    def told(self, digits: int, sign: str = "") -> str:
+    def text(self, digits: int, sign: str = "") -> str:
         value = f"{self.value:{sign}.{digits}f}"
         return value if math.isnan(self.half_width) else f"{value} ±{self.half_width:.{digits}f}"
 

@@ -115,8 +115,8 @@ def table(done: Sequence[Record], modes: Sequence[str]) -> str:
         note = f" ({'; '.join(notes)})" if notes else ""
         lines.append(
             f"| {row.name} | {len(row.runs)} | {row.told_style} | {row.strengths} | "
-            f"{row.mean('style')} | {kept.told(0)} %{note} | {row.mean('frechet').told(1)} | "
-            f"{row.mean('diversity').told(2)} | {row.mean('damage').told(2)} | {evaluations(row)} |"
+            f"{row.mean('style')} | {kept.text(0)} %{note} | {row.mean('frechet').text(1)} | "
+            f"{row.mean('diversity').text(2)} | {row.mean('damage').text(2)} | {evaluations(row)} |"
         )
     return "\n".join(lines)
 
@@ -130,19 +130,19 @@ class Compared:
     """corrected for the number of modes compared"""
 
     @property
-    def told(self) -> str:
+    def text(self) -> str:
         return f"{self.difference.mean.signed}{' *' if self.p < SIGNIFICANT else ''}"
 
     @property
     def cells(self) -> str:
-        return f"{self.told} | {told_p(self.difference.p)} | {told_p(self.p)}"
+        return f"{self.text} | {p_text(self.difference.p)} | {p_text(self.p)}"
 
     @property
     def is_better(self) -> bool:
         return self.p < SIGNIFICANT and self.difference.mean.value > 0
 
 
-def told_p(p: float) -> str:
+def p_text(p: float) -> str:
     return "<0.001" if p < 0.001 else f"{p:.3f}"
 
 
@@ -223,7 +223,7 @@ def savings(done: Sequence[Record]) -> str:
         for row in known:
             found, less = paired(row.styles, dear.styles), evaluations(row)
             lines.append(
-                f"| {row.name} | {less} | {cost / less:.1f} | {found.mean.signed} | {told_p(found.p)} |"
+                f"| {row.name} | {less} | {cost / less:.1f} | {found.mean.signed} | {p_text(found.p)} |"
             )
         parts.append("\n".join(lines))
     return "\n\n".join(parts)
@@ -271,4 +271,4 @@ def _minus(row: Row, other: Row | None) -> str:
     found = paired(row.styles, other.styles)
     if found is None:
         return ""
-    return f"{found.mean.signed}{f', p {told_p(found.p)}' if found.seeds >= LEAST_SEEDS else ''}"
+    return f"{found.mean.signed}{f', p {p_text(found.p)}' if found.seeds >= LEAST_SEEDS else ''}"

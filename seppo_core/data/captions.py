@@ -68,7 +68,7 @@ class Reading:
     """whatever cannot be used is an error"""
     caption_lines: str = LINES[0]
     """a row of LINES"""
-    lines_told: Counter[str] = field(default_factory=Counter)
+    line_notes: Counter[str] = field(default_factory=Counter)
     """how many caption files of several lines were read, and as what"""
     on_item: Callable[[int], None] = lambda seen: None
     """called with the count of what was seen so far; may raise to stop"""
@@ -85,8 +85,8 @@ class Reading:
         """What was read of caption files with several lines."""
         return [
             f"{count} caption {'file holds' if count == 1 else 'files hold'} several lines: "
-            f"{told} (see caption_lines)"
-            for told, count in self.lines_told.items()
+            f"{note} (see caption_lines)"
+            for note, count in self.line_notes.items()
         ]
 
 
@@ -208,12 +208,12 @@ def as_written(text: str | None) -> Written:
 
 
 def captions_of_lines(text: str, reading: Reading) -> list[str]:
-    """The captions in a text file, by what `reading` says of lines; counted in `reading.lines_told`."""
+    """The captions in a text file, by what `reading` says of lines; counted in `reading.line_notes`."""
     every = [line.strip() for line in text.splitlines()]
     if len({*every} - {""}) < 2:
         return every[:1]
-    texts, told = read_lines(every, reading.caption_lines)
-    reading.lines_told[told] += 1
+    texts, note = read_lines(every, reading.caption_lines)
+    reading.line_notes[note] += 1
     return texts
 
 

@@ -132,9 +132,9 @@ def encode(
     total = len(winners) + len(captions)
 
     with kept(store):
-        settled = preparation.with_step(None)
-        images = ImageEncoding(store, encode_image, settled, image_identity)
-        tally = Tally(settled)
+        known = preparation.with_step(None)
+        images = ImageEncoding(store, encode_image, known, image_identity)
+        tally = Tally(known)
         rows, left_out = _image_rows(
             winners, worded, images, tally, lambda done: on_item(done, total)
         )

@@ -91,8 +91,8 @@ def _is_wrapped(run: Sequence[str], width: int) -> bool:
         return False
     if run[0][0].isupper() or SENTENCE_END.search(run[-1]):
         return True
-    alike = any(line.split()[0] == run[0].split()[0] for line in run[1:])
-    return not alike and all(_had_no_room(*pair, width) for pair in pairs)
+    same_start = any(line.split()[0] == run[0].split()[0] for line in run[1:])
+    return not same_start and all(_had_no_room(*pair, width) for pair in pairs)
 
 
 def _goes_on(line: str, after: str) -> bool:

@@ -217,7 +217,7 @@ class Preparation:
             )
 
     def with_step(self, step: int | None) -> "Preparation":
-        """The same with `multiple` settled: `step` is the model's own, None is not known."""
+        """The same with `multiple` filled in: `step` is the model's own, None is not known."""
         return self if self.multiple else replace(self, multiple=step or COMMON_STEP)
 
     def size(self, source: Size) -> Size:

@@ -96,10 +96,10 @@ def _compare(winners: Winners, on_item: OnItem) -> tuple[list[tuple[int, int]], 
         try:
             shown = fingerprint(winner.load())
             if shown is None:
-                alike = copies.setdefault(winner.content(), [])
+                others = copies.setdefault(winner.content(), [])
             else:
-                alike = seen.alike(*shown)
-            same = (i for i in alike if _losing(winners, i) == _losing(winners, index))
+                others = seen.matches(*shown)
+            same = (i for i in others if _losing(winners, i) == _losing(winners, index))
             first = next(same, None)
         except DatasetError as error:
             reason = str(error).removeprefix(f"{winner.name}: ")
@@ -108,7 +108,7 @@ def _compare(winners: Winners, on_item: OnItem) -> tuple[list[tuple[int, int]], 
             if first is not None:
                 pairs.append((index, first))
             elif shown is None:
-                alike.append(index)
+                others.append(index)
             else:
                 seen.add(index, *shown)
         on_item(index + 1, len(winners))
@@ -163,7 +163,7 @@ class Seen:
         for name in _band_names(bits):
             self.bands.setdefault(name, array("I")).append(index)
 
-    def alike(self, bits: np.ndarray, colours: np.ndarray) -> list[int]:
+    def matches(self, bits: np.ndarray, colours: np.ndarray) -> list[int]:
         """Indexes of what is nearly the same, in order."""
         near = []
         for band, name in enumerate(_band_names(bits)):

@@ -32,7 +32,7 @@ MAX_HEADER_BYTES = 2**20
 """A long name with its attributes takes some kB."""
 
 
-class Window(io.RawIOBase):
+class FilePart(io.RawIOBase):
     """A stretch of a file, as a file of its own."""
 
     def __init__(self, file: BinaryIO, offset: int, size: int) -> None:
@@ -90,7 +90,7 @@ class PictureInTar(StoredPicture):
 
     def open(self) -> BinaryIO:
         file = open(self.path, "rb", buffering=0)  # noqa: PTH123 (100,000 paths as str are half the memory)
-        return io.BufferedReader(Window(file, self.offset, self.size), READ_BYTES)
+        return io.BufferedReader(FilePart(file, self.offset, self.size), READ_BYTES)
 
 
 @dataclass(slots=True)

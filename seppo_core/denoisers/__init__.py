@@ -70,10 +70,10 @@ class Denoiser(Protocol):
         `sampling` is None where nothing is drawn; `paired` tells whether losing images are learned from.
         """
 
-    def identity(self) -> str:
+    def base_fingerprint(self) -> str:
         """A hash over base weights and patches: the same for the same network, whatever holds it."""
 
-    def conditions(self, guided: bool) -> str:
+    def context_fingerprint(self, guided: bool) -> str:
         """A hash over whatever else changes what training does: noise schedule, patches of the forward,
         and where samples are drawn `guided`, the negative conditioning. Equal in every process."""
 

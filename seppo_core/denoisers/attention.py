@@ -22,7 +22,7 @@ log = logging.getLogger(__name__)
 
 
 class WithGradient:
-    """An override that calls the first attention that has a gradient, for policy and reference alike.
+    """An override that calls the first attention that has a gradient, for both policy and reference.
 
     What is tried, in this order: the MODEL's own override, around the host's attention or around `plain`;
     then the host's attention; then `plain`. A way is judged once for each kind of call, on the very tensors
@@ -84,10 +84,10 @@ def has_gradient(
     # A checkpoint around this call must not count what is saved here.
     hooks = torch.autograd.graph.saved_tensors_hooks(detached, lambda tensor: tensor)
     with global_rng_kept(), torch.enable_grad(), hooks:
-        leaves = [tensor.detach().requires_grad_() for tensor in qkv]
+        inputs = [tensor.detach().requires_grad_() for tensor in qkv]
         try:
-            out = attention(*[leaf.clone() for leaf in leaves], *args, **dict(settings))
-            found = torch.autograd.grad(out.sum(), leaves, allow_unused=True)
+            out = attention(*[one.clone() for one in inputs], *args, **dict(settings))
+            found = torch.autograd.grad(out.sum(), inputs, allow_unused=True)
         except RuntimeError as error:
             if is_out_of_memory(error):
                 raise

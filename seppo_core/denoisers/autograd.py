@@ -78,7 +78,7 @@ def is_wrapper(tensor: Any) -> bool:
 
 
 def _is_augmented_assignment(frame: FrameType) -> bool:
-    """Whether the instruction that `frame` is at is `a += b` or alike, not a call."""
+    """Whether the instruction that `frame` is at is `a += b` or the like, not a call."""
     from dis import opname
 
     code, at = frame.f_code.co_code, frame.f_lasti

@@ -24,7 +24,7 @@ from ..method.references import ReferenceConfig
 from ..randomness import derived_seed, isolated_global_rng
 from . import DTYPES, ComputeConfig, autograd
 from .attention import WithGradient
-from .inputs import alike, check_conditioning, check_dataset, settled, stacked
+from .inputs import check_conditioning, check_dataset, on_device, stackable_groups, stacked
 from .kernels import OVERRIDE, Kernels
 from .patcher import (
     as_written,
@@ -75,7 +75,7 @@ class ComfyDenoiser:
         """The checkpoint's file name without suffix where the host kept it, else the architecture's."""
         return checkpoint_name(self.model) or type(self.model.model.model_config).__name__
 
-    def identity(self) -> str:
+    def base_fingerprint(self) -> str:
         """A hash over the network's weights and patches, wherever the model is loaded or patched."""
         return self._identity
 
@@ -83,7 +83,7 @@ class ComfyDenoiser:
     def _identity(self) -> str:
         return patcher_identity(self.model, "diffusion_model.")
 
-    def conditions(self, guided: bool) -> str:
+    def context_fingerprint(self, guided: bool) -> str:
         negative = self.negative if guided else None
         return digest_value([patcher_conditions(self.model), negative])
 
@@ -273,7 +273,7 @@ class ComfyDenoiser:
         ready = {}
         for name, value in conds.items():
             alone = value.process_cond(batch_size=1, area=None, device=self.device)
-            ready[name] = alone._copy_with(settled(alone.cond, self.device))
+            ready[name] = alone._copy_with(on_device(alone.cond, self.device))
         self._ready[key] = (cond, ready)  # holding `cond` keeps its id from being given away
         if len(self._ready) > CACHED_CONDITIONINGS:
             self._ready.popitem(last=False)
@@ -319,7 +319,7 @@ class ComfyDenoiser:
         self._require_negative(sampling)
         drawn: dict[int, Tensor] = {}
         with self._kernels.sampling():
-            for number, group in enumerate(alike(conds)):
+            for number, group in enumerate(stackable_groups(conds)):
                 positive = stacked([conds[i] for i in group])
                 group_seed = derived_seed(seed, "group", number) if number else seed
                 latents = self._drawn(positive, noise[group], sampling, group_seed)

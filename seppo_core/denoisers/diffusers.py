@@ -133,7 +133,7 @@ SPACINGS = ("normal", "karras")
 def _unlike(where: str, cond: Batch, first: str, expected: dict[str, Shape]) -> DatasetError:
     return DatasetError(
         f"{where}: its conditioning {_shapes(cond)} is not shaped like that of {first}, {expected}; encode "
-        "all texts alike, padded to one number of tokens"
+        "all texts, padded to one number of tokens"
     )
 
 
@@ -219,10 +219,10 @@ class DiffusersDenoiser:
         self.target = TARGETS[prediction]
         self._alpha, self._sigma = alpha, sigma
 
-    def identity(self) -> str:
+    def base_fingerprint(self) -> str:
         return digest_tensors(sorted(self.network.state_dict().items()))
 
-    def conditions(self, guided: bool) -> str:
+    def context_fingerprint(self, guided: bool) -> str:
         config = {k: v for k, v in self.scheduler.config.items() if not k.startswith("_")}
         tables = (self._timesteps, self._alpha, self._sigma)
         scales = (float(self.latent_scale), float(self.latent_shift))

@@ -137,7 +137,7 @@ def context_width(model: nn.Module) -> int | None:
     return width if isinstance(width, int) else None
 
 
-def alike(conds: Sequence[Conditioning]) -> list[list[int]]:
+def stackable_groups(conds: Sequence[Conditioning]) -> list[list[int]]:
     """Positions of conditionings that can be stacked, in order of first appearance."""
     groups: list[list[int]] = []
     for position, cond in enumerate(conds):
@@ -151,7 +151,7 @@ def alike(conds: Sequence[Conditioning]) -> list[list[int]]:
 
 
 def stacked(conds: Sequence[Conditioning]) -> Conditioning:
-    """One conditioning of batch B from B that are alike: tensors of batch 1 joined, the rest as it is."""
+    """One conditioning of batch B from B that can be stacked: tensors of batch 1 joined, the rest as it is."""
     if len(conds) == 1:
         return conds[0]
     text = _joined([cond[0][0] for cond in conds])
@@ -159,13 +159,13 @@ def stacked(conds: Sequence[Conditioning]) -> Conditioning:
     return [[text, {key: _joined([entry[key] for entry in entries]) for key in entries[0]}]]
 
 
-def settled(value: Any, device: torch.device) -> Any:
+def on_device(value: Any, device: torch.device) -> Any:
     """Tensors on the device and fit for autograd; whatever else there is, as it is."""
     if isinstance(value, Tensor):
         value = value.clone() if value.is_inference() else value
         return value.to(device)
     if isinstance(value, list):
-        return [settled(item, device) for item in value]
+        return [on_device(item, device) for item in value]
     return value
 
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from ..adapters.lora import uncompiled_name
 from ..errors import UnsupportedModelError
-from ..identity import digest_tensors, leaves
+from ..identity import digest_tensors, tensors_in
 from .autograd import is_wrapper
 from .conditions import digest_state
 
@@ -104,7 +104,7 @@ def patcher_identity(patcher: Any, prefix: str = "", without: tuple[str, ...] = 
     ]
     for name, patches in patcher.patches.items():
         for place, patch in enumerate(patches):
-            items.extend(leaves(f"patch {uncompiled_name(name)} {place}", patch))
+            items.extend(tensors_in(f"patch {uncompiled_name(name)} {place}", patch))
     return digest_tensors(items)
 
 

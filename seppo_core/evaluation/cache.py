@@ -13,7 +13,7 @@ LARGEST = 2**27
 log = logging.getLogger(__name__)
 
 
-class Kept:
+class JsonCache:
     """The values of one file. Processes may share it: the last to save wins, the others' are found again.
 
     A cache that cannot be read or written costs time and no result, so that is told in the log alone.
@@ -37,7 +37,7 @@ class Kept:
 
 
 def _read(path: Path, kind: type) -> dict[str, Any]:
-    """What `Kept.save` wrote; nothing if there is no such file, or another one."""
+    """What `JsonCache.save` wrote; nothing if there is no such file, or another one."""
     try:
         if path.stat().st_size > LARGEST:
             raise ValueError("is too large")

@@ -12,7 +12,7 @@ from ..errors import DatasetError
 from ..files import write_json
 from . import make_scorer
 from .scoring import Choice, choices, fetch, find, score
-from .statistics import compare, summary, told
+from .statistics import compare, comparison_line, summary
 from .weights import HUB
 
 ANY = "a picture"
@@ -68,7 +68,7 @@ def evaluate(settings: Evaluation, say: Say) -> dict[str, dict[str, list[float]]
         say(summary(choice.name, columns[0], names))
         if len(columns) == 2:
             names = (settings.against.name, settings.pictures.name)
-            say(told(choice.name, compare(columns[1], columns[0]), *names))
+            say(comparison_line(choice.name, compare(columns[1], columns[0]), *names))
     return results
 
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ..errors import ConfigError, ScorerError
 from . import Embeddings, Scorer, make_scorer
-from .cache import Kept
+from .cache import JsonCache
 from .clip import Clip, load_clip
 from .weights import HUB, Files, ask_for, fetched, fetched_before, read_tensors, words_of
 
@@ -34,7 +34,7 @@ class Choice:
 
     def identity(self, cache: Path) -> str:
         """A name for everything that its scores depend on but picture and caption."""
-        known = Kept(cache / "weights.json", str)
+        known = JsonCache(cache / "weights.json", str)
         digest = self.files.identity(known.values)
         known.save()
         return f"{self.name}-{VERSION}-{digest[:24]}"
@@ -180,7 +180,7 @@ def score(
     The scorer is loaded when a score is missing. `on_item(done, total)` runs after each picture and may raise
     to stop; what was computed until then is kept.
     """
-    kept = Kept(cache / f"{choice.identity(cache)}.json", float)
+    kept = JsonCache(cache / f"{choice.identity(cache)}.json", float)
     reads_captions = make_scorer(choice.name).reads_captions
     keys: list[str] = []
     waiting: dict[str, tuple[Image.Image, str]] = {}

@@ -108,7 +108,9 @@ def t_quantile(probability: float, freedom: int) -> float:
     return (low + high) / 2
 
 
-def told(name: str, found: Comparison, first: str = "base", second: str = "aligned") -> str:
+def comparison_line(
+    name: str, found: Comparison, first: str = "base", second: str = "aligned"
+) -> str:
     """One scorer's comparison in two lines."""
     rate, mean = found.win_rate, found.difference
     if math.isinf(mean.low):

@@ -34,14 +34,14 @@ def about(path: Path, listed: Listed) -> Row:
             with open_image(file) as image:
                 row |= {"width": image.width, "height": image.height}
             file.seek(0)
-            told = asdict(read_generation(file, listed.name))
+            made = asdict(read_generation(file, listed.name))
     except NoPromptError as error:
         return row | {"reason": str(error)}
     except DatasetError as error:
         return row | {"reason": str(error), "broken": True}
     for name in ("prompt", "negative"):
-        told[name] = sys.intern(told[name][:MAX_TEXT])  # whole batches share them
-    return row | told
+        made[name] = sys.intern(made[name][:MAX_TEXT])  # whole batches share them
+    return row | made
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,7 @@ class Index:
     def __init__(self, root: Path, file: Path) -> None:
         self.root, self.file = root, file
         self.edition = uuid.uuid4().hex
-        self.told: list[Row] = []
+        self.read: list[Row] = []
         """in the order they became known"""
         self.latest: dict[str, Row] = {}
         self.waiting: deque[Listed] | None = None
@@ -93,11 +93,11 @@ class Index:
         with self.lock:
             if self.waiting is None:
                 self._listed()
-            start = after if edition == self.edition and 0 <= after <= len(self.told) else 0
-            if len(self.told) - start < MAX_ROWS:
+            start = after if edition == self.edition and 0 <= after <= len(self.read) else 0
+            if len(self.read) - start < MAX_ROWS:
                 self._read_on(time.monotonic() + seconds)
-            rows = self.told[start : start + MAX_ROWS]
-            left = len(self.waiting or ()) + len(self.told) - start - len(rows)
+            rows = self.read[start : start + MAX_ROWS]
+            left = len(self.waiting or ()) + len(self.read) - start - len(rows)
             return Answer(self.edition, start + len(rows), left, rows)
 
     def _read_on(self, end: float) -> None:
@@ -113,7 +113,7 @@ class Index:
                     file.writelines(json.dumps(row) + "\n" for row in fresh)
 
     def _take(self, rows: list[Row]) -> None:
-        self.told += rows
+        self.read += rows
         self.latest |= {row["name"]: row for row in rows}
 
     def _remember(self, names: set[str]) -> None:

@@ -59,7 +59,7 @@ class ReferenceConfig:
         least=1,
         most_shown=100_000,
     )
-    """One joins at the end of the window it falls in."""
+    """One joins at the end of the reference batch it falls in."""
     capacity: int = setting(
         8,
         "How many checkpoints the pool keeps (each is only a LoRA). The initial one "
@@ -137,7 +137,7 @@ class ReferencePool:
         return min(inner, key=lambda index: steps[index + 1] - steps[index - 1])
 
     def select(self, strategy: str, generator: torch.Generator) -> Snapshot:
-        """The reference of one window. ConfigError lists the strategies."""
+        """The reference of one batch. ConfigError lists the strategies."""
         try:
             choose = SELECTIONS[strategy]
         except KeyError:

@@ -87,7 +87,7 @@ class Status:
     def trains(self) -> bool:
         return self.state in (TRAINING, ELSEWHERE)
 
-    def told(self) -> dict[str, Any]:
+    def for_page(self) -> dict[str, Any]:
         """What the page is told; it makes up no words of its own."""
         return {
             "state": self.state,

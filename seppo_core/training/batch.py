@@ -1,7 +1,7 @@
-"""What optimizer steps work on: exact epochs of winners, and windows of R steps that share one batch of them.
+"""What optimizer steps work on: exact epochs of winners, and reference batches, which R steps share.
 
-The steps of a window share one reference and the samples drawn for it. Both are determined by index, seed and
-pool: opening a window again, in a continued run, gives the same one.
+A reference batch is winners, the reference and the samples that it drew for them. All is determined by index, seed
+and pool: opening it again, in a continued run, gives the same one.
 """
 
 from collections.abc import Sequence
@@ -30,7 +30,7 @@ class BatchPlan:
 
     Batches differ by one winner at most, so that none is much noisier than the others. One shape follows
     another, so that most batches have one shape and the few between two have both: whoever runs a batch does
-    so shape by shape (`alike`). Nothing is remembered: batch `index` is the same whether or not the ones
+    so shape by shape (`of_one_shape`). Nothing is remembered: batch `index` is the same whether or not the ones
     before were asked for.
     """
 
@@ -60,13 +60,13 @@ class BatchPlan:
         cuts = [part * self.count // parts for part in range(parts + 1)]
         return _shuffled([winners[a:b] for a, b in pairwise(cuts)], order)
 
-    def report(self, steps: int, window: int) -> str:
-        """How often each winner is seen in `steps` optimizer steps, of which `window` share a batch."""
-        passes, begun = divmod(-(-steps // window), self.per_epoch)
-        low, high = passes * window, (passes + bool(begun)) * window
+    def report(self, steps: int, shared: int) -> str:
+        """How often each winner is seen in `steps` optimizer steps, of which `shared` share a batch."""
+        passes, begun = divmod(-(-steps // shared), self.per_epoch)
+        low, high = passes * shared, (passes + bool(begun)) * shared
         sizes = "one size" if len(self.groups) == 1 else f"{len(self.groups)} sizes"
         return (
-            f"{self.count} winners of {sizes}: a pass over all takes {self.per_epoch * window} steps of up to "
+            f"{self.count} winners of {sizes}: a pass over all takes {self.per_epoch * shared} steps of up to "
             f"{self.fullest} winners, so {steps} steps see each winner "
             f"{f'{low} to {high}' if low < high else low} times"
         )
@@ -76,7 +76,7 @@ def _shuffled(items: list[Any], order: torch.Generator) -> list[Any]:
     return [items[i] for i in torch.randperm(len(items), generator=order).tolist()]
 
 
-def alike(shapes: Sequence[Shape], most: int) -> list[range]:
+def of_one_shape(shapes: Sequence[Shape], most: int) -> list[range]:
     """Neighbours of one shape, `most` at a time: what can go through a network at once."""
     parts, first = [], 0
     for _, run in groupby(shapes):
@@ -87,8 +87,8 @@ def alike(shapes: Sequence[Shape], most: int) -> list[range]:
 
 
 @dataclass
-class Window:
-    """What the steps of one window share."""
+class ReferenceBatch:
+    """What R steps share."""
 
     index: int
     positions: list[int]
@@ -107,11 +107,11 @@ class Window:
 
     def parts(self, most: int) -> list[range]:
         """Winners of one shape, `most` at a time."""
-        return alike([winner.shape for winner in self.winners], most)
+        return of_one_shape([winner.shape for winner in self.winners], most)
 
 
-class Windows:
-    """The windows of a run."""
+class ReferenceBatches:
+    """Those of a run."""
 
     def __init__(
         self,
@@ -127,8 +127,8 @@ class Windows:
         """samples drawn at once; smaller after a split"""
         self._last: tuple[Snapshot, Slot] | None = None
 
-    def open(self, index: int, pool: ReferencePool) -> Window:
-        """Read the winners of window `index`, select its reference and draw its samples."""
+    def open(self, index: int, pool: ReferencePool) -> ReferenceBatch:
+        """Read the winners of batch `index`, select its reference and draw its samples."""
         config, positions = self.config, self.plan.batch(index)
         examples = [
             self.dataset.drawn(position, config.seed, index, KEY, "caption", i)
@@ -147,7 +147,9 @@ class Windows:
         elif config.loss.aims.contrasts:
             samples = self._scaled([example.losing for example in examples])
         caption, fullest = examples[0].caption, self.plan.fullest
-        return Window(index, positions, conds, caption, winners, samples, fullest, reference, slot)
+        return ReferenceBatch(
+            index, positions, conds, caption, winners, samples, fullest, reference, slot
+        )
 
     def _slot(self, reference: Snapshot) -> Slot:
         """Its weights; while it stays the reference they stay on the device, cast."""
@@ -157,17 +159,17 @@ class Windows:
 
     def _scaled(self, latents: list[Tensor]) -> list[Tensor]:
         """Latents in the network's scale, on the device."""
-        parts = alike([one.shape for one in latents], len(latents))
+        parts = of_one_shape([one.shape for one in latents], len(latents))
         stacks = (torch.stack(latents[part.start : part.stop]) for part in parts)
         return [one for stack in stacks for one in self.policy.scale_latents(stack)]
 
     @torch.no_grad()
-    def draw(self, conds: list[Any], shapes: list[torch.Size], window: int) -> list[Tensor]:
+    def draw(self, conds: list[Any], shapes: list[torch.Size], index: int) -> list[Tensor]:
         """One sample per conditioning from the active slot, of the shape at its place; stays latent."""
         references, seed = self.config.references, self.config.seed
         drawn: list[Tensor] = []
-        for part in alike(shapes, self.draw_batch):
-            keys = [(seed, window, KEY, "sample", i) for i in part]
+        for part in of_one_shape(shapes, self.draw_batch):
+            keys = [(seed, index, KEY, "sample", i) for i in part]
             noise = torch.stack([normal(tuple(shapes[part.start]), *key) for key in keys])
             texts = conds[part.start : part.stop]
             drawn += self.policy.sample(texts, noise, references, derived_seed(*keys[0]))

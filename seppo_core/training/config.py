@@ -89,8 +89,8 @@ class SePPOConfig:
         return self.loss.draws_samples
 
     @property
-    def window(self) -> int:
-        """Optimizer steps that share one reference, one batch and its drawn samples."""
+    def steps_per_batch(self) -> int:
+        """Optimizer steps that share one reference batch."""
         return self.references.reuse if self.draws_samples else 1
 
     def as_dict(self) -> dict[str, Any]:

@@ -124,7 +124,7 @@ def recorded(network: nn.Module) -> Iterator[list[Call]]:
 
 def kept_for_backward(network: nn.Module, call: Callable[[], Tensor]) -> int:
     """Peak bytes that autograd keeps during `call` and its backward, beside the weights of `network`."""
-    kept = Kept(network)
+    kept = SavedTensors(network)
     with fused_attention(), torch.autograd.graph.saved_tensors_hooks(kept.pack, kept.unpack):
         call().sum().backward()
     return kept.peak
@@ -177,7 +177,7 @@ class _Attention(torch.autograd.Function):
         return torch.empty_like(q), torch.empty_like(k), torch.empty_like(v)
 
 
-class Kept:
+class SavedTensors:
     """Counts the bytes of distinct storages that autograd holds, and their peak; weights live anyway."""
 
     def __init__(self, resident: nn.Module) -> None:
@@ -212,7 +212,7 @@ class Kept:
 class Holder:
     """One saved tensor; counted until autograd lets it go."""
 
-    def __init__(self, kept: Kept, base: Tensor, tensor: Tensor) -> None:
+    def __init__(self, kept: SavedTensors, base: Tensor, tensor: Tensor) -> None:
         self.kept, self.base, self.tensor = kept, base, tensor
         kept.hold(base)
 

@@ -83,7 +83,7 @@ class Alarm:
 
 
 class Guard:
-    """Judges a run by the lines of metrics.jsonl alone, so that a continued run is judged alike."""
+    """Judges a run by the lines of metrics.jsonl alone, so that a continued run is judged in the same way."""
 
     def __init__(self, config: GuardConfig, lines: Iterable[Mapping[str, Any]] = ()) -> None:
         self.config = config

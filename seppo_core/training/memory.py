@@ -41,18 +41,18 @@ class Footprint:
         if took <= self.said * self.GROWTH:
             return
         self.said = took
-        told = (
+        message = (
             f"step {step} took {took / GIB:.1f} GiB beside the model, and {self.device} had "
             f"{max(left, 0) / GIB:.1f} GiB left"
         )
         if left < took * self.LITTLE:
             log.warning(
                 "%s: larger pictures may not fit. To need less: %s",
-                told,
+                message,
                 "; ".join(remedies(self.config)),
             )
         else:
-            log.info("%s", told)
+            log.info("%s", message)
 
 
 @dataclass(frozen=True)

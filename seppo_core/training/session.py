@@ -22,7 +22,7 @@ from ..runs.report import NOT_APPLIED, StepReport
 from ..runs.run import Run
 from ..runs.state import TrainingState
 from ..runs.status import DONE, STOPPED
-from .batch import Window, Windows
+from .batch import ReferenceBatch, ReferenceBatches
 from .config import SePPOConfig
 from .floor import Floor
 from .guard import MOST_ROLLBACKS, Alarm, Guard
@@ -60,7 +60,7 @@ class Trainer:
         self.step = self.saved_step = 0
         self.lora = policy.lora = LoRA(policy.network, config.lora, config.seed, policy.device)
         self.parameters = self.lora.parameters()
-        self.windows = Windows(policy, self.lora, dataset, config)
+        self.batches = ReferenceBatches(policy, self.lora, dataset, config)
         self.gradients = Gradients(policy, self.lora, config)
         self.optimizer: Optimizer = make_optimizer(self.parameters, config.optimizer)
         self.lora.evaluation = lambda: evaluation_weights(self.optimizer, self.parameters)
@@ -71,7 +71,7 @@ class Trainer:
         """how often the run went back; each time the learning rate was halved"""
         self.judged_from = 0
         """the step that it last went back to, or that drift ended it at: the guard looks at those after it"""
-        self.window: Window | None = None
+        self.batch: ReferenceBatch | None = None
         self.held_out: HeldOut | None = None
         self.ended = ""
         """why the run ends before its last step, keeping what was trained; empty if it does not"""
@@ -98,18 +98,18 @@ class Trainer:
             self.held_out = HeldOut(self.policy, self.lora, winners, initial, size)
         if self.run is not None:
             self.run.begin(self.about, state)
-        log.info("%s", self.windows.plan.report(self.config.steps, self.config.window))
+        log.info("%s", self.batches.plan.report(self.config.steps, self.config.steps_per_batch))
 
     def _remember_rollbacks(self) -> None:
         """What run.json says of them: a run that was killed since has no checkpoint that knows of the last."""
         if self.run is None or not self.run.exists():
             return
         with suppress(CheckpointError):  # damaged, and no checkpoint remembers it
-            told = self.run.about().get(WENT_BACK)
-            if told:
-                self.about = {**self.about, WENT_BACK: told}
-            if told and told["times"] > self.rollbacks:
-                self._went_back(**told)
+            went_back = self.run.about().get(WENT_BACK)
+            if went_back:
+                self.about = {**self.about, WENT_BACK: went_back}
+            if went_back and went_back["times"] > self.rollbacks:
+                self._went_back(**went_back)
 
     def _went_back(self, times: int, to: int) -> None:
         self.rollbacks, self.judged_from = times, to
@@ -127,7 +127,7 @@ class Trainer:
         self.gradients.scaling.factor = scalars["loss_scale"]
         self.gradients.scaling.good_steps = int(scalars["good_steps"])
         self.gradients.micro_batch = min(int(scalars["micro_batch"]), self.config.batch_size)
-        self.windows.draw_batch = min(int(scalars["draw_batch"]), self.windows.draw_batch)
+        self.batches.draw_batch = min(int(scalars["draw_batch"]), self.batches.draw_batch)
         self.warm = int(scalars.get("warmup_steps", self.warm))
         self.judged_from = int(scalars.get("judged_from", 0))
         later = (line for line in state.metrics if line["step"] > self.judged_from)
@@ -137,15 +137,15 @@ class Trainer:
         """One optimizer step, its bookkeeping, and what it was like."""
         started = time.perf_counter()
         step = self.step + 1
-        self._enter_window((step - 1) // self.config.window)
+        self._open_batch((step - 1) // self.config.steps_per_batch)
         lr = learning_rate(self.config.optimizer, step, self.config.steps, self.warm)
         lr /= 2**self.rollbacks
         for group in self.optimizer.param_groups:
             group["lr"] = lr
-        measured = self.gradients.of_step(step, self.window)
+        measured = self.gradients.of_step(step, self.batch)
         # Measuring and drawing may be cancelled, so they come before anything of the step is applied.
-        times = self.gradients.stretch(step, self.window)
-        floor = self.floor.of(measured, len(self.window.positions), times)
+        times = self.gradients.stretch(step, self.batch)
+        floor = self.floor.of(measured, len(self.batch.positions), times)
         preview, caption = self._preview(step)
         if measured is not None:
             self.optimizer.step()
@@ -161,7 +161,7 @@ class Trainer:
                 **(measured or NOT_APPLIED),
                 winner_margin_floor=floor,
                 lr=lr,
-                reference_step=self.window.reference.step if self.window.reference else None,
+                reference_step=self.batch.reference.step if self.batch.reference else None,
                 seconds=time.perf_counter() - started,
                 held_out_margin=held_out_margin,
                 steps=self.config.steps,
@@ -176,19 +176,19 @@ class Trainer:
         self._checkpoint()
         return report
 
-    def _enter_window(self, index: int) -> None:
-        while self.window is None or self.window.index != index:
+    def _open_batch(self, index: int) -> None:
+        while self.batch is None or self.batch.index != index:
             try:
-                self.window = self.windows.open(index, self.pool)
+                self.batch = self.batches.open(index, self.pool)
             except Exception as error:
                 splits = self.config.guard.out_of_memory == "split"
-                if not (splits and is_out_of_memory(error) and self.windows.draw_batch > 1):
+                if not (splits and is_out_of_memory(error) and self.batches.draw_batch > 1):
                     raise
             else:
                 return
             free_memory(self.policy.device)
-            self.windows.draw_batch = max(
-                1, min(self.windows.draw_batch, self.windows.plan.fullest) // 2
+            self.batches.draw_batch = max(
+                1, min(self.batches.draw_batch, self.batches.plan.fullest) // 2
             )
 
     def _obey(self, alarm: Alarm) -> None:
@@ -218,7 +218,7 @@ class Trainer:
             last_good = self.step - self.guard.bad_steps
             state = self.run.state(before=last_good) or self.run.state()
         self.optimizer = make_optimizer(self.parameters, self.config.optimizer)
-        self.window = None
+        self.batch = None
         if state is not None:
             self._take(state)
         else:
@@ -231,15 +231,15 @@ class Trainer:
         log.warning("%s. Back to step %d, with half the learning rate", where, self.step)
 
     def _snapshot(self) -> None:
-        """Add the policy to the pool at the end of the window in which a multiple of N steps fell.
+        """Add the policy to the pool at the end of the reference batch in which a multiple of N steps fell.
 
-        Never inside a window: the reference that drew a bank stays until the bank is used up.
+        Never before: the reference that drew the samples stays until they are used up.
         """
         every = self.config.references.snapshot_every
         if self.pool.capacity == 1:
             return
-        window_ends = self.step % self.config.window == 0
-        if window_ends and self.step // every > self.pool.entries[-1].step // every:
+        batch_ends = self.step % self.config.steps_per_batch == 0
+        if batch_ends and self.step // every > self.pool.entries[-1].step // every:
             self.pool.add(Snapshot(self.step, self.evaluated_weights()))
 
     def _held_out_margin(self) -> float | None:
@@ -271,12 +271,12 @@ class Trainer:
         every = self.config.run.preview_every
         if not every or step % every:
             return None, ""
-        window = self.window
+        batch = self.batch
         if self.config.draws_samples:
-            return window.samples[0][None], window.caption
+            return batch.samples[0][None], batch.caption
         example = self.dataset[0]
         with self.lora.evaluation():
-            (drawn,) = self.windows.draw([example.cond], [example.latents.shape], 0)
+            (drawn,) = self.batches.draw([example.cond], [example.latents.shape], 0)
         return drawn[None], example.caption
 
     def save_what_is_there(self) -> None:
@@ -307,7 +307,7 @@ class Trainer:
                 "loss_scale": self.gradients.scaling.factor,
                 "good_steps": self.gradients.scaling.good_steps,
                 "micro_batch": self.gradients.micro_batch,
-                "draw_batch": self.windows.draw_batch,
+                "draw_batch": self.batches.draw_batch,
                 "rollbacks": self.rollbacks,
                 "judged_from": self.judged_from,
                 "warmup_steps": self.warm,

@@ -16,7 +16,7 @@ from ..devices import free_memory, is_out_of_memory
 from ..method.objectives import DenoisingErrors
 from ..randomness import derived_seed, generator, isolated_global_rng, normal
 from ..runs.report import ExampleReport
-from .batch import KEY, Window
+from .batch import KEY, ReferenceBatch
 from .config import SePPOConfig
 from .optim import AVERAGED
 from .reach import explained, require_reach
@@ -113,7 +113,7 @@ class Gradients:
         """the errors of the last micro-batch once more, until every layer is known to get a gradient"""
         self.reached = False
 
-    def of_step(self, step: int, window: Window) -> dict[str, Any] | None:
+    def of_step(self, step: int, batch: ReferenceBatch) -> dict[str, Any] | None:
         """The step's gradient, clipped, and what StepReport says of it; None if loss or gradient is not finite.
 
         A gradient that overflows float16 is computed again with half the loss scale; a loss has no such way out,
@@ -122,9 +122,9 @@ class Gradients:
         """
         before = replace(self.scaling)
         while True:
-            largest = max(map(len, window.parts(self.micro_batch)))
+            largest = max(map(len, batch.parts(self.micro_batch)))
             try:
-                found, norm = self._accumulate(step, window)
+                found, norm = self._accumulate(step, batch)
                 finite = found.finite
                 if finite and math.isfinite(norm):
                     self._require_reach()
@@ -134,7 +134,7 @@ class Gradients:
             else:
                 if finite and math.isfinite(norm):
                     self._warn_of_noise(step, found)
-                    rows = found.examples(window.positions)
+                    rows = found.examples(batch.positions)
                     return {**found.means(), "grad_norm": norm, "examples": rows}
                 if not finite or self.scaling.factor <= 1.0:
                     self.scaling = before  # no scale helps, so this one is not to blame
@@ -151,11 +151,11 @@ class Gradients:
                 self.micro_batch,
             )
 
-    def stretch(self, step: int, window: Window) -> float:
+    def stretch(self, step: int, batch: ReferenceBatch) -> float:
         """How many times as far from the policy as the reference the step's margins are measured."""
-        if window.samples is None or self.config.optimizer.name in AVERAGED:
+        if batch.samples is None or self.config.optimizer.name in AVERAGED:
             return 1.0
-        return stretch(self.policy.compute_dtype, step, window.reference.step)
+        return stretch(self.policy.compute_dtype, step, batch.reference.step)
 
     def _may_split(self, largest: int) -> bool:
         return self.config.guard.out_of_memory == "split" and largest > 1
@@ -184,21 +184,20 @@ class Gradients:
         for parameter in self.parameters:
             parameter.grad = None
 
-    def _accumulate(self, step: int, window: Window) -> tuple[Statistics, float]:
+    def _accumulate(self, step: int, batch: ReferenceBatch) -> tuple[Statistics, float]:
         self._zero()
-        times = self.stretch(step, window)
-        slot = window.slot if times == 1.0 else self.lora.beyond(window.slot, times)
+        times = self.stretch(step, batch)
+        slot = batch.slot if times == 1.0 else self.lora.beyond(batch.slot, times)
         with isolated_global_rng(0):  # also where checkpointed blocks are computed again
             parts = [
-                self._part(step, window, part, slot, times)
-                for part in window.parts(self.micro_batch)
+                self._part(step, batch, part, slot, times) for part in batch.parts(self.micro_batch)
             ]
         norm = self._clip()
         table = torch.cat(parts, dim=1).cpu()  # the step's one wait for the device
         return Statistics(*table), float(norm)
 
     def _part(
-        self, step: int, window: Window, indices: range, slot: Slot | None, times: float
+        self, step: int, batch: ReferenceBatch, indices: range, slot: Slot | None, times: float
     ) -> Tensor:
         """Add the gradient of some of the step's winners, of one shape; returns their statistics as a table.
 
@@ -206,32 +205,32 @@ class Gradients:
         the samples lie behind the winners in the same batch, with the same noise and levels.
         """
         config, policy = self.config, self.policy
-        conds = window.conds[indices.start : indices.stop]
-        latents = torch.stack(window.winners[indices.start : indices.stop])
+        conds = batch.conds[indices.start : indices.stop]
+        latents = torch.stack(batch.winners[indices.start : indices.stop])
         shape = tuple(latents.shape[1:])
         key = (config.seed, step, KEY)
         noise = torch.stack([normal(shape, *key, "noise", i) for i in indices]).to(latents.device)
         shares = torch.cat([torch.rand(1, generator=generator(*key, "level", i)) for i in indices])
         levels = policy.levels(shares)
         shares = shares.to(latents.device)  # before the forwards, for it waits for the device
-        weight = self.scaling.factor / window.fullest
+        weight = self.scaling.factor / batch.fullest
         copies = 1
-        if window.samples is not None:
+        if batch.samples is not None:
             copies = 2
-            samples = torch.stack(window.samples[indices.start : indices.stop])
+            samples = torch.stack(batch.samples[indices.start : indices.stop])
             latents = torch.cat([latents, samples])
             noise, levels, conds = (
                 torch.cat([noise, noise]),
                 torch.cat([levels, levels]),
                 [*conds, *conds],
             )
-        batch = (latents, noise, levels, policy.prepare(conds, shape))
+        inputs = (latents, noise, levels, policy.prepare(conds, shape))
 
         reference = far = None
         if slot is not None:
             with torch.no_grad(), self.lora.using(slot):
-                far = self._errors(batch, *key, indices.start)
-        errors = self._errors(batch, *key, indices.start)
+                far = self._errors(inputs, *key, indices.start)
+        errors = self._errors(inputs, *key, indices.start)
         current = DenoisingErrors(*errors.chunk(copies))
         if far is not None:
             near = brought_near(far, errors.detach(), times)

@@ -1,8 +1,8 @@
 """The training loop: `train` yields a report after every optimizer step and owns nothing of its host.
 
-The steps of one window (batch.py) share reference, winners and samples; every step has its own noise
+R steps share a reference batch (batch.py); every step has its own noise
 and levels, shared by winner and sample, by policy and reference. Every random number derives from
-(seed, step or window, index of the winner).
+(seed, step or batch, index of the winner).
 """
 
 import hashlib
@@ -32,7 +32,7 @@ from .session import Trainer
 def run_description(
     policy: Denoiser, dataset: EncodedDataset, config: SePPOConfig
 ) -> dict[str, Any]:
-    """What run.json says: two runs are the same run if they agree here (see checkpoint.differences)."""
+    """What run.json says: two runs are the same run if they agree here (see continuation.differences)."""
     from .. import __version__
 
     initial = config.run.initial_weights
@@ -40,9 +40,9 @@ def run_description(
     return {
         "version": __version__,
         "family": policy.family,
-        "base": policy.identity(),
+        "base": policy.base_fingerprint(),
         "base_name": policy.base_name(),
-        "conditions": policy.conditions(config.references.guidance_scale != 1.0),
+        "conditions": policy.context_fingerprint(config.references.guidance_scale != 1.0),
         "dataset": dataset.identity,
         "winners": len(dataset),
         "initial": digest,

@@ -31,7 +31,7 @@ OnCall = Callable[[int, int], None]
 
 
 @dataclass(frozen=True)
-class Contest:
+class PolicyAndReference:
     """The two weight sets that are compared, and the paths that switch between them."""
 
     lora: LoRA
@@ -50,11 +50,11 @@ class AnchorMap:
     levels: Tensor
     """[L], in the denoiser's own unit"""
     policy_errors: Tensor
-    """[W, L, D]; without a contest the base's"""
+    """[W, L, D]; without a reference the base's"""
     reference_errors: Tensor | None
-    """[W, L, D]; None without a contest"""
+    """[W, L, D]; None without a reference"""
     roles: Tensor | None
-    """[W, L, D]: what the criterion makes of each draw; None without a contest"""
+    """[W, L, D]: what the criterion makes of each draw; None without a reference"""
     roughness: float | None = None
     """what rounding does to the margins (see rounding.py); None where that is nothing, in float32"""
 
@@ -107,7 +107,7 @@ def anchor_map(
     denoiser: Denoiser,
     dataset: EncodedDataset,
     positions: Sequence[int],
-    contest: Contest | None,
+    compared: PolicyAndReference | None,
     *,
     levels: int,
     draws: int,
@@ -120,15 +120,15 @@ def anchor_map(
     """Errors of the winners at `positions` under policy and reference, with the same noise for both.
 
     A winner's noise depends on the seed, its position, level and draw alone, not on what else is asked
-    for. Runs inside the denoiser's session, with the contest's paths attached.
+    for. Runs inside the denoiser's session, with the paths of `compared` attached.
     """
     check_positions(dataset, positions)
     uniform = level_positions(levels)
     grid = [(level, draw) for level in range(levels) for draw in range(draws)]
-    sides = (None,) if contest is None else (contest.policy, contest.reference)
-    total = len(positions) * len(sides) * -(-len(grid) // batch_size)
+    slots = (None,) if compared is None else (compared.policy, compared.reference)
+    total = len(positions) * len(slots) * -(-len(grid) // batch_size)
     calls = 0
-    errors = torch.empty(len(sides), len(positions), len(grid))
+    errors = torch.empty(len(slots), len(positions), len(grid))
     for row, position in enumerate(positions):
         example = dataset[position]
         shape = tuple(example.latents.shape)
@@ -139,32 +139,32 @@ def anchor_map(
             noisy_levels = denoiser.levels(uniform[[level for level, _ in part]])
             prepared = denoiser.prepare([example.cond] * len(part), shape)
             winners = latents.expand(len(part), *shape)
-            for side, slot in enumerate(sides):
+            for side, slot in enumerate(slots):
                 on_call(calls, total)
                 calls += 1
                 with isolated_global_rng(derived_seed(seed, "anchor", position, first)):
-                    found = _errors(denoiser, contest, slot, winners, noise, noisy_levels, prepared)
+                    found = _errors(denoiser, compared, slot, winners, noise, noisy_levels, prepared)
                 errors[side, row, first : first + len(part)] = found.float().cpu()
     errors = rearrange(errors, "side winner (level draw) -> side winner level draw", level=levels)
     roles = None
-    if contest is not None:
+    if compared is not None:
         roles = make_criterion(criterion)(errors[1] - errors[0], loser_weight)
     return AnchorMap(
         positions=tuple(positions),
         captions=tuple(dataset[position].caption for position in positions),
         levels=denoiser.levels(uniform).float().cpu(),
         policy_errors=errors[0],
-        reference_errors=None if contest is None else errors[1],
+        reference_errors=None if compared is None else errors[1],
         roles=roles,
     )
 
 
 def _errors(
-    denoiser: Denoiser, contest: Contest | None, slot: Slot | None, *inputs: Tensor
+    denoiser: Denoiser, compared: PolicyAndReference | None, slot: Slot | None, *inputs: Tensor
 ) -> Tensor:
-    if contest is None:
+    if compared is None:
         return denoiser.errors(*inputs)
-    with contest.lora.using(slot):
+    with compared.lora.using(slot):
         return denoiser.errors(*inputs)
 
 
@@ -191,7 +191,7 @@ def verdicts(
     denoiser: Denoiser,
     dataset: EncodedDataset,
     anchors: AnchorMap,
-    contest: Contest,
+    compared: PolicyAndReference,
     sampling: ReferenceConfig,
     seed: int,
     on_call: OnCall = lambda done, total: None,
@@ -204,7 +204,7 @@ def verdicts(
         example = dataset[position]
         key = (seed, "anchor", position, "sample")
         noise = normal((1, *example.latents.shape), *key)
-        with contest.lora.using(contest.reference):
+        with compared.lora.using(compared.reference):
             sample = denoiser.sample([example.cond], noise, sampling, derived_seed(*key))
         roles = anchors.roles[row]
         found.append(
@@ -218,17 +218,17 @@ def verdicts(
     return found
 
 
-def initial(steps: list[int], step: int) -> int:
+def first_entry(steps: list[int], step: int) -> int:
     """The weights that the run started from."""
     return steps[0]
 
 
-def latest(steps: list[int], step: int) -> int:
+def last_entry(steps: list[int], step: int) -> int:
     """The newest snapshot."""
     return steps[-1]
 
 
-def of_step(steps: list[int], step: int) -> int:
+def entry_of_step(steps: list[int], step: int) -> int:
     """The snapshot taken after the given step."""
     if step not in steps:
         raise ConfigError(f"the run keeps no snapshot of step {step}; it keeps {steps}")
@@ -236,9 +236,9 @@ def of_step(steps: list[int], step: int) -> int:
 
 
 ENTRIES: dict[str, Callable[[list[int], int], int]] = {
-    "initial": initial,
-    "latest": latest,
-    "step": of_step,
+    "initial": first_entry,
+    "latest": last_entry,
+    "step": entry_of_step,
 }
 """Which pool entry a picture compares with."""
 
@@ -342,7 +342,7 @@ def preview(
     make_criterion(criterion)
     entry, weights = None, None
     if run is not None:
-        run.require_base(denoiser.identity())
+        run.require_base(denoiser.base_fingerprint())
         weights = run.weights()  # first, for it says so where no checkpoint is whole
         chosen = ENTRIES[settings.reference]
         entry = run.snapshot(chosen(run.snapshot_steps(), settings.reference_step))
@@ -357,14 +357,14 @@ def preview(
         else:
             lora = LoRA(denoiser.network, config.lora, config.seed, denoiser.device)
             lora.load(weights)
-            contest = Contest(lora, lora.policy, lora.slot(entry.weights))
+            compared = PolicyAndReference(lora, lora.policy, lora.slot(entry.weights))
             with lora.attached():
-                anchors = anchor_map(denoiser, dataset, positions, contest, **grid)
+                anchors = anchor_map(denoiser, dataset, positions, compared, **grid)
                 rough = measured_roughness(denoiser, lora, dataset, entry.weights)
                 anchors = replace(anchors, roughness=rough)
                 if drawing:
                     found = verdicts(
-                        denoiser, dataset, anchors, contest, sampling, settings.seed, on_call
+                        denoiser, dataset, anchors, compared, sampling, settings.seed, on_call
                     )
     return Preview(anchors, found, winners, *_titles(denoiser, run, entry, criterion))
 

@@ -337,9 +337,9 @@ def test_modes_are_compared_over_five_seeds(part):
         ("sft, equal evaluations", tables.SAME_COST),
     ):
         told = tables.comparisons(found, against, modes)
-        (better,), (alike,) = (rows_with(told, f"random + {name}") for name in ("sign", "none"))
+        (better,), (same,) = (rows_with(told, f"random + {name}") for name in ("sign", "none"))
         assert better[1].endswith(" *") and better[2:4] == ["<0.001", "<0.001"]
-        assert alike[2:4] == ["1.000", "1.000"]
+        assert same[2:4] == ["1.000", "1.000"]
     assert tables.comparisons(found[:-1], "sft", tables.SAME_COST) == ""
 
 

@@ -18,7 +18,7 @@ from seppo_core.training.optim import OptimizerConfig
 from seppo_core.training.trainer import train
 from seppo_core.views.anchor import (
     AnchorMap,
-    Contest,
+    PolicyAndReference,
     PreviewSettings,
     Verdict,
     anchor_map,
@@ -30,31 +30,31 @@ from seppo_core.views.anchor import (
 
 
 @pytest.fixture
-def contest(policy):
+def compared(policy):
     """A policy with random paths against one with other random paths."""
     lora = LoRA(policy.network, LoRAConfig(rank=2), 0, policy.device)
     weights = {key: normal(tuple(v.shape), "p", key) * 0.3 for key, v in lora.state().items()}
     lora.load(weights)
     other = {key: normal(tuple(v.shape), "r", key) * 0.3 for key, v in weights.items()}
     with policy.session(ComputeConfig()), lora.attached():
-        yield Contest(lora, lora.policy, lora.slot(other))
+        yield PolicyAndReference(lora, lora.policy, lora.slot(other))
 
 
-def grid(policy, dataset, positions, contest, **settings) -> AnchorMap:
+def grid(policy, dataset, positions, compared, **settings) -> AnchorMap:
     settings = {"levels": 3, "draws": 2, "seed": 7, "batch_size": 4, **settings}
-    return anchor_map(policy, dataset, positions, contest, **settings)
+    return anchor_map(policy, dataset, positions, compared, **settings)
 
 
 @torch.no_grad()
-def test_margin_equals_errors_worked_out_one_by_one(policy, dataset, contest):
-    anchors = grid(policy, dataset, [4, 1], contest)
+def test_margin_equals_errors_worked_out_one_by_one(policy, dataset, compared):
+    anchors = grid(policy, dataset, [4, 1], compared)
     level, draw = 2, 1
     example = dataset[1]
     noise = normal((2, 4, 4), 7, "anchor", 1, level, draw)[None]
     u = torch.tensor([5 / 6])  # midpoint of the last third
     expected = []
-    for slot in (contest.policy, contest.reference):
-        with contest.lora.using(slot):
+    for slot in (compared.policy, compared.reference):
+        with compared.lora.using(slot):
             x0 = example.latents[None] * 2  # TinyDenoiser's scale
             raw = policy.network((1 - u) * x0 + u * noise, u, example.cond[None])
             expected.append(((raw - (noise - x0)) ** 2).mean())
@@ -82,8 +82,8 @@ def test_means_spread_and_flip_share_of_a_hand_made_grid():
     assert anchors.flip_share.tolist() == [[0.5, 0.0]]
 
 
-def test_policy_against_itself_ties_exactly_everywhere(policy, dataset, contest):
-    itself = Contest(contest.lora, contest.policy, contest.lora.slot(contest.lora.state()))
+def test_policy_against_itself_ties_exactly_everywhere(policy, dataset, compared):
+    itself = PolicyAndReference(compared.lora, compared.policy, compared.lora.slot(compared.lora.state()))
     anchors = grid(policy, dataset, [0, 3], itself)
     assert torch.equal(anchors.means, torch.zeros(2, 3))
     assert torch.equal(anchors.flip_share, torch.ones(2, 3))  # sign(0) = 0: nothing is pushed away
@@ -92,20 +92,20 @@ def test_policy_against_itself_ties_exactly_everywhere(policy, dataset, contest)
     assert [v.left_out for v in found] == [1.0, 1.0]
 
 
-def test_base_as_reference_is_the_bare_network(policy, dataset, contest):
+def test_base_as_reference_is_the_bare_network(policy, dataset, compared):
     bare = grid(policy, dataset, [2], None)
-    with contest.lora.using(None):
+    with compared.lora.using(None):
         expected = grid(policy, dataset, [2], None)
-    against_base = grid(policy, dataset, [2], Contest(contest.lora, contest.policy, None))
+    against_base = grid(policy, dataset, [2], PolicyAndReference(compared.lora, compared.policy, None))
     assert torch.equal(against_base.reference_errors, expected.policy_errors)
-    # with paths attached and the policy active, `None` as contest shows the active weights
+    # with paths attached and the policy active, `None` as compared shows the active weights
     assert torch.equal(against_base.policy_errors, bare.policy_errors)
     assert bare.flip_share is None and torch.equal(bare.values, bare.policy_errors)
 
 
-def test_numbers_do_not_depend_on_batch_size_or_on_the_other_winners(policy, dataset, contest):
-    together = grid(policy, dataset, [0, 5], contest, batch_size=6)
-    alone = grid(policy, dataset, [5], contest, batch_size=1)
+def test_numbers_do_not_depend_on_batch_size_or_on_the_other_winners(policy, dataset, compared):
+    together = grid(policy, dataset, [0, 5], compared, batch_size=6)
+    alone = grid(policy, dataset, [5], compared, batch_size=1)
     for errors in (
         "policy_errors",
         "reference_errors",
@@ -114,30 +114,30 @@ def test_numbers_do_not_depend_on_batch_size_or_on_the_other_winners(policy, dat
         torch.testing.assert_close(one, other, rtol=1e-6, atol=0)
 
 
-def test_seed_changes_the_noise_and_global_random_state_does_not(policy, dataset, contest):
-    first = grid(policy, dataset, [0], contest)
+def test_seed_changes_the_noise_and_global_random_state_does_not(policy, dataset, compared):
+    first = grid(policy, dataset, [0], compared)
     torch.manual_seed(99)
-    assert torch.equal(grid(policy, dataset, [0], contest).values, first.values)
-    assert not torch.equal(grid(policy, dataset, [0], contest, seed=8).values, first.values)
+    assert torch.equal(grid(policy, dataset, [0], compared).values, first.values)
+    assert not torch.equal(grid(policy, dataset, [0], compared, seed=8).values, first.values)
 
 
-def test_indicator_and_sign_agree_on_what_flips(policy, dataset, contest):
-    sign = grid(policy, dataset, [0, 1], contest, draws=4)
-    indicator = grid(policy, dataset, [0, 1], contest, draws=4, criterion="indicator")
+def test_indicator_and_sign_agree_on_what_flips(policy, dataset, compared):
+    sign = grid(policy, dataset, [0, 1], compared, draws=4)
+    indicator = grid(policy, dataset, [0, 1], compared, draws=4, criterion="indicator")
     assert torch.equal(sign.flip_share, indicator.flip_share)
     assert set(indicator.roles.unique().tolist()) <= {0.0, 1.0}
     assert torch.equal(sign.roles, torch.sign(-sign.values))
 
 
-def test_verdict_counts_roles_and_the_sample_is_the_references(policy, dataset, contest):
-    anchors = grid(policy, dataset, [3, 1], contest)
+def test_verdict_counts_roles_and_the_sample_is_the_references(policy, dataset, compared):
+    anchors = grid(policy, dataset, [3, 1], compared)
     sampling = ReferenceConfig(sampling_steps=3)
-    found = verdicts(policy, dataset, anchors, contest, sampling, seed=5)
+    found = verdicts(policy, dataset, anchors, compared, sampling, seed=5)
     for row, verdict in enumerate(found):
         assert verdict.losing == pytest.approx((anchors.values[row] < 0).float().mean().item())
         assert verdict.losing + verdict.learned + verdict.left_out == pytest.approx(1)
     noise = normal((1, 2, 4, 4), 5, "anchor", 1, "sample")
-    with contest.lora.using(contest.reference), torch.no_grad():
+    with compared.lora.using(compared.reference), torch.no_grad():
         expected = policy.sample([dataset[1].cond], noise, sampling, 0)
     assert torch.equal(found[1].sample, expected[0])
 
@@ -150,10 +150,10 @@ def test_verdict_in_words_follows_the_largest_share():
     assert Verdict(sample, losing=0.2, learned=0.0, left_out=0.8).word == "left out"
 
 
-def test_every_network_call_is_announced_and_can_be_stopped(policy, dataset, contest):
+def test_every_network_call_is_announced_and_can_be_stopped(policy, dataset, compared):
     seen = []
-    grid(policy, dataset, [0, 1], contest, on_call=lambda done, total: seen.append((done, total)))
-    # 2 winners x 2 sides x ceil(6 / 4) batches
+    grid(policy, dataset, [0, 1], compared, on_call=lambda done, total: seen.append((done, total)))
+    # 2 winners x 2 compared x ceil(6 / 4) batches
     assert seen == [(i, 8) for i in range(8)]
 
     def stop(done: int, total: int) -> None:
@@ -162,19 +162,19 @@ def test_every_network_call_is_announced_and_can_be_stopped(policy, dataset, con
 
     before = policy.calls
     with pytest.raises(KeyboardInterrupt):
-        grid(policy, dataset, [0, 1], contest, on_call=stop)
+        grid(policy, dataset, [0, 1], compared, on_call=stop)
     assert policy.calls - before == 3
-    assert contest.lora._active is contest.lora.policy
+    assert compared.lora._active is compared.lora.policy
 
 
-def test_winner_that_is_not_there_is_named_with_the_count(policy, dataset, contest):
+def test_winner_that_is_not_there_is_named_with_the_count(policy, dataset, compared):
     with pytest.raises(DatasetError, match="no winner 6: the dataset counts 6"):
-        grid(policy, dataset, [0, 6], contest)
+        grid(policy, dataset, [0, 6], compared)
 
 
-def test_unknown_criterion_lists_the_choices(policy, dataset, contest):
+def test_unknown_criterion_lists_the_choices(policy, dataset, compared):
     with pytest.raises(ConfigError, match="indicator"):
-        grid(policy, dataset, [0], contest, criterion="vote")
+        grid(policy, dataset, [0], compared, criterion="vote")
 
 
 def trained(policy, dataset, directory, **loss):
@@ -201,7 +201,7 @@ def test_preview_of_a_run_equals_the_map_of_its_weights(tmp_path, policy, datase
     lora = LoRA(policy.network, LoRAConfig(rank=2, alpha=1), 0, policy.device)
     lora.load(run.weights())
     with policy.session(ComputeConfig()), lora.attached():
-        against = Contest(lora, lora.policy, lora.slot(run.snapshot(0).weights))
+        against = PolicyAndReference(lora, lora.policy, lora.slot(run.snapshot(0).weights))
         expected = grid(policy, dataset, [1, 2], against)
     assert torch.equal(shown.anchors.values, expected.values)
     assert shown.anchors.values.abs().max() > 1e-3

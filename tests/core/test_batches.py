@@ -4,7 +4,7 @@ from collections import Counter
 
 import pytest
 
-from seppo_core.training.batch import BatchPlan, alike
+from seppo_core.training.batch import BatchPlan, of_one_shape
 
 SHAPES = [(4, 8, 8)] * 5 + [(4, 8, 6)] * 3
 
@@ -30,7 +30,7 @@ def test_an_epoch_shows_every_winner_once_whatever_its_shape(count, kinds):
             assert max(lengths) <= min(size, count)
             assert max(lengths) - min(lengths) <= 1
             assert max(lengths) == plan.fullest or plan.fullest - 1 in lengths
-            parts = [alike([shapes[p] for p in batch], 60) for batch in batches]
+            parts = [of_one_shape([shapes[p] for p in batch], 60) for batch in batches]
             assert sum(map(len, parts)) <= plan.per_epoch + len(plan.groups) - 1
 
 
@@ -42,9 +42,9 @@ def test_winners_of_rare_shapes_meet_others_in_every_epoch():
 
 def test_neighbours_of_one_shape_go_through_the_network_together():
     shapes = ["a", "a", "a", "b", "a", "a"]
-    assert alike(shapes, 2) == [range(0, 2), range(2, 3), range(3, 4), range(4, 6)]
-    assert alike(shapes, 9) == [range(0, 3), range(3, 4), range(4, 6)]
-    assert alike([], 2) == []
+    assert of_one_shape(shapes, 2) == [range(0, 2), range(2, 3), range(3, 4), range(4, 6)]
+    assert of_one_shape(shapes, 9) == [range(0, 3), range(3, 4), range(4, 6)]
+    assert of_one_shape([], 2) == []
 
 
 def test_how_often_winners_are_seen_is_what_the_plan_says():

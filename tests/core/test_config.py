@@ -141,6 +141,6 @@ def test_files_that_are_no_json_object_are_named(tmp_path):
 
 def test_reuse_makes_a_window_only_where_samples_are_drawn():
     references = {"reuse": 4}
-    for preset, window in (("seppo", 4), ("spin", 4), ("sft", 1), ("dpo", 1)):
+    for preset, shared in (("seppo", 4), ("spin", 4), ("sft", 1), ("dpo", 1)):
         values = apply_preset(preset, {"references": references})
-        assert from_dict(SePPOConfig, values).window == window
+        assert from_dict(SePPOConfig, values).steps_per_batch == shared

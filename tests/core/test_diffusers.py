@@ -308,7 +308,7 @@ def test_a_scheduler_that_has_drawn_still_gives_the_levels_to_train_on():
         for _ in range(2):
             policy = DiffusersDenoiser(network if flow else unet(), schedule)
             tables = (policy._timesteps, policy._alpha, policy._sigma)
-            found.append((policy.levels(uniform), policy.conditions(guided=False), tables))
+            found.append((policy.levels(uniform), policy.context_fingerprint(guided=False), tables))
             schedule.set_timesteps(8)
         assert len(found[1][0].unique()) == 50
         assert torch.equal(found[0][0], found[1][0])
@@ -466,25 +466,25 @@ def test_session_trains_where_the_caller_has_gradients_off():
 
 
 def test_identity_names_the_weights():
-    assert make("epsilon").identity() == make("epsilon").identity()
+    assert make("epsilon").base_fingerprint() == make("epsilon").base_fingerprint()
     other = DiffusersDenoiser(unet(1), ddpm())
-    assert other.identity() != make("epsilon").identity()
+    assert other.base_fingerprint() != make("epsilon").base_fingerprint()
 
 
 def test_conditions_name_the_schedule_the_latent_scale_and_where_guided_the_negative():
-    plain = make("epsilon").conditions(guided=False)
-    assert make("epsilon").conditions(guided=False) == plain
+    plain = make("epsilon").context_fingerprint(guided=False)
+    assert make("epsilon").context_fingerprint(guided=False) == plain
     other = [
-        make("v_prediction").conditions(guided=False),
-        make("flow").conditions(guided=False),
-        make("epsilon", latent_scale=0.18215).conditions(guided=False),
-        make("epsilon", latent_shift=0.1).conditions(guided=False),
-        DiffusersDenoiser(unet(), ddpm(beta_end=0.012)).conditions(guided=False),
+        make("v_prediction").context_fingerprint(guided=False),
+        make("flow").context_fingerprint(guided=False),
+        make("epsilon", latent_scale=0.18215).context_fingerprint(guided=False),
+        make("epsilon", latent_shift=0.1).context_fingerprint(guided=False),
+        DiffusersDenoiser(unet(), ddpm(beta_end=0.012)).context_fingerprint(guided=False),
     ]
     assert len({plain, *other}) == 6
     negatives = [make("epsilon", negative=text("epsilon", i)) for i in (1, 2, 2)]
-    assert {policy.conditions(guided=False) for policy in negatives} == {plain}
-    first, second, again = (policy.conditions(guided=True) for policy in negatives)
+    assert {policy.context_fingerprint(guided=False) for policy in negatives} == {plain}
+    first, second, again = (policy.context_fingerprint(guided=True) for policy in negatives)
     assert first != second == again
 
 

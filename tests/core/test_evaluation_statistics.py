@@ -5,7 +5,7 @@ import math
 import pytest
 
 from seppo_core.errors import ConfigError
-from seppo_core.evaluation.statistics import compare, t_cdf, t_quantile, told, wilson
+from seppo_core.evaluation.statistics import compare, comparison_line, t_cdf, t_quantile, wilson
 
 
 @pytest.fixture(scope="module")
@@ -53,7 +53,7 @@ def test_a_single_pair_has_no_interval_of_the_mean():
     found = compare([1.0], [3.0])
     assert found.difference.value == 2.0
     assert (found.difference.low, found.difference.high) == (-math.inf, math.inf)
-    assert "one pair gives no interval" in told("clip", found)
+    assert "one pair gives no interval" in comparison_line("clip", found)
 
 
 def test_equal_differences_have_an_interval_of_no_width():
@@ -62,7 +62,9 @@ def test_equal_differences_have_an_interval_of_no_width():
 
 
 def test_summary_tells_rate_difference_and_both_means():
-    text = told("clip", compare([1.0, 2.0, 3.0, 4.0], [2.0, 2.0, 2.0, 6.0]), "before", "after")
+    text = comparison_line(
+        "clip", compare([1.0, 2.0, 3.0, 4.0], [2.0, 2.0, 2.0, 6.0]), "before", "after"
+    )
     assert "clip: after wins 62.5% of 4 pairs" in text
     assert "1 ties counted half" in text
     assert "mean difference +0.5 " in text and "before 2.5, after 3" in text

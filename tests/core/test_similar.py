@@ -202,7 +202,7 @@ def test_neighbours_found_by_bands_are_those_found_by_comparing_all():
         differing = (np.array(rows[:index]).reshape(-1, 128) != rows[index]).sum(1)
         apart = np.abs(colours[:index].astype(int) - colours[index]).mean(1)
         expected = np.flatnonzero((differing <= MAX_BITS) & (apart <= MAX_COLOURS)).tolist()
-        assert seen.alike(rows[index], colours[index]) == expected
+        assert seen.matches(rows[index], colours[index]) == expected
         found += len(expected)
         seen.add(index, rows[index], colours[index])
     assert found > 100

@@ -180,7 +180,7 @@ def test_training_ends_in_the_state_that_says_how_and_every_look_says_the_same(m
     run = Run(home)
     assert told(home) == (state, run.step(), STEPS)
     assert f"at step {run.step()} of {STEPS}" in run.status().text
-    assert run.status().told()["training"] is False
+    assert run.status().for_page()["training"] is False
     assert (state == "done") == (run.step() == STEPS)
     assert not (home / STOP).exists()
 

@@ -68,8 +68,8 @@ def test_step_has_the_gradient_of_the_loss_it_reports(make_policy, dataset, loss
     """Central differences at h = 1e-4 of a loss known to 1e-16: good to about 1e-8; 1e-6 is asserted."""
     trainer = precise_trainer(make_policy, dataset, LossConfig(beta=5.0, **loss), accumulation)
     with trainer.lora.attached():
-        trainer._enter_window(0)
-        trainer.gradients.of_step(1, trainer.window)
+        trainer._open_batch(0)
+        trainer.gradients.of_step(1, trainer.batch)
         computed = [weight.grad.clone() for weight in trainer.parameters]
         assert all(gradient.norm() > 0 for gradient in computed)
         for number, (weight, gradient) in enumerate(zip(trainer.parameters, computed, strict=True)):
@@ -77,7 +77,7 @@ def test_step_has_the_gradient_of_the_loss_it_reports(make_policy, dataset, loss
             start, losses = weight.detach().clone(), []
             for step in (1e-4, -1e-4):
                 weight.data = start + step * way
-                losses.append(trainer.gradients.of_step(1, trainer.window)["loss"])
+                losses.append(trainer.gradients.of_step(1, trainer.batch)["loss"])
             weight.data = start
             measured = (losses[0] - losses[1]) / 2e-4
             assert measured == pytest.approx((gradient * way).sum().item(), rel=1e-6, abs=1e-9)

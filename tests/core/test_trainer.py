@@ -553,7 +553,7 @@ def test_a_schedule_over_all_steps_is_not_stretched_afterwards(make_policy, data
 def test_other_conditions_of_the_model_are_another_run(make_policy, dataset, tmp_path):
     list(train(make_policy(), dataset, run_in(tmp_path)))
     shifted = make_policy()
-    shifted.conditions = lambda guided: "another noise schedule"
+    shifted.context_fingerprint = lambda guided: "another noise schedule"
     with pytest.raises(CheckpointError, match="conditions differ"):
         train(shifted, dataset, run_in(tmp_path))
 

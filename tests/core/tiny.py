@@ -57,13 +57,13 @@ class TinyDenoiser:
     ) -> None:
         assert not self.in_session
 
-    def identity(self) -> str:
+    def base_fingerprint(self) -> str:
         return digest_tensors(sorted(self.network.state_dict().items()))
 
     def base_name(self) -> str:
         return "tiny"
 
-    def conditions(self, guided: bool) -> str:
+    def context_fingerprint(self, guided: bool) -> str:
         return ""
 
     @contextmanager

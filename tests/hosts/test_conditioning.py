@@ -191,24 +191,28 @@ def variants(host) -> dict:
 
 def test_conditions_tell_schedules_patches_and_wrappers_apart_and_hold_for_a_graph_run_again(host):
     first, again = variants(host), variants(host)
-    found = {name: policy.conditions(guided=False) for name, policy in first.items()}
+    found = {name: policy.context_fingerprint(guided=False) for name, policy in first.items()}
     assert len(set(found.values())) == len(first) == 8
-    assert {policy.identity() for policy in first.values()} == {first["plain"].identity()}
-    assert {name: policy.conditions(guided=False) for name, policy in again.items()} == found
+    assert {policy.base_fingerprint() for policy in first.values()} == {
+        first["plain"].base_fingerprint()
+    }
+    assert {
+        name: policy.context_fingerprint(guided=False) for name, policy in again.items()
+    } == found
     for name in ("plain", "shift 8.0", "patch 2.0", "cast"):
         case = make_case(host, "sd3", model=first[name].model)
         with case.session():  # loaded, the clone's object patches lie on the shared model
-            assert first[name].conditions(guided=False) == found[name]
-            assert first["plain"].conditions(guided=False) == found["plain"]
-        assert first[name].conditions(guided=False) == found[name]
+            assert first[name].context_fingerprint(guided=False) == found[name]
+            assert first["plain"].context_fingerprint(guided=False) == found["plain"]
+        assert first[name].context_fingerprint(guided=False) == found[name]
 
 
 def test_conditions_name_the_negative_where_samples_are_guided(host):
     model = host.thin_model("sd3")
     denoiser = host.core("denoisers.comfy").ComfyDenoiser
     policies = [denoiser(model, thin_conditioning("sd3", seed)) for seed in (1, 2, 2)]
-    assert len({policy.conditions(guided=False) for policy in policies}) == 1
-    first, second, again = (policy.conditions(guided=True) for policy in policies)
+    assert len({policy.context_fingerprint(guided=False) for policy in policies}) == 1
+    first, second, again = (policy.context_fingerprint(guided=True) for policy in policies)
     assert first != second == again
 
 

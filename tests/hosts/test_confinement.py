@@ -53,7 +53,9 @@ def part(place: int) -> Callable[[Any], Any]:
 def prompts(host):
     sampling = host.core("training.config").ReferenceConfig(sampler="euler", sampling_steps=1)
     cond = thin_conditioning("sd15")
-    return host.module("nodes.probes").TestPrompts(["a fox"], [cond], (4, 8, 8), {}, 1, 0, sampling)
+    return host.module("nodes.test_prompts").TestPrompts(
+        ["a fox"], [cond], (4, 8, 8), {}, 1, 0, sampling
+    )
 
 
 SOCKETS: dict[str, Callable[[Any], Any]] = {

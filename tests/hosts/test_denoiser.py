@@ -214,7 +214,7 @@ def test_a_loaded_model_with_a_lora_is_left_as_it_was_and_trains_again(host):
         model, _ = comfy.sd.load_lora_for_models(plain.denoiser.model, None, lora, 1.0, 0)
         case = make_case(host, "sd3", model=model)
         samples = [host_samples(model, case.conds[0], 1, case.latents[:1])]
-        identity, before = case.denoiser.identity(), described(model)
+        identity, before = case.denoiser.base_fingerprint(), described(model)
         for precision in ("bf16", "auto", "bf16"):
             with case.trained(0.1, precision=precision) as policy:
                 case.errors().sum().backward()
@@ -222,7 +222,7 @@ def test_a_loaded_model_with_a_lora_is_left_as_it_was_and_trains_again(host):
                 case.denoiser.sample(case.conds, case.noise, case.sampling(), 5)
             assert described(model) == before
             samples.append(host_samples(model, case.conds[0], 1, case.latents[:1]))
-        assert type(case.denoiser)(model).identity() == identity
+        assert type(case.denoiser)(model).base_fingerprint() == identity
     assert all(same_bits(samples[0], sample) for sample in samples[1:])
     bare = host_samples(plain.denoiser.model, case.conds[0], 1, case.latents[:1])
     assert not same_bits(bare, samples[0])
@@ -306,29 +306,29 @@ def test_identity_is_the_models_wherever_it_is_loaded_and_changes_with_weights_a
     import comfy.sd
 
     case = make_case(host, "sd15")
-    model, identity = case.denoiser.model, case.denoiser.identity()
+    model, identity = case.denoiser.model, case.denoiser.base_fingerprint()
     with case.session():
         lora = {
             f"diffusion_model.{path.name}.lora_{part}.weight": torch.ones(shape)
             for path in case.lora().paths[:3]
             for part, shape in (("down", path.down_shape), ("up", path.up_shape))
         }
-        assert type(case.denoiser)(model).identity() == identity
+        assert type(case.denoiser)(model).base_fingerprint() == identity
     denoiser = host.core("denoisers.comfy").ComfyDenoiser
-    assert denoiser(model.clone()).identity() == identity
-    assert denoiser(host.thin_model("sd15")).identity() == identity
-    assert denoiser(host.thin_model("sd15", seed=1)).identity() != identity
+    assert denoiser(model.clone()).base_fingerprint() == identity
+    assert denoiser(host.thin_model("sd15")).base_fingerprint() == identity
+    assert denoiser(host.thin_model("sd15", seed=1)).base_fingerprint() != identity
 
     weak, strong = (comfy.sd.load_lora_for_models(model, None, lora, s, 0)[0] for s in (0.5, 1.0))
     other = {name: weight * 2 for name, weight in lora.items()}
     patched = [weak, strong, comfy.sd.load_lora_for_models(model, None, other, 0.5, 0)[0]]
-    found = [denoiser(model).identity() for model in patched]
+    found = [denoiser(model).base_fingerprint() for model in patched]
     assert len({identity, *found}) == 4
     management.load_models_gpu([strong])
-    assert denoiser(strong).identity() == found[1]
-    assert denoiser(model).identity() == identity
+    assert denoiser(strong).base_fingerprint() == found[1]
+    assert denoiser(model).base_fingerprint() == identity
     again = comfy.sd.load_lora_for_models(model, None, lora, 1.0, 0)[0]
-    assert denoiser(again).identity() == found[1]
+    assert denoiser(again).base_fingerprint() == found[1]
     management.unload_all_models()
 
 

@@ -65,8 +65,8 @@ def trainer_on(case, checkpointing: bool):
         trainer.pool.add(core("method.references").Snapshot(1, reference))
         trainer.lora.load(policy)
         with trainer.lora.attached():
-            trainer._enter_window(0)
-            assert trainer.window.reference.step == 1
+            trainer._open_batch(0)
+            assert trainer.batch.reference.step == 1
             yield trainer
 
 
@@ -84,7 +84,7 @@ def slopes(trainer, change: float) -> list[tuple[float, float]]:
     which every weight tensor has the same say, small ones too; the loss moves by about `change` each way."""
     weights = trainer.parameters
     starts = [weight.detach().clone() for weight in weights]
-    roles = trainer.gradients.of_step(1, trainer.window)["flip_rate"]
+    roles = trainer.gradients.of_step(1, trainer.batch)["flip_rate"]
     parts = [weight.grad.clone() for weight in weights]
     pairs = []
     for direction in (parts, [part / part.norm() for part in parts]):
@@ -94,7 +94,7 @@ def slopes(trainer, change: float) -> list[tuple[float, float]]:
             with torch.no_grad():
                 for weight, start, way in zip(weights, starts, direction, strict=True):
                     weight.copy_(start + step * way)
-            statistics = trainer.gradients.of_step(1, trainer.window)
+            statistics = trainer.gradients.of_step(1, trainer.batch)
             assert statistics["flip_rate"] == roles
             losses.append(statistics["loss"])
         pairs.append((slope, (losses[0] - losses[1]) / (2 * change / slope)))
@@ -213,4 +213,4 @@ def test_a_model_that_already_carries_a_lora_trains_on_top_of_it(host):
         start.sum().backward()
         assert flat_gradient(lora).norm() > 0
     torch.testing.assert_close(start.detach(), injected, rtol=1e-3, atol=0)  # fp16 weights, patched
-    assert case.denoiser.identity() != plain.denoiser.identity()
+    assert case.denoiser.base_fingerprint() != plain.denoiser.base_fingerprint()

@@ -185,7 +185,7 @@ def test_a_quantised_model_is_known_by_its_scales_too_and_loaded_with_a_lora_or_
 
 
 def identity(host, model) -> str:
-    return host.core("denoisers.comfy").ComfyDenoiser(model).identity()
+    return host.core("denoisers.comfy").ComfyDenoiser(model).base_fingerprint()
 
 
 @pytest.mark.parametrize("form", WRAPPED)

@@ -75,7 +75,7 @@ class Graph:
         self._behind: dict[tuple[Link, bool], Any] = {}
         self._machines: set[str] | None = None
         self._looks = 0
-        self.answers: dict[Question, Any] = {}
+        self.results: dict[Question, Any] = {}
         """of every question that was asked of the graph: pass after pass asks the same"""
 
     def look(self) -> None:
@@ -230,9 +230,9 @@ def answer(graph: Graph, question: Question) -> Any:
     Every question is answered once for a graph. One that leads back to itself gets NoPromptError; errors are thrown
     into whoever asked.
     """
-    answers = graph.answers
-    if question in answers:
-        return _given(answers[question])
+    results = graph.results
+    if question in results:
+        return _given(results[question])
     stack: list[tuple[Question, Answering]] = [(question, question[0](graph, *question[1:]))]
     waiting = {question}
     result: Any = None
@@ -246,8 +246,8 @@ def answer(graph: Graph, question: Question) -> Any:
         except NoPromptError as error:
             result = error.with_traceback(None)
         else:
-            if asked in answers:
-                result = answers[asked]
+            if asked in results:
+                result = results[asked]
             elif asked in waiting:
                 result = NoPromptError(CIRCLE)
             else:
@@ -255,7 +255,7 @@ def answer(graph: Graph, question: Question) -> Any:
                 stack.append((asked, asked[0](graph, *asked[1:])))
                 result = None
             continue
-        answers[asking] = result
+        results[asking] = result
         waiting.discard(asking)
         stack.pop()
     return _given(result)

@@ -63,13 +63,13 @@ def agreed_of(graph: Graph, *node_ids: str) -> Answering:
     found: list[Generation] = []
     for node_id in node_ids:
         found.append((yield (pass_of, node_id)))
-    told = [generation for generation in found if generation.prompt] or found
-    prompts = list(dict.fromkeys(generation.prompt for generation in told))
+    prompted = [generation for generation in found if generation.prompt] or found
+    prompts = list(dict.fromkeys(generation.prompt for generation in prompted))
     if len(prompts) > 1:
         raise NoPromptError(
             f"it is made of {len(prompts)} pictures with different prompts: {_quoted(prompts)}"
         )
-    return told[0]
+    return prompted[0]
 
 
 def pass_of(graph: Graph, node_id: str) -> Answering:

@@ -26,8 +26,8 @@ QUALITY = 80
 log = logging.getLogger(__name__)
 
 
-class Album:
-    """The album of the run in `directory`. What a continued run does again replaces what was there."""
+class RunPictures:
+    """The pictures of the run in `directory`. What a continued run does again replaces what was there."""
 
     def __init__(self, directory: Path) -> None:
         self.folder = directory / FOLDER

@@ -14,7 +14,7 @@ STEPS, EVERY = 4, 2
 @pytest.fixture
 def tests_of(host, monkeypatch):
     """A function that makes test prompts of which every drawing is followed: `watch(policy, step)`."""
-    kind = host.module("nodes.probes").TestPrompts
+    kind = host.module("nodes.test_prompts").TestPrompts
 
     def made(watch):
         def drawn(prompts, policy, step, recorder, original=kind._draw):
