@@ -112,7 +112,7 @@ def paths(network: nn.Module) -> Iterator[None]:
     before = LowRankPath.__call__
 
     def call(
-        path: Any, x: Tensor, output: Tensor, down: Tensor, up: Tensor, scale: float
+        path: Any, x: Tensor, output: Tensor, scale: float, down: Tensor, up: Tensor
     ) -> Tensor:
         with torch.autocast("cpu", enabled=False):
             return output.float() + scale * (x.float() @ down.float() @ up.float())

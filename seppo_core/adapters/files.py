@@ -1,13 +1,14 @@
 """LoRA files that load elsewhere: key formats, metadata, and reading back what was written.
 
-Inside the product weights are `<layer>.down` [r, in, ...] and `<layer>.up` [out, r, ...] with one scale
-for all. This module owns how files name and scale them; where a run's own files lie is runs/run.py's.
+Inside the product weights are `<layer>.<part>`, of LoRA `down` [r, in, ...] and `up` [out, r, ...], with one
+scale for all. This module owns how files name and scale them; where a run's own files lie is runs/run.py's.
 """
 
 import dataclasses
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 
 import torch
@@ -15,7 +16,7 @@ from torch import Tensor
 
 from ..errors import CheckpointError, ConfigError, UnsupportedModelError
 from ..files import Seal, first_line, load_tensors, save_tensors
-from .lora import LoRAConfig
+from .lora import ADAPTERS, LoRAConfig
 
 COMPONENTS = ("diffusion_model", "unet", "transformer")
 """What a file's layer names start with: ComfyUI's network, a diffusers UNet, a diffusers transformer."""
@@ -25,15 +26,18 @@ COMPONENTS = ("diffusion_model", "unet", "transformer")
 class Format:
     """How a layer's tensors are called in a file."""
 
-    down: str
-    up: str
+    suffixes: Mapping[str, str]
+    """by the names of parts; those of other parts are `.<part>`"""
     alpha: str
-    """empty: the format has no alpha, the scale is multiplied into `up`"""
+    """empty: the format has no alpha, the scale is multiplied into the last part"""
+
+    def suffix(self, part: str) -> str:
+        return self.suffixes.get(part, f".{part}")
 
 
 FORMATS: dict[str, Format] = {
-    "comfy": Format(".lora_down.weight", ".lora_up.weight", ".alpha"),
-    "diffusers": Format(".lora_A.weight", ".lora_B.weight", ""),
+    "comfy": Format({"down": ".lora_down.weight", "up": ".lora_up.weight"}, ".alpha"),
+    "diffusers": Format({"down": ".lora_A.weight", "up": ".lora_B.weight"}, ""),
 }
 
 
@@ -41,8 +45,8 @@ FORMATS: dict[str, Format] = {
 class Rows:
     """The output rows of one of our layers that a layer of the file consists of.
 
-    Other libraries split layers that are one here (q, k and v of a fused projection); each part has its
-    own rows of `up` and the whole `down`.
+    Other libraries split layers that are one here (q, k and v of a fused projection); each piece has its
+    own rows of the last part (LoRA's `up`) and the others whole.
     """
 
     layer: str
@@ -52,9 +56,9 @@ class Rows:
     swapped: bool = False
     """the file holds the two halves in exchanged order"""
 
-    def of(self, up: Tensor) -> Tensor:
-        count = len(up) - self.start if self.count is None else self.count
-        rows = up[self.start : self.start + count]
+    def of(self, last: Tensor) -> Tensor:
+        count = len(last) - self.start if self.count is None else self.count
+        rows = last[self.start : self.start + count]
         return torch.cat(rows.chunk(2)[::-1]) if self.swapped else rows
 
 
@@ -104,15 +108,15 @@ def file_tensors(
     chosen = _format(format)
     tensors: dict[str, Tensor] = {}
     used = _resolved(weights, layers or _own_names(weights, format, component))
+    every = layer_parts(weights)
     for name, rows in used.items():
-        down, up = weights[f"{rows.layer}.down"], rows.of(weights[f"{rows.layer}.up"])
+        parts = [weights[f"{rows.layer}.{part}"] for part in every[rows.layer]]
         if chosen.alpha:
-            tensors[name + chosen.alpha] = torch.tensor(scale * len(down), dtype=torch.float32)
-        else:
-            up = up * scale
-        for suffix, tensor in ((chosen.down, down), (chosen.up, up)):
+            tensors[name + chosen.alpha] = torch.tensor(scale * len(parts[0]), dtype=torch.float32)
+        parts[-1] = rows.of(parts[-1]) * (1.0 if chosen.alpha else scale)
+        for part, tensor in zip(every[rows.layer], parts, strict=True):
             copy = tensor.detach().to("cpu", torch.float32, copy=True)
-            tensors[name + suffix] = copy.contiguous()
+            tensors[name + chosen.suffix(part)] = copy.contiguous()
     return tensors
 
 
@@ -129,23 +133,31 @@ def _own_names(weights: Mapping[str, Tensor], format: str, component: str) -> La
         raise ConfigError(f"unknown component {component!r}; choose from {list(COMPONENTS)}")
     if format == "comfy" and component == "unet":
         return {
-            f"lora_unet_{layer.replace('.', '_')}": Rows(layer) for layer in layer_names(weights)
+            f"lora_unet_{layer.replace('.', '_')}": Rows(layer) for layer in layer_parts(weights)
         }
-    return {f"{component}.{layer}": Rows(layer) for layer in layer_names(weights)}
+    return {f"{component}.{layer}": Rows(layer) for layer in layer_parts(weights)}
 
 
-def layer_names(weights: Mapping[str, Tensor]) -> list[str]:
-    """The layers that `weights` holds, in their order."""
-    return [key.removesuffix(".up") for key in weights if key.endswith(".up")]
+def layer_parts(weights: Mapping[str, Tensor]) -> dict[str, tuple[str, ...]]:
+    """The layers that `weights` holds, and the parts of each, as its adapter orders them."""
+    found: dict[str, list[str]] = {}
+    for key in weights:
+        layer, _, part = key.rpartition(".")
+        found.setdefault(layer, []).append(part)
+    orders = {frozenset(kind.parts): kind.parts for kind in ADAPTERS.values()}
+    return {layer: orders[frozenset(parts)] for layer, parts in found.items()}
 
 
 def _resolved(weights: Mapping[str, Tensor], layers: LayerMap) -> dict[str, Rows]:
     """The part of `layers` that concerns these weights, with explicit counts; every row exactly once."""
-    missing = {name: len(weights[f"{name}.up"]) for name in layer_names(weights)}
+    whole = {
+        name: len(weights[f"{name}.{parts[-1]}"]) for name, parts in layer_parts(weights).items()
+    }
+    missing = dict(whole)
     used = {}
     for name, rows in layers.items():
         if rows.layer in missing:
-            count = len(weights[f"{rows.layer}.up"]) if rows.count is None else rows.count
+            count = whole[rows.layer] if rows.count is None else rows.count
             used[name] = dataclasses.replace(rows, count=count)
             missing[rows.layer] -= count
     assert min(missing.values(), default=0) >= 0, "two names for the same rows"
@@ -204,45 +216,51 @@ def load_lora(path: Path, scale: float | None = None) -> tuple[dict[str, Tensor]
         ) from None
 
 
-def _joined(pieces: list[tuple[Rows, Tensor, Tensor, float]], wanted: float) -> dict[str, Tensor]:
+Piece = tuple[Rows, dict[str, Tensor], float]
+"""A layer of a file: which rows of ours it has, its parts, and the scale that they are right for."""
+
+
+def _joined(pieces: list[Piece], wanted: float) -> dict[str, Tensor]:
     """The weights of whole layers, right for paths of scale `wanted`. ValueError where rows are missing."""
     given: dict[str, int] = {}
-    for rows, _, up, _ in pieces:
-        given[rows.layer] = given.get(rows.layer, 0) + len(up)
+    for rows, parts, _ in pieces:
+        last = [*parts.values()][-1]
+        given[rows.layer] = given.get(rows.layer, 0) + len(last)
     weights: dict[str, Tensor] = {}
-    for rows, down, up, found in pieces:
-        if rows.count != len(up) or not 0 <= rows.start <= given[rows.layer] - len(up):
+    for rows, parts, found in pieces:
+        (*others, (name, last)) = parts.items()
+        if rows.count != len(last) or not 0 <= rows.start <= given[rows.layer] - len(last):
             raise ValueError(f"{rows.layer} has other rows")
         factor = 1.0 if found == wanted else found / wanted  # a file of strength 0 has scale 0
-        whole = weights.setdefault(
-            f"{rows.layer}.up", torch.zeros(given[rows.layer], *up.shape[1:])
-        )
-        target = whole[rows.start : rows.start + len(up)]
-        target.copy_(Rows("", swapped=rows.swapped).of(up) * factor)
-        weights[f"{rows.layer}.down"] = down.float()
+        whole = torch.zeros(given[rows.layer], *last.shape[1:])
+        whole = weights.setdefault(f"{rows.layer}.{name}", whole)
+        target = whole[rows.start : rows.start + len(last)]
+        target.copy_(Rows("", swapped=rows.swapped).of(last) * factor)
+        weights |= {f"{rows.layer}.{part}": tensor.float() for part, tensor in others}
     return weights
 
 
-def _pieces(
-    path: Path, tensors: dict[str, Tensor], metadata: dict[str, str]
-) -> Iterator[tuple[Rows, Tensor, Tensor, float]]:
-    """(rows, down, up, scale) of each layer of the file; CheckpointError for what is no LoRA of ours."""
+def _pieces(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str]) -> Iterator[Piece]:
+    """Each layer of the file; CheckpointError for what is no LoRA of ours."""
     layers = {
         name: Rows(*fields)
         for name, fields in json.loads(metadata.get("seppo.layers", "{}")).items()
     }
     left = set(tensors)
-    for format in FORMATS.values():
-        for key in [key for key in tensors if key.endswith(format.up)]:
-            name = key.removesuffix(format.up)
-            names = {key, name + format.down} | ({name + format.alpha} if format.alpha else set())
-            if not names <= left:
-                break
-            left -= names
-            up, down = tensors[key], tensors[name + format.down]
-            alpha = float(tensors[name + format.alpha]) if format.alpha else len(down)
-            own = Rows(_without_component(name), 0, len(up))
-            yield layers.get(name, own), down, up, alpha / len(down)
+    most_parts_first = sorted(ADAPTERS.values(), key=lambda kind: -len(kind.parts))
+    for format, kind in product(FORMATS.values(), most_parts_first):
+        suffixes = [format.suffix(part) for part in kind.parts]
+        for key in [key for key in tensors if key in left and key.endswith(suffixes[-1])]:
+            name = key.removesuffix(suffixes[-1])
+            names = [name + suffix for suffix in suffixes]
+            alphas = [name + format.alpha] if format.alpha else []
+            if not left.issuperset(names + alphas):
+                continue
+            left -= {*names, *alphas}
+            parts = {part: tensors[one] for part, one in zip(kind.parts, names, strict=True)}
+            rank, rows = len(tensors[names[0]]), len(tensors[key])
+            alpha = float(tensors[alphas[0]]) if alphas else rank
+            yield layers.get(name, Rows(_without_component(name), 0, rows)), parts, alpha / rank
     if left or not tensors:
         raise CheckpointError(
             f"{path}: not a LoRA file of a format we read ({sorted(FORMATS)}); "

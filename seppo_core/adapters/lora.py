@@ -1,7 +1,7 @@
-"""Low-rank paths beside a frozen network's layers, with weights that switch by one assignment.
+"""Small weights beside a frozen network's layers, which switch by one assignment.
 
-A path is a forward hook on its layer: output + (alpha / rank) * up(down(input)). The layer's own weights
-are never read, so they may be stored in any format and are never copied. Which weights the paths use is
+A path is a forward hook on its layer; that of LoRA gives output + (alpha / rank) * up(down(input)). The layer's own
+weights are never read, so they may be stored in any format and are never copied. Which weights the paths use is
 the *active slot*: the policy's trainable ones, a snapshot's, or none (the bare base).
 """
 
@@ -11,6 +11,8 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
+from itertools import islice
+from typing import Protocol
 
 import torch
 import torch.nn.functional as F
@@ -60,8 +62,109 @@ MODULES: dict[str, Callable[[str, nn.Module], bool]] = {
 }
 
 
+class Path(Protocol):
+    """The small weights beside one layer, in parts that files keep by name.
+
+    The first part's length is the rank that files tell. The last one has the layer's outputs first and is zero at
+    the start, so that the policy begins as the base.
+    """
+
+    parts: tuple[str, ...]
+    name: str
+    module: nn.Module
+
+    @property
+    def shapes(self) -> tuple[tuple[int, ...], ...]:
+        """Of the parts, in their order."""
+
+    def initial(self, seed: int) -> tuple[Tensor, ...]:
+        """The parts as they start, float32, on the CPU; the same for the same seed and layer."""
+
+    def ready(self, *weights: Tensor) -> tuple[Tensor, ...]:
+        """The parts as calls take them; asked once for weights that do not learn."""
+
+    def __call__(self, x: Tensor, output: Tensor, scale: float, *ready: Tensor) -> Tensor:
+        """The layer's output for input `x`, with what the weights make of it."""
+
+
+@dataclass(frozen=True)
+class LowRankPath:
+    """LoRA: output + scale * up(down(input))."""
+
+    parts = ("down", "up")
+
+    name: str
+    module: nn.Module
+    down_shape: tuple[int, ...]
+    """[rank, in], with kernel sizes for convolutions"""
+    up_shape: tuple[int, ...]
+    """[out, rank], with ones for convolutions"""
+
+    @classmethod
+    def of(cls, name: str, module: nn.Module, config: LoRAConfig) -> LowRankPath:
+        rank = config.rank
+        if isinstance(module, ConvNd):
+            kernel = tuple(module.kernel_size)
+            ones = (1,) * len(kernel)
+            down = (rank, module.in_channels, *kernel)
+            return cls(name, module, down, (module.out_channels, rank, *ones))
+        return cls(name, module, (rank, module.in_features), (module.out_features, rank))
+
+    @property
+    def shapes(self) -> tuple[tuple[int, ...], ...]:
+        return self.down_shape, self.up_shape
+
+    def initial(self, seed: int) -> tuple[Tensor, ...]:
+        """`down` uniform in +-1/sqrt(fan_in), drawn per layer from (seed, layer name); `up` zero."""
+        fan_in = torch.Size(self.down_shape[1:]).numel()
+        uniform = torch.rand(self.down_shape, generator=generator(seed, "lora", self.name))
+        return (uniform * 2 - 1) / fan_in**0.5, torch.zeros(self.up_shape)
+
+    def ready(self, *weights: Tensor) -> tuple[Tensor, ...]:
+        """Matrices transposed: [in, rank] and [rank, out]."""
+        down, up = weights
+        return (down.t(), up.t()) if down.dim() == 2 else (down, up)
+
+    def __call__(self, x: Tensor, output: Tensor, scale: float, down: Tensor, up: Tensor) -> Tensor:
+        """The layer's output with the path's added; `down` and `up` come as `ready` gives them.
+
+        Without gradients the output of a linear layer is added to in place, where nobody else can hold it.
+        """
+        if len(self.down_shape) > 2:
+            module = self.module
+            convolve = CONVOLUTIONS[len(self.down_shape) - 2]
+            hidden = convolve(x, down, None, module.stride, module.padding, module.dilation)
+            return output + convolve(hidden * scale, up).to(output.dtype)
+        # One matrix and one kernel whatever grad mode says: torch folds x of another layout only for weights
+        # that require gradients, so policy and reference would round in different kernels and tie no more.
+        hidden = torch.mm(x.reshape(-1, x.shape[-1]), down)
+        learning, width, dtype = torch.is_grad_enabled(), output.shape[-1], output.dtype
+        if up.dtype != dtype:  # a `to` with nothing to do costs more than asking
+            up = up.to(dtype)
+        # Unlike addmm_, torch.addmm takes the dtype that autocast says, which may not be the output's.
+        if learning and hidden.dtype == dtype:
+            added = torch.addmm(output.reshape(-1, width), hidden, up, alpha=scale)
+            return added.view(output.shape)
+        if learning or not self._is_ours(x, output):
+            output = output.clone(memory_format=torch.contiguous_format)
+        if hidden.dtype != dtype:
+            hidden = hidden.to(dtype)
+        output.view(-1, width).addmm_(hidden, up, alpha=scale)
+        return output
+
+    def _is_ours(self, x: Tensor, output: Tensor) -> bool:
+        """Whether the output may be written to: whole rows, not the input, and no other hook to have kept it."""
+        return output is not x and output.is_contiguous() and len(self.module._forward_hooks) == 1
+
+
+ADAPTERS: dict[str, type[Path]] = {"lora": LowRankPath}
+"""How small weights compute; `of` makes one for a layer."""
+
+
 @dataclass(frozen=True)
 class LoRAConfig:
+    adapter: str = setting("lora", choices=ADAPTERS)
+    """What kind of small weights: a row of ADAPTERS."""
     rank: int = setting(
         16,
         "Size of the LoRA. Larger can learn more, and makes larger files.",
@@ -100,89 +203,38 @@ class LoRAConfig:
         return (self.alpha or self.rank) / self.rank
 
 
-@dataclass(frozen=True)
-class LowRankPath:
-    """One layer's path: where it is and the shapes of its two weights."""
+class Slot(dict[str, tuple[Tensor, ...]]):
+    """Weights for every path: layer name -> its parts, float32, wherever they are kept."""
 
-    name: str
-    module: nn.Module
-    down_shape: tuple[int, ...]
-    up_shape: tuple[int, ...]
-
-    def __call__(self, x: Tensor, output: Tensor, down: Tensor, up: Tensor, scale: float) -> Tensor:
-        """The layer's output with the path's added; `down` and `up` come as `Slot.of` gives them.
-
-        Without gradients the output of a linear layer is added to in place, where nobody else can hold it.
-        """
-        if len(self.down_shape) > 2:
-            module = self.module
-            convolve = CONVOLUTIONS[len(self.down_shape) - 2]
-            hidden = convolve(x, down, None, module.stride, module.padding, module.dilation)
-            return output + convolve(hidden * scale, up).to(output.dtype)
-        # One matrix and one kernel whatever grad mode says: torch folds x of another layout only for weights
-        # that require gradients, so policy and reference would round in different kernels and tie no more.
-        hidden = torch.mm(x.reshape(-1, x.shape[-1]), down)
-        learning, width, dtype = torch.is_grad_enabled(), output.shape[-1], output.dtype
-        if up.dtype != dtype:  # a `to` with nothing to do costs more than asking
-            up = up.to(dtype)
-        # Unlike addmm_, torch.addmm takes the dtype that autocast says, which may not be the output's.
-        if learning and hidden.dtype == dtype:
-            added = torch.addmm(output.reshape(-1, width), hidden, up, alpha=scale)
-            return added.view(output.shape)
-        if learning or not self._is_ours(x, output):
-            output = output.clone(memory_format=torch.contiguous_format)
-        if hidden.dtype != dtype:
-            hidden = hidden.to(dtype)
-        output.view(-1, width).addmm_(hidden, up, alpha=scale)
-        return output
-
-    def _is_ours(self, x: Tensor, output: Tensor) -> bool:
-        """Whether the output may be written to: whole rows, not the input, and no other hook to have kept it."""
-        return output is not x and output.is_contiguous() and len(self.module._forward_hooks) == 1
-
-
-class Slot(dict[str, tuple[Tensor, Tensor]]):
-    """Weights for every path: layer name -> (down, up), float32, wherever they are kept."""
-
-    def __init__(self, weights: Iterable[tuple[str, tuple[Tensor, Tensor]]]) -> None:
+    def __init__(self, weights: Iterable[tuple[str, tuple[Tensor, ...]]]) -> None:
         super().__init__(weights)
-        self._ready: dict[str, tuple[Tensor, Tensor]] = {}
+        self._ready: dict[str, tuple[Tensor, ...]] = {}
 
-    def of(self, name: str, x: Tensor) -> tuple[Tensor, Tensor]:
-        """A layer's, with the dtype and device of its input, matrices transposed: [in, rank] and [rank, out].
+    def of(self, path: Path, x: Tensor) -> tuple[Tensor, ...]:
+        """A layer's, with the dtype and device of its input, as its path takes them.
 
         A snapshot's are made ready once; those of weights that learn belong to their graph.
         """
-        ready = self._ready.get(name)
+        ready = self._ready.get(path.name)
         if ready is not None and _suits(ready[0], x):
             return ready
-        down, up = self[name]
-        learning = down.requires_grad
-        if not _suits(down, x):
-            down, up = down.to(x), up.to(x)
-        ready = (down.t(), up.t()) if down.dim() == 2 else (down, up)
+        weights = self[path.name]
+        learning = weights[0].requires_grad
+        if not _suits(weights[0], x):
+            weights = tuple(weight.to(x) for weight in weights)
+        ready = path.ready(*weights)
         if not learning:
-            self._ready[name] = ready
+            self._ready[path.name] = ready
         return ready
 
     def stay_on(self, device: torch.device) -> None:
         """Bring the weights there as they are, for who needs them in every step."""
-        for name, (down, up) in self.items():
-            self[name] = down.to(device), up.to(device)
+        for name, weights in self.items():
+            self[name] = tuple(weight.to(device) for weight in weights)
 
 
 def _suits(weight: Tensor, x: Tensor) -> bool:
     return weight.dtype == x.dtype and weight.device == x.device
-
-
-def path_for(name: str, module: nn.Module, rank: int) -> LowRankPath:
-    """The path of one layer. up is [out, rank] and down [rank, in], with kernel sizes for convolutions."""
-    if isinstance(module, ConvNd):
-        kernel = tuple(module.kernel_size)
-        ones = (1,) * len(kernel)
-        down = (rank, module.in_channels, *kernel)
-        return LowRankPath(name, module, down, (module.out_channels, rank, *ones))
-    return LowRankPath(name, module, (rank, module.in_features), (module.out_features, rank))
 
 
 def uncompiled_name(name: str) -> str:
@@ -190,12 +242,12 @@ def uncompiled_name(name: str) -> str:
     return name.replace("_orig_mod.", "")
 
 
-def find_paths(network: nn.Module, config: LoRAConfig) -> list[LowRankPath]:
+def find_paths(network: nn.Module, config: LoRAConfig) -> list[Path]:
     """Paths for every layer the settings choose, in the network's own order."""
-    chosen = MODULES[config.modules]
+    chosen, make = MODULES[config.modules], ADAPTERS[config.adapter].of
     names = ((uncompiled_name(name), module) for name, module in network.named_modules())
     paths = [
-        path_for(name, module, config.rank)
+        make(name, module, config)
         for name, module in names
         if chosen(name, module) and re.search(config.pattern, name)
     ]
@@ -207,10 +259,13 @@ def find_paths(network: nn.Module, config: LoRAConfig) -> list[LowRankPath]:
     return paths
 
 
-def check_fit(weights: Mapping[str, Tensor], paths: list[LowRankPath]) -> None:
+def check_fit(weights: Mapping[str, Tensor], paths: list[Path]) -> None:
     """CheckpointError, naming the first layer, unless `weights` are those of exactly these paths."""
-    shapes = {f"{path.name}.down": path.down_shape for path in paths}
-    shapes |= {f"{path.name}.up": path.up_shape for path in paths}
+    shapes = {
+        f"{path.name}.{part}": shape
+        for path in paths
+        for part, shape in zip(path.parts, path.shapes, strict=True)
+    }
     for key, shape in shapes.items():
         found = tuple(weights[key].shape) if key in weights else None
         if found != shape:
@@ -226,17 +281,15 @@ def check_fit(weights: Mapping[str, Tensor], paths: list[LowRankPath]) -> None:
 
 
 class LoRA:
-    """The policy's low-rank weights on one network, and the switch between them and others.
+    """The policy's small weights on one network, and the switch between them and others.
 
-    `down` starts uniform in +-1/sqrt(fan_in), drawn per layer from (seed, layer name); `up` starts at
-    zero, so the initial policy is the base exactly.
+    The initial policy is the base exactly.
     """
 
     def __init__(
         self, network: nn.Module, config: LoRAConfig, seed: int, device: torch.device
     ) -> None:
         self.scale = config.scale
-        self.rank = config.rank
         self.device = device
         self.paths = find_paths(network, config)
         self.policy = Slot((path.name, self._initial(path, seed)) for path in self.paths)
@@ -244,16 +297,12 @@ class LoRA:
         self.evaluation: Callable[[], AbstractContextManager[None]] = nullcontext
         """inside it the policy's weights are those to draw with; while a trainer moves others, it sets this"""
 
-    def _initial(self, path: LowRankPath, seed: int) -> tuple[nn.Parameter, nn.Parameter]:
-        fan_in = torch.Size(path.down_shape[1:]).numel()
-        uniform = torch.rand(path.down_shape, generator=generator(seed, "lora", path.name))
-        down = (uniform * 2 - 1) / fan_in**0.5
-        up = torch.zeros(path.up_shape)
-        return nn.Parameter(down.to(self.device)), nn.Parameter(up.to(self.device))
+    def _initial(self, path: Path, seed: int) -> tuple[nn.Parameter, ...]:
+        return tuple(nn.Parameter(weight.to(self.device)) for weight in path.initial(seed))
 
     def parameters(self) -> list[nn.Parameter]:
         """The trainable weights, in a fixed order."""
-        return [weight for pair in self.policy.values() for weight in pair]
+        return [weight for parts in self.policy.values() for weight in parts]
 
     @contextmanager
     def attached(self) -> Iterator[None]:
@@ -267,13 +316,11 @@ class LoRA:
             for handle in handles:
                 handle.remove()
 
-    def _hook(self, path: LowRankPath) -> Callable[..., Tensor | None]:
+    def _hook(self, path: Path) -> Callable[..., Tensor | None]:
         def add_path(module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> Tensor | None:
             if self._active is None:
                 return None
-            x = args[0]
-            down, up = self._active.of(path.name, x)
-            return path(x, output, down, up, self.scale)
+            return path(args[0], output, self.scale, *self._active.of(path, args[0]))
 
         return add_path
 
@@ -289,7 +336,7 @@ class LoRA:
     def slot(self, weights: Mapping[str, Tensor]) -> Slot:
         """A snapshot's weights for `using`; each comes to the network's device when its layer first needs it."""
         return Slot(
-            (path.name, (weights[f"{path.name}.down"], weights[f"{path.name}.up"]))
+            (path.name, tuple(weights[f"{path.name}.{part}"] for part in path.parts))
             for path in self.paths
         )
 
@@ -302,21 +349,21 @@ class LoRA:
         own = [weight.detach() for weight in self.parameters()]
         slot.stay_on(self.device)
         other = [weight for name in self.policy for weight in slot[name]]
-        far = torch._foreach_lerp(own, other, times)
-        return Slot(zip(self.policy, zip(far[::2], far[1::2], strict=True), strict=True))
+        far = iter(torch._foreach_lerp(own, other, times))
+        return Slot((path.name, tuple(islice(far, len(path.parts)))) for path in self.paths)
 
     def state(self) -> dict[str, Tensor]:
-        """A copy of the policy's weights on the CPU: `<layer>.down` and `<layer>.up`, float32."""
+        """A copy of the policy's weights on the CPU: `<layer>.<part>`, float32."""
         return {
-            f"{name}.{part}": weight.detach().to("cpu", copy=True)
-            for name, pair in self.policy.items()
-            for part, weight in zip(("down", "up"), pair, strict=True)
+            f"{path.name}.{part}": weight.detach().to("cpu", copy=True)
+            for path in self.paths
+            for part, weight in zip(path.parts, self.policy[path.name], strict=True)
         }
 
     def load(self, weights: Mapping[str, Tensor]) -> None:
         """Set the policy's weights; CheckpointError names the first layer that does not fit."""
         check_fit(weights, self.paths)
         with torch.no_grad():
-            for name, (down, up) in self.policy.items():
-                down.copy_(weights[f"{name}.down"])
-                up.copy_(weights[f"{name}.up"])
+            for path in self.paths:
+                for part, own in zip(path.parts, self.policy[path.name], strict=True):
+                    own.copy_(weights[f"{path.name}.{part}"])

@@ -7,6 +7,7 @@ from typing import Any
 
 from ..adapters.lora import LoRAConfig
 from ..denoisers import ComputeConfig
+from ..method.levels import LevelConfig
 from ..method.objectives import LossConfig
 from ..method.references import ReferenceConfig
 from ..settings import check, choice, from_dict, setting
@@ -69,6 +70,7 @@ class SePPOConfig:
         0, "The same seed and settings give the same LoRA.", least=0, most_shown=2**63 - 1
     )
     loss: LossConfig = field(default_factory=LossConfig)
+    levels: LevelConfig = field(default_factory=LevelConfig)
     references: ReferenceConfig = field(default_factory=ReferenceConfig)
     lora: LoRAConfig = field(default_factory=LoRAConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)

@@ -103,12 +103,12 @@ def _silent_to_errors(lora: LoRA, errors: Callable[[], Tensor], zeros_tell: bool
 
 
 def _changed(lora: LoRA, names: Sequence[str]) -> Slot:
-    """The policy's weights, with others in the `up` of these layers."""
-    chosen = set(names)
-    return Slot(
-        (name, (down, up + normal(tuple(up.shape), "reach", name).to(up) if name in chosen else up))
-        for name, (down, up) in lora.policy.items()
-    )
+    """The policy's weights, with others in the last part of these layers."""
+    changed = Slot(lora.policy.items())
+    for name in names:
+        *others, last = changed[name]
+        changed[name] = *others, last + normal(tuple(last.shape), "reach", name).to(last)
+    return changed
 
 
 def _kinds(names: Sequence[str]) -> list[list[str]]:

@@ -59,12 +59,13 @@ def roughness(errors: Callable[[], Tensor], lora: LoRA, slot: Slot) -> Tensor:
 
 
 def nudged(slot: Slot, by: float) -> Slot:
-    """`slot` with every `up` moved by `by` times a standard normal number, always the same one."""
+    """`slot` with the last part of every layer moved by `by` times a standard normal number, always the same one."""
 
-    def moved(name: str, up: Tensor) -> Tensor:
-        return up.detach() + by * normal(tuple(up.shape), "nudge", name).to(up.device)
+    def moved(name: str, *parts: Tensor) -> tuple[Tensor, ...]:
+        *others, last = (part.detach() for part in parts)
+        return *others, last + by * normal(tuple(last.shape), "nudge", name).to(last.device)
 
-    return Slot((name, (down.detach(), moved(name, up))) for name, (down, up) in slot.items())
+    return Slot((name, moved(name, *parts)) for name, parts in slot.items())
 
 
 def floor(roughness: float, error: Any, count: int) -> Any:

@@ -13,6 +13,7 @@ from torch import Tensor
 from ..adapters.lora import LoRA, Slot
 from ..denoisers import Denoiser
 from ..devices import free_memory, is_out_of_memory
+from ..method.levels import DISTRIBUTIONS
 from ..method.objectives import DenoisingErrors
 from ..randomness import derived_seed, generator, isolated_global_rng, normal
 from ..runs.report import ExampleReport
@@ -210,7 +211,8 @@ class Gradients:
         shape = tuple(latents.shape[1:])
         key = (config.seed, step, KEY)
         noise = torch.stack([normal(shape, *key, "noise", i) for i in indices]).to(latents.device)
-        shares = torch.cat([torch.rand(1, generator=generator(*key, "level", i)) for i in indices])
+        drawn = torch.cat([torch.rand(1, generator=generator(*key, "level", i)) for i in indices])
+        shares = DISTRIBUTIONS[config.levels.distribution](drawn)
         levels = policy.levels(shares)
         shares = shares.to(latents.device)  # before the forwards, for it waits for the device
         weight = self.scaling.factor / batch.fullest

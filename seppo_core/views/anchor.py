@@ -143,7 +143,9 @@ def anchor_map(
                 on_call(calls, total)
                 calls += 1
                 with isolated_global_rng(derived_seed(seed, "anchor", position, first)):
-                    found = _errors(denoiser, compared, slot, winners, noise, noisy_levels, prepared)
+                    found = _errors(
+                        denoiser, compared, slot, winners, noise, noisy_levels, prepared
+                    )
                 errors[side, row, first : first + len(part)] = found.float().cpu()
     errors = rearrange(errors, "side winner (level draw) -> side winner level draw", level=levels)
     roles = None

@@ -83,7 +83,9 @@ def test_means_spread_and_flip_share_of_a_hand_made_grid():
 
 
 def test_policy_against_itself_ties_exactly_everywhere(policy, dataset, compared):
-    itself = PolicyAndReference(compared.lora, compared.policy, compared.lora.slot(compared.lora.state()))
+    itself = PolicyAndReference(
+        compared.lora, compared.policy, compared.lora.slot(compared.lora.state())
+    )
     anchors = grid(policy, dataset, [0, 3], itself)
     assert torch.equal(anchors.means, torch.zeros(2, 3))
     assert torch.equal(anchors.flip_share, torch.ones(2, 3))  # sign(0) = 0: nothing is pushed away
@@ -96,7 +98,9 @@ def test_base_as_reference_is_the_bare_network(policy, dataset, compared):
     bare = grid(policy, dataset, [2], None)
     with compared.lora.using(None):
         expected = grid(policy, dataset, [2], None)
-    against_base = grid(policy, dataset, [2], PolicyAndReference(compared.lora, compared.policy, None))
+    against_base = grid(
+        policy, dataset, [2], PolicyAndReference(compared.lora, compared.policy, None)
+    )
     assert torch.equal(against_base.reference_errors, expected.policy_errors)
     # with paths attached and the policy active, `None` as compared shows the active weights
     assert torch.equal(against_base.policy_errors, bare.policy_errors)

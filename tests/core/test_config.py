@@ -7,12 +7,15 @@ from collections.abc import Iterator
 
 import pytest
 
+from seppo_core.adapters.lora import ADAPTERS
 from seppo_core.errors import ConfigError
+from seppo_core.method.levels import DISTRIBUTIONS
 from seppo_core.settings import check, from_dict, inputs, load_json, override, setting
 from seppo_core.training.config import PRESETS, SePPOConfig, apply_preset
 
 SET_BY_PRESETS = {"loss.objective", "loss.paired"}
 SET_BY_NODES = {"run.directory", "run.initial_weights"}
+ONE_CHOICE = {"lora.adapter", "levels.distribution"}
 
 
 def settings_of(section: type, path: str = "") -> Iterator[str]:
@@ -28,7 +31,8 @@ def test_every_setting_is_on_a_node_or_set_by_one():
     """A setting with words is an input; nodes/settings.py puts every one of them on some node."""
     every = set(settings_of(SePPOConfig))
     on_nodes = [one.path for one in inputs(SePPOConfig)]
-    assert every - set(on_nodes) == SET_BY_PRESETS | SET_BY_NODES
+    assert every - set(on_nodes) == SET_BY_PRESETS | SET_BY_NODES | ONE_CHOICE
+    assert len(ADAPTERS) == len(DISTRIBUTIONS) == 1
     assert len(on_nodes) == len(set(on_nodes))
 
 

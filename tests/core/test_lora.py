@@ -215,10 +215,11 @@ def test_a_snapshots_weights_come_once_to_the_device_that_asks_and_stay_where_th
     snapshot = lora.state()
     slot = lora.slot(snapshot)
     x = torch.empty(1, 16, device="meta", dtype=torch.bfloat16)
-    pair = slot.of("attn_out", x)
+    (path,) = [path for path in lora.paths if path.name == "attn_out"]
+    pair = slot.of(path, x)
     assert {(weight.device.type, weight.dtype) for weight in pair} == {("meta", x.dtype)}
-    assert slot.of("attn_out", x) is pair
-    down, _ = slot.of("attn_out", torch.empty(1, 16))
+    assert slot.of(path, x) is pair
+    down, _ = slot.of(path, torch.empty(1, 16))
     assert torch.equal(down, snapshot["attn_out.down"].t())
     assert down.data_ptr() == snapshot["attn_out.down"].data_ptr()
 
