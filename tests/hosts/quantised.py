@@ -78,6 +78,8 @@ def stored(kind: str, weights: dict, form: str) -> dict[str, torch.Tensor]:
         from comfy.quant_ops import QUANT_ALGOS
 
         turn = [*QUANT_ALGOS, None]
+        # The host tells SDXL by the width of these, which some formats store as half of it.
+        layers = [name for name in layers if not name.endswith("attn2.to_k")]
     made = dict(weights)
     for number, name in enumerate(layers):
         key = f"{name}.weight"
