@@ -66,11 +66,21 @@ def setting(default: Any, words: str = "", **about: Any) -> Any:
     return dataclasses.field(default=default, metadata={About: About(words, **about)})
 
 
-def check(section: Any, name: str = "") -> None:
-    """ConfigError for the first setting of a dataclass that is out of its bounds; `name` is what the section is called."""
-    for field in dataclasses.fields(section):
-        if about := field.metadata.get(About):
-            about.require(f"{name}.{field.name}".lstrip("."), getattr(section, field.name))
+class Section:
+    """Settings that belong together: base of frozen dataclasses, which are checked when they are made."""
+
+    section = ""
+    """what messages call it"""
+
+    def __init_subclass__(cls, section: str = "") -> None:
+        cls.section = section
+
+    def __post_init__(self) -> None:
+        """ConfigError for the first setting that is out of its bounds."""
+        for field in dataclasses.fields(self):
+            if about := field.metadata.get(About):
+                name = f"{self.section}.{field.name}".lstrip(".")
+                about.require(name, getattr(self, field.name))
 
 
 @dataclass(frozen=True)

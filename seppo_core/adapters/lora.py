@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from ..errors import CheckpointError, ConfigError, UnsupportedModelError
 from ..randomness import generator
-from ..settings import check, setting
+from ..settings import Section, setting
 
 ConvNd = nn.modules.conv._ConvNd
 CONVOLUTIONS: dict[int, Callable[..., Tensor]] = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
@@ -162,7 +162,7 @@ ADAPTERS: dict[str, type[Path]] = {"lora": LowRankPath}
 
 
 @dataclass(frozen=True)
-class LoRAConfig:
+class LoRAConfig(Section, section="lora"):
     adapter: str = setting("lora", choices=ADAPTERS)
     """What kind of small weights: a row of ADAPTERS."""
     rank: int = setting(
@@ -190,7 +190,7 @@ class LoRAConfig:
     )
 
     def __post_init__(self) -> None:
-        check(self, "lora")
+        super().__post_init__()
         try:
             re.compile(self.pattern)
         except re.error as error:

@@ -12,7 +12,7 @@ from PIL import Image, ImageColor
 from torch import Tensor
 
 from ..errors import ConfigError, DatasetError
-from ..settings import check, setting
+from ..settings import Section, setting
 from .pictures import Picture
 
 Size = tuple[int, int]
@@ -111,7 +111,7 @@ FITS: dict[str, Callable[[Image.Image, Size, str], Image.Image]] = {
 
 
 @dataclass(frozen=True)
-class ClipSelection:
+class ClipSelection(Section, section="clip"):
     """Which frames of a clip are taken."""
 
     count: int = setting(
@@ -142,9 +142,6 @@ class ClipSelection:
         advanced=True,
     )
 
-    def __post_init__(self) -> None:
-        check(self, "clip")
-
 
 class Clip(Protocol):
     """Anything that shows a scene over time."""
@@ -159,7 +156,7 @@ class Clip(Protocol):
 
 
 @dataclass(frozen=True)
-class Preparation:
+class Preparation(Section):
     """Which size winners are brought to, and how."""
 
     resolution: int = setting(
@@ -204,7 +201,7 @@ class Preparation:
     clip: ClipSelection = field(default_factory=ClipSelection)
 
     def __post_init__(self) -> None:
-        check(self)
+        super().__post_init__()
         if self.resolution < self.multiple:
             raise ConfigError(
                 f"resolution {self.resolution} is smaller than multiple {self.multiple}; "

@@ -8,7 +8,7 @@ from itertools import accumulate
 import torch
 
 from ..randomness import generator
-from ..settings import check, setting
+from ..settings import Section, setting
 from .winners import Winner, Winners
 
 MOST_ORDERS = 100
@@ -32,7 +32,7 @@ FACE = re.compile(
 
 
 @dataclass(frozen=True)
-class Wording:
+class Wording(Section):
     """How a caption is worded for training. Each of its variants is encoded once, before training."""
 
     trigger: str = setting(
@@ -63,9 +63,6 @@ class Wording:
         most=1,
         step=0.05,
     )
-
-    def __post_init__(self) -> None:
-        check(self)
 
     def apply(self, text: str) -> str:
         """`text` between prefix and suffix, behind the trigger word if that is not in it already."""

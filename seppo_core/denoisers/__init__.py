@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from ..adapters.lora import LoRA
 from ..data import Conditioning, EncodedDataset
 from ..method.references import ReferenceConfig
-from ..settings import check, setting
+from ..settings import Section, setting
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 """Arithmetic by the names of `compute.precision`; `auto` is the denoiser's to choose."""
@@ -24,7 +24,7 @@ PRECISIONS = ("auto", *DTYPES)
 
 
 @dataclass(frozen=True)
-class ComputeConfig:
+class ComputeConfig(Section, section="compute"):
     precision: str = setting(
         "auto",
         "Arithmetic inside the network. auto takes what suits model and device; the "
@@ -34,9 +34,6 @@ class ComputeConfig:
     gradient_checkpointing: bool = setting(
         False, "Compute parts of the network twice to need much less memory."
     )
-
-    def __post_init__(self) -> None:
-        check(self, "compute")
 
 
 class Denoiser(Protocol):

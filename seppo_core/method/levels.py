@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from ..settings import check, setting
+from ..settings import Section, setting
 
 
 def uniform(numbers: Tensor) -> Tensor:
@@ -18,8 +18,5 @@ DISTRIBUTIONS: dict[str, Callable[[Tensor], Tensor]] = {"uniform": uniform}
 
 
 @dataclass(frozen=True)
-class LevelConfig:
+class LevelConfig(Section, section="levels"):
     distribution: str = setting("uniform", choices=DISTRIBUTIONS)
-
-    def __post_init__(self) -> None:
-        check(self, "levels")

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..errors import ConfigError
-from ..settings import check, setting
+from ..settings import Section, setting
 
 KNUTH = 2654435761
 """A multiplier that spreads the bits of a number over 32 (The Art of Computer Programming, 6.4)."""
@@ -158,7 +158,7 @@ OBJECTIVES = {
 
 
 @dataclass(frozen=True)
-class LossConfig:
+class LossConfig(Section, section="loss"):
     objective: str = setting("preference", choices=OBJECTIVES)
     """`preference`: the SePPO loss; `winner_error`: the winner's denoising error alone (SFT)."""
     beta: float = setting(
@@ -187,9 +187,6 @@ class LossConfig:
     )
     paired: bool = False
     """The dataset's losing images stand where the reference samples stand (DPO)."""
-
-    def __post_init__(self) -> None:
-        check(self, "loss")
 
     @property
     def aims(self) -> Objective:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from ..errors import ConfigError
-from ..settings import check, setting
+from ..settings import Section, setting
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ SELECTIONS: dict[str, Callable[[int, torch.Generator], int]] = {
 
 
 @dataclass(frozen=True)
-class ReferenceConfig:
+class ReferenceConfig(Section, section="references"):
     selection: str = setting(
         "random",
         "Which earlier checkpoint is the reference: a random one (the paper's "
@@ -97,9 +97,6 @@ class ReferenceConfig:
         most_shown=64,
         widget="sample_batch",
     )
-
-    def __post_init__(self) -> None:
-        check(self, "references")
 
 
 class ReferencePool:

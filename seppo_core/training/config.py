@@ -10,13 +10,13 @@ from ..denoisers import ComputeConfig
 from ..method.levels import LevelConfig
 from ..method.objectives import LossConfig
 from ..method.references import ReferenceConfig
-from ..settings import check, choice, from_dict, setting
+from ..settings import Section, choice, from_dict, setting
 from .guard import GuardConfig
 from .optim import OptimizerConfig
 
 
 @dataclass(frozen=True)
-class RunConfig:
+class RunConfig(Section, section="run"):
     directory: str = ""
     """The run directory; empty keeps the run in memory."""
     checkpoint_every: int = setting(
@@ -42,12 +42,9 @@ class RunConfig:
     initial_weights: str = ""
     """LoRA file (safetensors, any key format we write) the policy starts from; empty starts from the base."""
 
-    def __post_init__(self) -> None:
-        check(self, "run")
-
 
 @dataclass(frozen=True)
-class SePPOConfig:
+class SePPOConfig(Section):
     steps: int = setting(
         200,
         "Optimizer steps. More steps move the model further.",
@@ -77,9 +74,6 @@ class SePPOConfig:
     compute: ComputeConfig = field(default_factory=ComputeConfig)
     guard: GuardConfig = field(default_factory=GuardConfig)
     run: RunConfig = field(default_factory=RunConfig)
-
-    def __post_init__(self) -> None:
-        check(self)
 
     @property
     def winners_per_step(self) -> int:

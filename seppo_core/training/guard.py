@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from ..settings import check, setting
+from ..settings import Section, setting
 
 RISES = 3
 """Measurements on held-out winners that each came out above the one before."""
@@ -24,7 +24,7 @@ OUT_OF_MEMORY = ("stop", "split")
 
 
 @dataclass(frozen=True)
-class GuardConfig:
+class GuardConfig(Section, section="guard"):
     """What becomes of a run in which something goes wrong."""
 
     out_of_memory: str = setting(
@@ -66,9 +66,6 @@ class GuardConfig:
         optional=True,
         advanced=True,
     )
-
-    def __post_init__(self) -> None:
-        check(self, "guard")
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from torch.optim import Optimizer
 
 from ..errors import MissingPackageError
 from ..files import flatten, unflatten
-from ..settings import check, require, setting
+from ..settings import Section, require, setting
 
 Parameters = Sequence[nn.Parameter]
 
@@ -157,7 +157,7 @@ def learning_rate(config: OptimizerConfig, step: int, steps: int, warm: int | No
 
 
 @dataclass(frozen=True)
-class OptimizerConfig:
+class OptimizerConfig(Section, section="optimizer"):
     name: str = setting(
         "adamw",
         "adamw and adafactor are built in. lion, prodigy (set the learning rate to 1) "
@@ -200,7 +200,7 @@ class OptimizerConfig:
     )
 
     def __post_init__(self) -> None:
-        check(self, "optimizer")
+        super().__post_init__()
         require(
             self.name != "prodigy" or self.learning_rate >= 0.1,
             "optimizer 'prodigy' finds its own rate; optimizer.learning_rate multiplies it and should "

@@ -20,7 +20,7 @@ from ..method.objectives import make_criterion
 from ..method.references import ReferenceConfig, Snapshot
 from ..randomness import derived_seed, isolated_global_rng, normal
 from ..runs.run import Run
-from ..settings import check, setting
+from ..settings import Section, setting
 from ..training.config import SePPOConfig, config_of
 from ..training.draws import level_positions
 from ..training.floor import measured_roughness
@@ -246,7 +246,7 @@ ENTRIES: dict[str, Callable[[list[int], int], int]] = {
 
 
 @dataclass(frozen=True)
-class PreviewSettings:
+class PreviewSettings(Section):
     winners: int = setting(4, "How many winners to show, one per row.", least=1, most_shown=16)
     first: int = setting(
         0,
@@ -298,9 +298,6 @@ class PreviewSettings:
         least=0,
         most_shown=2**63 - 1,
     )
-
-    def __post_init__(self) -> None:
-        check(self)
 
     def positions(self, dataset: EncodedDataset) -> range:
         """Fewer than asked for where the dataset ends; DatasetError where it has ended before."""

@@ -10,7 +10,7 @@ import pytest
 from seppo_core.adapters.lora import ADAPTERS
 from seppo_core.errors import ConfigError
 from seppo_core.method.levels import DISTRIBUTIONS
-from seppo_core.settings import check, from_dict, inputs, load_json, override, setting
+from seppo_core.settings import Section, from_dict, inputs, load_json, override, setting
 from seppo_core.training.config import PRESETS, SePPOConfig, apply_preset
 
 SET_BY_PRESETS = {"loss.objective", "loss.paired"}
@@ -42,7 +42,7 @@ def test_no_two_inputs_of_one_node_have_one_name():
 
 
 @dataclasses.dataclass(frozen=True)
-class Sample:
+class Sample(Section, section="sample"):
     share: float = setting(0.5, "a share", above=0, below=1)
     most: int = setting(3, "a number", least=2, most=5)
     kind: str = setting("a", choices=("a", "b"))
@@ -60,8 +60,8 @@ class Sample:
 )
 def test_a_setting_out_of_its_bounds_is_named(values, message):
     with pytest.raises(ConfigError, match=message):
-        check(Sample(**values), "sample")
-    check(Sample(free=float("nan")), "sample")
+        Sample(**values)
+    Sample(free=float("nan"))
 
 
 def test_a_configuration_survives_json():

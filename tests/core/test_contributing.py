@@ -31,7 +31,7 @@ from seppo_core.method.objectives import (
 )
 from seppo_core.method.references import SELECTIONS, ReferenceConfig
 from seppo_core.runs.run import Run
-from seppo_core.settings import check, inputs, setting
+from seppo_core.settings import Section, inputs, setting
 from seppo_core.training.config import RunConfig, SePPOConfig
 from seppo_core.training.optim import OPTIMIZERS, SCHEDULES, OptimizerConfig
 from seppo_core.training.trainer import train
@@ -193,16 +193,13 @@ def a_scorer(patch):
 
 def a_setting(patch):
     @dataclass(frozen=True)
-    class Section:
+    class Share(Section, section="part"):
         share: float = setting(0.5, "How much. More is stronger.", least=0, most=1)
 
-        def __post_init__(self) -> None:
-            check(self, "section")
-
-    (one,) = inputs(Section)
+    (one,) = inputs(Share)
     assert (one.name, one.type, one.default, one.about.most) == ("share", float, 0.5, 1)
-    with pytest.raises(ConfigError, match=r"section.share must lie in \[0, 1\], got 2"):
-        Section(2)
+    with pytest.raises(ConfigError, match=r"part.share must lie in \[0, 1\], got 2"):
+        Share(2)
 
 
 def a_node(patch):
