@@ -145,15 +145,6 @@ def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
         raise CheckpointError(f"{path}: cannot be read ({first_line(error)})") from None
 
 
-def load_metadata(path: Path) -> dict[str, str]:
-    """The metadata alone; CheckpointError as for `load_tensors`."""
-    try:
-        with safe_open(path, framework="pt") as file:
-            return file.metadata() or {}
-    except UNREADABLE as error:
-        raise CheckpointError(f"{path}: cannot be read ({first_line(error)})") from None
-
-
 def first_line(error: Exception) -> str:
     """Torch appends its own stack to some messages."""
     return str(error).partition("\n")[0]

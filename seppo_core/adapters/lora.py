@@ -180,13 +180,11 @@ class LoRAConfig(Section, section="lora"):
     )
     modules: str = setting(
         "linear",
-        "Which layers learn: all linear ones, those of attention only, or all "
-        "including convolutions.",
+        "Which layers learn: all linear ones, those of attention only, or all including convolutions.",
         choices=MODULES,
     )
     pattern: str = setting(
-        "",
-        "Only layers whose name contains this regular expression learn. Empty: all.",
+        "", "Only layers whose name contains this regular expression learn. Empty: all."
     )
 
     def __post_init__(self) -> None:

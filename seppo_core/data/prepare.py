@@ -170,9 +170,8 @@ class Preparation(Section):
     )
     multiple: int = setting(
         0,
-        "Width and height are rounded to a multiple of this many pixels; up to half of "
-        "it is cropped from each side. 0 takes what the connected model needs, and 64, which "
-        "suits every model, where none is connected.",
+        "Width and height are rounded to a multiple of this many pixels; up to half of it is cropped from each "
+        "side. 0 takes what the connected model needs, and 64, which suits every model, where none is connected.",
         least=0,
         most_shown=256,
         step=8,
@@ -180,16 +179,16 @@ class Preparation(Section):
     )
     mode: str = setting(
         "keep aspect",
-        "keep aspect: wide images stay wide, and small ones stay small. square: all "
-        "are cropped to a square of the resolution, and small ones are enlarged; it is faster "
-        "for batches larger than 1 when your images have many shapes.",
+        "keep aspect: wide images stay wide, and small ones stay small. square: all are cropped to a "
+        "square of the resolution, and small ones are enlarged; it is faster for batches larger than 1 when your "
+        "images have many shapes.",
         choices=MODES,
         widget="shape",
     )
     fit: str = setting(
         "crop",
-        "How an image is brought to its size. crop: cut evenly on both sides. crop top: "
-        "cut below, heads stay. pad: the whole image with a border. stretch: out of proportion.",
+        "How an image is brought to its size. crop: cut evenly on both sides. crop top: cut below, heads stay. "
+        "pad: the whole image with a border. stretch: out of proportion.",
         choices=FITS,
         optional=True,
     )

@@ -27,8 +27,8 @@ PRECISIONS = ("auto", *DTYPES)
 class ComputeConfig(Section, section="compute"):
     precision: str = setting(
         "auto",
-        "Arithmetic inside the network. auto takes what suits model and device; the "
-        "LoRA itself is always trained in fp32.",
+        "Arithmetic inside the network. auto takes what suits model and device; the LoRA itself is always "
+        "trained in fp32.",
         choices=PRECISIONS,
     )
     gradient_checkpointing: bool = setting(
@@ -96,11 +96,7 @@ class Denoiser(Protocol):
         """
 
     def sample(
-        self,
-        conds: Sequence[Conditioning],
-        noise: Tensor,
-        sampling: ReferenceConfig,
-        seed: int,
+        self, conds: Sequence[Conditioning], noise: Tensor, sampling: ReferenceConfig, seed: int
     ) -> Tensor:
         """Draw one latent per conditioning from standard normal `noise` [B, ...], in the network's scale.
 

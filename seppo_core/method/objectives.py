@@ -172,9 +172,9 @@ class LossConfig(Section, section="loss"):
     )
     criterion: str = setting(
         "indicator",
-        "What happens to a reference sample where the model is behind its reference: "
-        "sign learns from it, indicator leaves it out; none always pushes it away, constant "
-        "does so at a fixed weight, random by a coin, to compare with. Only preset 'custom' reads this.",
+        "What happens to a reference sample where the model is behind its reference: sign learns from it, "
+        "indicator leaves it out; none always pushes it away, constant does so at a fixed weight, random by a "
+        "coin, to compare with. Only preset 'custom' reads this.",
         choices=CRITERIA,
     )
     loser_weight: float = setting(

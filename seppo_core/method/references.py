@@ -48,9 +48,8 @@ SELECTIONS: dict[str, Callable[[int, torch.Generator], int]] = {
 class ReferenceConfig(Section, section="references"):
     selection: str = setting(
         "random",
-        "Which earlier checkpoint is the reference: a random one (the paper's "
-        "choice), the latest or the initial one. Only preset 'custom' reads this; the other "
-        "presets bring their own.",
+        "Which earlier checkpoint is the reference: a random one (the paper's choice), the latest or the "
+        "initial one. Only preset 'custom' reads this; the other presets bring their own.",
         choices=SELECTIONS,
     )
     snapshot_every: int = setting(

@@ -26,10 +26,7 @@ class RunConfig(Section, section="run"):
         most_shown=100_000,
     )
     preview_every: int = setting(
-        10,
-        "Optimizer steps between preview pictures; 0 shows none.",
-        least=0,
-        most_shown=100_000,
+        10, "Optimizer steps between preview pictures; 0 shows none.", least=0, most_shown=100_000
     )
     held_out_every: int = setting(
         20,
@@ -46,16 +43,10 @@ class RunConfig(Section, section="run"):
 @dataclass(frozen=True)
 class SePPOConfig(Section):
     steps: int = setting(
-        200,
-        "Optimizer steps. More steps move the model further.",
-        least=1,
-        most_shown=1_000_000,
+        200, "Optimizer steps. More steps move the model further.", least=1, most_shown=1_000_000
     )
     batch_size: int = setting(
-        1,
-        "Winners per batch. Larger is steadier and needs more memory.",
-        least=1,
-        most_shown=64,
+        1, "Winners per batch. Larger is steadier and needs more memory.", least=1, most_shown=64
     )
     accumulation: int = setting(
         1,

@@ -29,15 +29,15 @@ class GuardConfig(Section, section="guard"):
 
     out_of_memory: str = setting(
         "stop",
-        "When memory runs out: stop, with what to change; or split the batch into smaller "
-        "parts and go on, slower, with the same result.",
+        "When memory runs out: stop, with what to change; or split the batch into smaller parts and go on, "
+        "slower, with the same result.",
         choices=OUT_OF_MEMORY,
         optional=True,
     )
     non_finite: str = setting(
         "roll back",
-        "When the loss is NaN or infinite some steps in a row, none of which is applied: "
-        "go back to the last checkpoint with half the learning rate, or stop.",
+        "When the loss is NaN or infinite some steps in a row, none of which is applied: go back to the "
+        "last checkpoint with half the learning rate, or stop.",
         choices=NON_FINITE,
         optional=True,
         advanced=True,
@@ -52,9 +52,8 @@ class GuardConfig(Section, section="guard"):
     )
     drift: str = setting(
         "warn",
-        "When the model gets worse on its winners (their margin stays above zero) or on "
-        "held-out ones: warn, stop and keep what was trained, go back to the last "
-        "checkpoint with half the learning rate, or do nothing.",
+        "When the model gets worse on its winners (their margin stays above zero) or on held-out ones: warn, "
+        "stop and keep what was trained, go back to the last checkpoint with half the learning rate, or do nothing.",
         choices=DRIFT,
         optional=True,
     )

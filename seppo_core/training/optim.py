@@ -160,9 +160,8 @@ def learning_rate(config: OptimizerConfig, step: int, steps: int, warm: int | No
 class OptimizerConfig(Section, section="optimizer"):
     name: str = setting(
         "adamw",
-        "adamw and adafactor are built in. lion, prodigy (set the learning rate to 1) "
-        "and adamw_schedule_free need the package pytorch-optimizer, adamw_8bit needs "
-        "bitsandbytes.",
+        "adamw and adafactor are built in. lion, prodigy (set the learning rate to 1) and adamw_schedule_free "
+        "need the package pytorch-optimizer, adamw_8bit needs bitsandbytes.",
         choices=OPTIMIZERS,
         widget="optimizer",
     )

@@ -269,22 +269,18 @@ class PreviewSettings(Section):
     )
     reference: str = setting(
         "initial",
-        "Which checkpoint of the run to compare with: the initial weights, the latest "
-        "snapshot, or the one after the step below. Read only with a run.",
+        "Which checkpoint of the run to compare with: the initial weights, the latest snapshot, or the one "
+        "after the step below. Read only with a run.",
         choices=ENTRIES,
     )
     reference_step: int = setting(
-        0,
-        "The snapshot to compare with when reference is 'step'.",
-        least=0,
-        most_shown=10_000_000,
+        0, "The snapshot to compare with when reference is 'step'.", least=0, most_shown=10_000_000
     )
     criterion: str = ""
     """empty: the run's own"""
     draw_samples: bool = setting(
         True,
-        "Draw one reference sample per winner and show it with its verdict. Off is "
-        "faster. Read only with a run.",
+        "Draw one reference sample per winner and show it with its verdict. Off is faster. Read only with a run.",
     )
     batch_size: int = setting(
         4,

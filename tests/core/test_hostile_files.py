@@ -12,7 +12,7 @@ import torch
 from seppo_core.adapters.files import load_lora
 from seppo_core.data.cache import DiskStore
 from seppo_core.errors import CheckpointError, ConfigError, DatasetError
-from seppo_core.files import Seal, load_metadata, load_tensors, sealed
+from seppo_core.files import Seal, load_tensors, sealed
 from seppo_core.settings import MAX_JSON_BYTES, MAX_JSON_DEPTH, load_json
 
 MB = 2**20
@@ -129,7 +129,7 @@ LIES = {
 @pytest.mark.parametrize("lie", LIES)
 def test_a_safetensors_header_that_lies_is_refused(tmp_path, lie):
     path = safetensors(tmp_path / "a.safetensors", **LIES[lie])
-    for read in (load_tensors, load_metadata, load_lora):
+    for read in (load_tensors, load_lora):
         with pytest.raises(CheckpointError, match=r"a\.safetensors: cannot be read") as refused:
             read(path)
         assert "\n" not in str(refused.value)
@@ -138,7 +138,6 @@ def test_a_safetensors_header_that_lies_is_refused(tmp_path, lie):
 def test_the_same_file_without_a_lie_is_read(tmp_path):
     path = safetensors(tmp_path / "a.safetensors", {"a": floats(2, 0, 8)}, EIGHT)
     assert load_tensors(path)[0]["a"].tolist() == [0, 0]
-    assert load_metadata(path) == {}
 
 
 def test_an_empty_tensor_with_a_side_that_torch_cannot_hold_is_refused(tmp_path):
