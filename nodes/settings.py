@@ -12,13 +12,8 @@ from . import host, queued, sockets
 from .widgets import sections, widgets
 
 SETTINGS = {one.path: one for one in inputs(SePPOConfig)}
-TRAIN = [
-    SETTINGS[path]
-    for path in (
-        *("steps", "batch_size", "optimizer.learning_rate", "lora.rank"),
-        *("loss.beta", "loss.criterion", "seed"),
-    )
-]
+OF_TRAIN = "steps batch_size optimizer.learning_rate lora.rank loss.beta loss.criterion seed"
+TRAIN = [SETTINGS[path] for path in OF_TRAIN.split()]
 """What SePPO Train itself has; it and SePPO Reference Settings leave the rest to SePPO Optimizer Settings."""
 REFERENCES = [one for one in SETTINGS.values() if one.section == "references"]
 ORDER = ("optimizer", "", "compute", "lora", "loss", "run", "guard")

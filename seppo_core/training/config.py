@@ -71,14 +71,9 @@ class SePPOConfig(Section):
         return self.batch_size * self.accumulation
 
     @property
-    def draws_samples(self) -> bool:
-        """Whether reference samples are drawn (not for SFT, not on pairs)."""
-        return self.loss.draws_samples
-
-    @property
     def steps_per_batch(self) -> int:
         """Optimizer steps that share one reference batch."""
-        return self.references.reuse if self.draws_samples else 1
+        return self.references.reuse if self.loss.draws_samples else 1
 
     def as_dict(self) -> dict[str, Any]:
         return dataclasses.asdict(self)

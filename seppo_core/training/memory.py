@@ -98,7 +98,7 @@ def remedies(config: SePPOConfig) -> list[str]:
         found.append(f"lower batch_size (now {config.batch_size}) and raise accumulation instead")
         if config.guard.out_of_memory != "split":
             found[-1] += ", or set out_of_memory to 'split'"
-    if config.references.batch_size > 1 and config.draws_samples:
+    if config.references.batch_size > 1 and config.loss.draws_samples:
         found.append(f"lower the references' batch_size (now {config.references.batch_size})")
     found.append("encode the winners at a lower resolution")
     if config.lora.rank > 4:

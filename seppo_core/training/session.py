@@ -272,7 +272,7 @@ class Trainer:
         if not every or step % every:
             return None, ""
         batch = self.batch
-        if self.config.draws_samples:
+        if self.config.loss.draws_samples:
             return batch.samples[0][None], batch.caption
         example = self.dataset[0]
         with self.lora.evaluation():

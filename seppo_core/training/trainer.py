@@ -88,7 +88,7 @@ def train(policy: Denoiser, dataset: EncodedDataset, config: SePPOConfig) -> Ite
 
 def check_policy(policy: Denoiser, dataset: EncodedDataset, config: SePPOConfig) -> None:
     """Raise a SePPOError if the policy cannot work with the dataset or the settings; move and write nothing."""
-    draws = config.draws_samples or config.run.preview_every > 0
+    draws = config.loss.draws_samples or config.run.preview_every > 0
     sampling = config.references if draws else None
     policy.check(dataset, config.compute, sampling, config.loss.paired)
 
