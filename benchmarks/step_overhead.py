@@ -118,8 +118,8 @@ def switch(host, version: str) -> None:
             for _ in range(100):
                 slot = lora.slot(snapshot)
                 with lora.using(slot):
-                    for name in slot:
-                        slot.of(name, asks)  # weights come when their layer asks
+                    for path in lora.paths:
+                        slot.of(path, asks)  # weights come when their layer asks
             seconds = (time.perf_counter() - started) / 100
         same = addresses == [p.data_ptr() for p in policy.network.parameters()]
     paths = sum(value.numel() * value.element_size() for value in snapshot.values())
