@@ -56,7 +56,10 @@ HAS_DARK_INK = """() => {
     return false;
 }"""
 """Whether a curve's axes are drawn for the light theme."""
-PROPERTIES = "Toggle properties panel"
+PROPERTIES = (
+    """(open) => window.app.extensionManager.setting.set("Comfy.RightSidePanel.IsOpen", open)"""
+)
+"""The host keeps it for the next page: whoever clicked its button last left it open or shut."""
 
 
 @pytest.fixture
@@ -95,15 +98,14 @@ def test_panels_fit_in_the_templates_own_sizes_at_every_zoom_and_in_both_themes(
 @pytest.mark.skipif(not HAS_PROPERTIES, reason="this release has no panel of properties")
 def test_panels_fit_after_the_hosts_panel_of_properties_showed_their_nodes(page, vue):
     """It draws a node's widgets once more, in its own width."""
-    toggle = page.tab.get_by_role("button", name=PROPERTIES).first
-    toggle.click()
+    page.ask(PROPERTIES, True)
     for kind in PANELS:
         page.ask(ZOOM, [kind, 0.7])
         page.ask(SELECT, kind)
         page.tab.get_by_text("run_panel" if kind == "SePPOTrain" else "pairs").first.wait_for()
         assert fits(page, kind)
     page.shot(f"panel_beside_properties_{'vue' if vue else 'canvas'}")
-    page.tab.get_by_role("button", name=PROPERTIES).last.click()
+    page.ask(PROPERTIES, False)
     both_fit(page)
 
 
