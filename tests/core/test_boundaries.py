@@ -21,7 +21,7 @@ HEAVY = set(TOOLS["ruff"]["lint"]["flake8-tidy-imports"]["banned-module-level-im
 (COMFY,) = (
     set(contract["forbidden_modules"])
     for contract in TOOLS["importlinter"]["contracts"]
-    if contract["type"] == "forbidden"
+    if "ComfyUI" in contract["name"]
 )
 
 

@@ -139,8 +139,8 @@ def test_a_gallery_that_is_closed_asks_for_nothing_more(open_page):
     until(page, lambda: len(server.asked) == AT_ONCE)
     page.by("seppo-close").click()
     page.wait_for("() => !document.querySelector('dialog.seppo-gallery')")
-    page.tab.wait_for_timeout(500)
-    assert server.on_their_way == set() and len(server.given_up) == AT_ONCE
+    until(page, lambda: server.on_their_way == set())
+    assert len(server.given_up) == AT_ONCE
     server.answer_all()
-    page.tab.wait_for_timeout(500)
+    page.drawn()
     assert len(server.asked) == AT_ONCE
