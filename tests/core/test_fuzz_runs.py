@@ -19,7 +19,7 @@ from seppo_core.data import in_memory
 from seppo_core.data.cache import DiskStore
 from seppo_core.denoisers import ComputeConfig
 from seppo_core.errors import DatasetError
-from seppo_core.files import load_metadata, load_tensors, sealed
+from seppo_core.files import load_tensors, sealed
 from seppo_core.method.references import ReferenceConfig
 from seppo_core.runs.run import Run
 from seppo_core.settings import from_dict, load_json, override
@@ -227,7 +227,7 @@ def test_safetensors_headers(tmp_path, record_property):
         text = json.dumps(header | ({"__metadata__": about} if about else {})).encode()
         length = max(0, min(len(text) + stated, 2**64 - 1)) if abs(stated) > 1 else len(text)
         put(path, struct.pack("<Q", length) + text + data)
-        for read in (load_metadata, load_tensors, load_lora):
+        for read in (load_tensors, load_lora):
             try:
                 read(path)
             except Exception as error:

@@ -128,6 +128,7 @@ def folder(base, http_host) -> Iterator[None]:
         yield
 
 
+@pytest.mark.thorough
 def test_odd_widget_values_over_http_get_an_answer(
     http_host, host, base, folder, checkpoint, record_property
 ):
