@@ -16,6 +16,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
+from itertools import product
 from pathlib import Path
 
 from hosts import find_hosts, host_python
@@ -118,25 +119,24 @@ def tests_in(folder: str, long: bool) -> list[str]:
 
 
 def test_runs(venv: Venv, extra: list[str], thorough: bool, long: bool) -> list[Callable[[], Part]]:
-    """The test processes, those that take longest first: two for each host, inside it and at its page; the core's, and
-    the reliability tests'."""
+    """The test processes, those that take longest first: two for each host, the newest first, inside it and at its page;
+    the core's, and the reliability tests'."""
     form = {"SEPPO_TESTS": "all"} if thorough or long else {}
     form |= {"SEPPO_RELIABILITY": "long"} if long else {}
     runs = []
     hosts = find_hosts()
-    for folder in ("tests/hosts", "tests/page"):
+    for host, folder in product(hosts[::-1] or [None], ("tests/hosts", "tests/page")):
         tests = tests_in(folder, long)
         if not tests:
             continue
-        if not hosts:
+        if host is None:
             runs.append(partial(pytest, f"no ComfyUI found, {folder}", venv, tests, extra))
-        for host in hosts:
-            name = f"ComfyUI {host.version} at {host.path}, {folder}"
-            inside = host_python(host)
-            where = {"SEPPO_TEST_HOST": str(host.path)}
-            if host is not hosts[-1]:  # the newest
-                where["SEPPO_OLDER_HOST"] = "1"
-            runs.append(partial(pytest, name, inside, tests, extra, **where, **form))
+            continue
+        name = f"ComfyUI {host.version} at {host.path}, {folder}"
+        where = {"SEPPO_TEST_HOST": str(host.path)}
+        if host is not hosts[-1]:  # the newest
+            where["SEPPO_OLDER_HOST"] = "1"
+        runs.append(partial(pytest, name, host_python(host), tests, extra, **where, **form))
     return runs + [
         partial(pytest, name, venv, tests_in(f"tests/{name}", long), extra, **form)
         for name in ("core", "reliability")

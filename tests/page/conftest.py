@@ -34,9 +34,20 @@ ON_EACH = {"test_loads.py", "test_refusals.py"}
 """What runs at the page of an older host, too, if the tests need not be thorough."""
 
 
+IN_BOTH = ON_EACH | {"test_panels.py", "test_compare.py"}
+"""What runs in both renderers of a host that has two; other pages are tried in the new one, if not to be thorough."""
+
+
 def pytest_itemcollected(item):
-    if os.environ.get("SEPPO_OLDER_HOST") and item.path.name not in ON_EACH:
+    older = os.environ.get("SEPPO_OLDER_HOST") and item.path.name not in ON_EACH
+    vue = getattr(item, "callspec", None) and item.callspec.params.get("vue")
+    in_the_old = vue is False and has_two_renderers() and item.path.name not in IN_BOTH
+    if older or in_the_old:
         item.add_marker(pytest.mark.thorough)
+
+
+def has_two_renderers() -> bool:
+    return bool(HOST_PATH) and version_at(Path(HOST_PATH)) >= (0, 4)
 
 
 def pytest_collection_modifyitems(items):
@@ -91,7 +102,7 @@ def browser():
 @pytest.fixture(params=[False, True], ids=["canvas", "vue"])
 def vue(request) -> bool:
     """Both of the host's renderers of nodes."""
-    if request.param and version_at(Path(HOST_PATH)) < (0, 4):
+    if request.param and not has_two_renderers():
         pytest.skip("the new renderer of this release takes no widgets of packs")
     return request.param
 
