@@ -89,11 +89,15 @@ def test_only_what_is_seen_is_on_the_page(open_page, pictures, sets):
 
 
 def test_a_picture_that_is_seen_can_be_marked_however_late_its_set_comes(open_page, pictures, sets):
-    page, held = open_page(), []
-    page.tab.route("**/seppo/sets/favourites", held.append, times=1)
+    page = open_page()
+
+    def late(route):
+        page.tab.wait_for_timeout(1500)
+        route.continue_()
+
+    page.tab.route("**/seppo/sets/favourites", late, times=1)
     page.ask("() => { window.app.extensionManager.command.execute('SePPO.PickWinners'); }")
     cell(page, 0).click()
-    held[0].continue_()
     marked_on_disk(page, sets, "favourites", [0])
 
 
