@@ -15,12 +15,11 @@ from pathlib import Path
 
 import pytest
 from folders import sets_of
-from inprocess import prepare_base, version_at
+from inprocess import prepare_base
 from over_http import HttpHost
-from pages import SCREENSHOTS, chromium, find_browser, page_of
+from pages import HOST_PATH, IS_NEW, SCREENSHOTS, chromium, find_browser, page_of
 
 HOSTS = Path(__file__).resolve().parents[1] / "hosts"
-HOST_PATH = os.environ.get("SEPPO_TEST_HOST")
 WRITE_CHECKPOINT = """
 import sys
 from pathlib import Path
@@ -41,13 +40,9 @@ IN_BOTH = ON_EACH | {"test_panels.py", "test_compare.py"}
 def pytest_itemcollected(item):
     older = os.environ.get("SEPPO_OLDER_HOST") and item.path.name not in ON_EACH
     vue = getattr(item, "callspec", None) and item.callspec.params.get("vue")
-    in_the_old = vue is False and has_two_renderers() and item.path.name not in IN_BOTH
+    in_the_old = vue is False and IS_NEW and item.path.name not in IN_BOTH
     if older or in_the_old:
         item.add_marker(pytest.mark.thorough)
-
-
-def has_two_renderers() -> bool:
-    return bool(HOST_PATH) and version_at(Path(HOST_PATH)) >= (0, 4)
 
 
 def pytest_collection_modifyitems(items):
@@ -102,7 +97,7 @@ def browser():
 @pytest.fixture(params=[False, True], ids=["canvas", "vue"])
 def vue(request) -> bool:
     """Both of the host's renderers of nodes."""
-    if request.param and not has_two_renderers():
+    if request.param and not IS_NEW:
         pytest.skip("the new renderer of this release takes no widgets of packs")
     return request.param
 

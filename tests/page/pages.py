@@ -10,9 +10,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from inprocess import PACK_FOLDER
+from inprocess import PACK_FOLDER, version_at
 from over_http import HttpHost
 
+HOST_PATH = os.environ.get("SEPPO_TEST_HOST")
+IS_NEW = bool(HOST_PATH) and version_at(Path(HOST_PATH)) >= (0, 4)
+"""Whether the page has the second renderer of nodes, and what came with it, as the panel of properties."""
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 SCREENSHOTS = "SEPPO_SCREENSHOTS"
 """Environment variable: a folder where pictures of the pages are kept for people to look at."""

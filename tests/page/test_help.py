@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import json
-import os
-from pathlib import Path
 
 import pytest
-from inprocess import PACK, PACK_FOLDER, version_at
-from pages import Page, appears
+from inprocess import PACK, PACK_FOLDER
+from pages import IS_NEW, Page, appears
 
-HOST_PATH = os.environ.get("SEPPO_TEST_HOST")
 WORKFLOWS = sorted(path.stem for path in (PACK / "workflows").glob("*.json"))
 CHINESE = json.loads((PACK / "locales" / "zh" / "nodeDefs.json").read_text("utf-8"))
 ADD = """kind => {
@@ -161,9 +158,8 @@ def test_template_browser_shows_the_packs_pictures(open_page):
 
 def test_search_finds_a_node_by_its_words(open_page):
     page = open_page()
-    newer = version_at(Path(HOST_PATH)) >= (0, 4)
     page.ask("() => window.app.extensionManager.command.execute('Workspace.SearchBox.Toggle')")
     found = page.tab.get_by_role("option").filter(has_text="SePPO Reference Settings")
     page.wait_for("() => document.activeElement.tagName === 'INPUT'")
-    page.tab.keyboard.type("self-play" if newer else "reference settings")
+    page.tab.keyboard.type("self-play" if IS_NEW else "reference settings")
     found.first.wait_for()

@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-import os
-from pathlib import Path
-
 import pytest
 from filled import PANELS, fill, fits
 from graphs import FOLDER, LONG, draw_winners, training, workflow
-from inprocess import version_at
+from pages import IS_NEW
 from running import panel, until_pictures, until_state, until_step
 
-HOST_PATH = os.environ.get("SEPPO_TEST_HOST")
-HAS_PROPERTIES = bool(HOST_PATH) and version_at(Path(HOST_PATH)) >= (0, 4)
 TEMPLATE = "pick_align_compare"
 FIND = "const node = window.app.graph.nodes.find((one) => one.comfyClass === kind);"
 LOAD = "async (graph) => { await window.app.loadGraphData(graph, true, true, 'panels'); }"
@@ -95,7 +90,7 @@ def test_panels_fit_in_the_templates_own_sizes_at_every_zoom_and_in_both_themes(
     assert fits(page, "SePPOTrain")
 
 
-@pytest.mark.skipif(not HAS_PROPERTIES, reason="this release has no panel of properties")
+@pytest.mark.skipif(not IS_NEW, reason="this release has no panel of properties")
 def test_panels_fit_after_the_hosts_panel_of_properties_showed_their_nodes(page, vue):
     """It draws a node's widgets once more, in its own width."""
     page.ask(PROPERTIES, True)

@@ -2,14 +2,9 @@
 
 from __future__ import annotations
 
-import os
-from pathlib import Path
-
 import pytest
 from graphs import node
-from inprocess import version_at
-
-HOST_PATH = os.environ.get("SEPPO_TEST_HOST")
+from pages import IS_NEW
 
 TOAST = ".p-toast-message"
 
@@ -26,7 +21,7 @@ def said(page, words: str) -> str:
     """The pack's message with these words: before all else, or in the older host's dialog, which has them as well."""
     toast = page.tab.locator(TOAST, has_text=words)
     toast.wait_for()
-    if version_at(Path(HOST_PATH)) < (0, 4):
+    if not IS_NEW:
         page.tab.locator(".p-dialog", has_text=words).wait_for()
         return toast.inner_text()
     page.drawn()
