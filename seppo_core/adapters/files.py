@@ -111,9 +111,11 @@ def file_tensors(
     every = layer_parts(weights)
     for name, rows in used.items():
         parts = [weights[f"{rows.layer}.{part}"] for part in every[rows.layer]]
+        parts[-1] = rows.of(parts[-1])
         if chosen.alpha:
             tensors[name + chosen.alpha] = torch.tensor(scale * len(parts[0]), dtype=torch.float32)
-        parts[-1] = rows.of(parts[-1]) * (1.0 if chosen.alpha else scale)
+        else:
+            parts[-1] = parts[-1] * scale
         for part, tensor in zip(every[rows.layer], parts, strict=True):
             copy = tensor.detach().to("cpu", torch.float32, copy=True)
             tensors[name + chosen.suffix(part)] = copy.contiguous()

@@ -2,7 +2,7 @@
 
 The libraries do not tell these. PyAV gives fewer frames of an MP4, MOV, WebM or MKV that is cut off, and no error
 unless its index is missing. Pillow counts fewer frames in a GIF that is cut off, and it decodes a frame before it tells
-how long that is shown: in a measurement 18 s for 87 animations of 4,787 frames, which are walked in 0.03 s.
+how long that is shown.
 
 Every function raises DatasetError with the reason alone where the file ends too early.
 """

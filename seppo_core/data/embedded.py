@@ -1,9 +1,7 @@
 """The texts that programs store in a picture or a clip, found without decoding a pixel.
 
 PyAV reads a clip's tags, and Pillow the EXIF of every format but PNG. PNG's chunks are walked here, because Pillow
-tells a text behind the pixels only once it has decoded them. Real files have such texts: ComfyUI puts them behind all
-frames of an animated PNG. In a measurement Pillow took 39 ms for a picture of 1024x1024 without any text and 90 ms
-for nine frames of 512x512, where the walk takes under 0.1 ms.
+tells a text behind the pixels only once it has decoded them, all frames of an animated PNG, where ComfyUI puts them.
 """
 
 import io
