@@ -1,10 +1,10 @@
 """The base and the aligned model on the same prompts and seeds, side by side and scored."""
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import comfy.sample
-import comfy.samplers
 import torch
 from comfy_api.latest import io, ui
 from einops import rearrange
@@ -16,6 +16,7 @@ from ..seppo_core.errors import ConfigError
 from ..seppo_core.evaluation.scoring import Choice, choices
 from ..seppo_core.evaluation.statistics import compare, comparison_line
 from ..seppo_core.runs.run import Run
+from ..seppo_core.settings import Section, inputs, setting
 from . import host, queued, sockets
 from .evaluate import (
     WEIGHTS,
@@ -27,11 +28,60 @@ from .evaluate import (
     scored,
 )
 from .train import comfy_state_dict
+from .widgets import require_of_the_host, widgets
 
 PIXELS = 8
 """What a latent's value spans in most models; the host fits empty latents to the others."""
 BATCH = 8
 NOTHING_ALIGNED = "connect a `run` whose aligned model to draw with, or another model to `aligned`"
+
+
+@dataclass(frozen=True)
+class Comparison(Section):
+    """What both models draw, and who judges it."""
+
+    prompts: str = setting(
+        "a red fox in a snowy forest\na lighthouse in a storm",
+        "One prompt on each line. Take ones that are not among the winners.",
+        multiline=True,
+    )
+    negative: str = setting(
+        "", "Negative prompt for all of them; read where cfg is above 1.", multiline=True
+    )
+    seeds: int = setting(
+        2, "Pictures for each prompt and model, each from a seed of its own.", least=1, most=1000
+    )
+    first_seed: int = setting(
+        1,
+        "The first seed; the others count up from it. Both models get the same.",
+        least=0,
+        most=2**63 - 1,
+    )
+    steps: int = setting(20, "Sampling steps for each picture.", least=1, most=1000)
+    cfg: float = setting(
+        7.0,
+        "Guidance: how strongly pictures follow their prompt. 1 for models that need none.",
+        least=0,
+        most=100,
+        step=0.1,
+    )
+    sampler_name: str = setting("euler", "How noise is taken away, as in KSampler.")
+    scheduler: str = setting(
+        "normal", "How steps are spread over the noise levels, as in KSampler."
+    )
+    width: int = setting(512, "Of the pictures, in pixels.", least=64, most=8192, step=8)
+    height: int = setting(512, "Of the pictures, in pixels.", least=64, most=8192, step=8)
+    scorers: str = setting(
+        "",
+        "Scorers to compare with, one on each line: pickscore, hpsv2.1, aesthetic or clip, or the name, = "
+        f"and its weights. Weights: {WEIGHTS}",
+        multiline=True,
+    )
+
+
+SETTINGS = list(inputs(Comparison))
+SAMPLING = ("steps", "cfg", "sampler_name", "scheduler")
+"""Settings that go to the host's sampler as they are."""
 
 
 class SePPOCompare(io.ComfyNode):
@@ -59,79 +109,7 @@ class SePPOCompare(io.ComfyNode):
                 ),
                 io.Clip.Input("clip", tooltip="Encodes the prompts, for both models."),
                 io.Vae.Input("vae", tooltip="Turns what the models drew into pictures."),
-                io.String.Input(
-                    "prompts",
-                    default="a red fox in a snowy forest\na lighthouse in a storm",
-                    multiline=True,
-                    tooltip="One prompt on each line. Take ones that are not among the winners.",
-                ),
-                io.String.Input(
-                    "negative",
-                    default="",
-                    multiline=True,
-                    tooltip="Negative prompt for all of them; read where cfg is above 1.",
-                ),
-                io.Int.Input(
-                    "seeds",
-                    default=2,
-                    min=1,
-                    max=1000,
-                    tooltip="Pictures for each prompt and model, each from a seed of its own.",
-                ),
-                io.Int.Input(
-                    "first_seed",
-                    default=1,
-                    min=0,
-                    max=2**63 - 1,
-                    control_after_generate=False,
-                    tooltip="The first seed; the others count up from it. Both models get the same.",
-                ),
-                io.Int.Input(
-                    "steps", default=20, min=1, max=1000, tooltip="Sampling steps for each picture."
-                ),
-                io.Float.Input(
-                    "cfg",
-                    default=7.0,
-                    min=0.0,
-                    max=100.0,
-                    step=0.1,
-                    tooltip="Guidance: how strongly pictures follow their prompt. 1 for models that need none.",
-                ),
-                io.Combo.Input(
-                    "sampler_name",
-                    options=list(comfy.samplers.KSampler.SAMPLERS),
-                    default="euler",
-                    tooltip="How noise is taken away, as in KSampler.",
-                ),
-                io.Combo.Input(
-                    "scheduler",
-                    options=list(comfy.samplers.KSampler.SCHEDULERS),
-                    default="normal",
-                    tooltip="How steps are spread over the noise levels, as in KSampler.",
-                ),
-                io.Int.Input(
-                    "width",
-                    default=512,
-                    min=64,
-                    max=8192,
-                    step=8,
-                    tooltip="Of the pictures, in pixels.",
-                ),
-                io.Int.Input(
-                    "height",
-                    default=512,
-                    min=64,
-                    max=8192,
-                    step=8,
-                    tooltip="Of the pictures, in pixels.",
-                ),
-                io.String.Input(
-                    "scorers",
-                    default="",
-                    multiline=True,
-                    tooltip="Scorers to compare with, one on each line: pickscore, hpsv2.1, aesthetic or "
-                    f"clip, or the name, = and its weights. Weights: {WEIGHTS}",
-                ),
+                *widgets(SETTINGS),
                 sockets.Run.Input(
                     "run",
                     optional=True,
@@ -176,7 +154,9 @@ class SePPOCompare(io.ComfyNode):
             given = queued.inputs()
             if isinstance(prompts := given.get("prompts"), str):
                 prompts_in(prompts)
-            require_known({name: value for name, value in given.items() if isinstance(value, str)})
+            require_of_the_host(
+                {name: value for name, value in given.items() if isinstance(value, str)}
+            )
             if given and "run" not in given and "aligned" not in given:
                 raise ConfigError(NOTHING_ALIGNED)
 
@@ -188,29 +168,26 @@ class SePPOCompare(io.ComfyNode):
         model: Any,
         clip: Any,
         vae: Any,
-        prompts: str,
-        negative: str,
-        seeds: int,
-        first_seed: int,
-        width: int,
-        height: int,
-        scorers: str,
         run: Run | None = None,
         aligned: Any = None,
-        **sampling: Any,
+        **widgets: Any,
     ) -> io.NodeOutput:
         from ..seppo_core.views.grid import Pair, pairs_grid
 
         if clip is None:
             raise ConfigError("`clip` is empty: this checkpoint brings no text encoder, load one")
-        texts = prompts_in(prompts)
-        require_known(sampling)
-        ratings = scorers_in(scorers)
+        settings = Comparison(**widgets)
+        texts = prompts_in(settings.prompts)
+        sampling = {name: getattr(settings, name) for name in SAMPLING}
+        require_of_the_host(sampling)
+        ratings = scorers_in(settings.scorers)
         for choice in ratings:
             require_usable(choice)
         sides = (model, aligned_model(model, run, aligned))
-        drawn = [(text, first_seed + place) for text in texts for place in range(seeds)]
-        batches = draw(sides, clip, vae, drawn, encodable(negative), (width, height), sampling)
+        seeds = range(settings.first_seed, settings.first_seed + settings.seeds)
+        drawn = [(text, seed) for text in texts for seed in seeds]
+        negative, size = encodable(settings.negative), (settings.width, settings.height)
+        batches = draw(sides, clip, vae, drawn, negative, size, sampling)
         base, after = (pictures_of([batch], "picture") for batch in batches)
         rows = [
             Pair(text, seed, *both) for (text, seed), *both in zip(drawn, base, after, strict=True)
@@ -219,7 +196,7 @@ class SePPOCompare(io.ComfyNode):
         columns = {
             choice.name: scored(choice, (base, after), captions, BATCH) for choice in ratings
         }
-        summary = told_of(len(texts), seeds, columns)
+        summary = told_of(len(texts), settings.seeds, columns)
         grid = host.image(pairs_grid(rows))
         shown = ui.PreviewImage(grid, cls=cls).as_dict()
         shown["text"] = (summary,)
@@ -233,14 +210,6 @@ def prompts_in(text: str) -> list[str]:
     if not texts:
         raise ConfigError("prompts: write at least one, each on a line of its own")
     return texts
-
-
-def require_known(sampling: dict[str, Any]) -> None:
-    """ConfigError for a sampler or scheduler that is none; 0.3.64 checks no choices."""
-    known = comfy.samplers.KSampler
-    for name, options in (("sampler_name", known.SAMPLERS), ("scheduler", known.SCHEDULERS)):
-        if name in sampling and sampling[name] not in list(options):
-            raise ConfigError(f"{name}: unknown {sampling[name]!r}; choose from {list(options)}")
 
 
 def scorers_in(text: str) -> list[Choice]:

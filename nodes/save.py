@@ -1,6 +1,7 @@
 """Keeping a run's result: LoRA files and merged checkpoints, and finding a run again."""
 
 import re
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,14 +21,47 @@ from ..seppo_core.adapters.files import (
 from ..seppo_core.denoisers.comfy import ComfyDenoiser
 from ..seppo_core.errors import CheckpointError, ConfigError, UnsupportedModelError
 from ..seppo_core.runs.run import Run
+from ..seppo_core.settings import Section, inputs, setting
 from ..seppo_core.training.config import config_of
 from ..seppo_core.training.continuation import check_writable
 from ..seppo_core.training.metadata import describe
 from . import host, queued, sockets
+from .widgets import widgets
 
 CHECKPOINT = "checkpoint"
 NEWEST = -1
 NUMBERED = "_{:05}_.safetensors"
+
+
+@dataclass(frozen=True)
+class Saving(Section):
+    """What goes into the file, and where it lies."""
+
+    filename_prefix: str = setting(
+        "SePPO",
+        "How the file's name begins; a number follows. Folders are made as named. LoRAs lie in "
+        "output/loras, checkpoints in output/checkpoints.",
+    )
+    format: str = setting(
+        "comfy",
+        "comfy: a LoRA for this program's Load LoRA. diffusers: a LoRA for the Python library diffusers (PEFT "
+        "keys). checkpoint: the whole model with the LoRA merged in. The last two need the base model connected.",
+        choices=(*FORMATS, CHECKPOINT),
+    )
+    strength: float = setting(
+        1.0,
+        "How much of what was learned goes into the file. 1 is what was trained.",
+        least=0,
+        most=10,
+        step=0.05,
+    )
+    snapshot: int = setting(
+        NEWEST,
+        "-1 saves the newest weights. The step of a snapshot in the run's pool saves that one, to go back "
+        "behind a step where training went wrong.",
+        least=NEWEST,
+        most_shown=10_000_000,
+    )
 
 
 class SePPOSaveAligned(io.ComfyNode):
@@ -46,36 +80,7 @@ class SePPOSaveAligned(io.ComfyNode):
                 sockets.Run.Input(
                     "run", tooltip="The run to save, from SePPO Train or SePPO Load Run."
                 ),
-                io.String.Input(
-                    "filename_prefix",
-                    default="SePPO",
-                    tooltip="How the file's name begins; a number follows. Folders are made as named. LoRAs "
-                    "lie in output/loras, checkpoints in output/checkpoints.",
-                ),
-                io.Combo.Input(
-                    "format",
-                    options=[*FORMATS, CHECKPOINT],
-                    default="comfy",
-                    tooltip="comfy: a LoRA for this program's Load LoRA. diffusers: a LoRA for the Python "
-                    "library diffusers (PEFT keys). checkpoint: the whole model with the LoRA merged in. The "
-                    "last two need the base model connected.",
-                ),
-                io.Float.Input(
-                    "strength",
-                    default=1.0,
-                    min=0.0,
-                    max=10.0,
-                    step=0.05,
-                    tooltip="How much of what was learned goes into the file. 1 is what was trained.",
-                ),
-                io.Int.Input(
-                    "snapshot",
-                    default=NEWEST,
-                    min=NEWEST,
-                    max=10_000_000,
-                    tooltip="-1 saves the newest weights. The step of a snapshot in the run's pool saves "
-                    "that one, to go back behind a step where training went wrong.",
-                ),
+                *widgets(inputs(Saving)),
                 io.Model.Input(
                     "model",
                     optional=True,
@@ -117,32 +122,31 @@ class SePPOSaveAligned(io.ComfyNode):
     def execute(
         cls,
         run: Run,
-        filename_prefix: str,
-        format: str,
-        strength: float,
-        snapshot: int,
         model: Any = None,
         clip: Any = None,
         vae: Any = None,
+        **widgets: Any,
     ) -> io.NodeOutput:
+        settings = Saving(**widgets)
+        format, strength, prefix = settings.format, settings.strength, settings.filename_prefix
         about = run.about()
         config = config_of(about)
         if model is None and (format == CHECKPOINT or format == "diffusers" and is_comfy(about)):
             raise needs_base(format)
         if model is not None:
             run.require_base(ComfyDenoiser(model).base_fingerprint())
-        step, weights = chosen_weights(run, snapshot)
+        step, weights = chosen_weights(run, settings.snapshot)
         scale = config.lora.scale * strength
         facts = describe(about, run.name, step, strength)
         component = component_of(about["family"], weights)
         if format == CHECKPOINT:
             lora = file_tensors(weights, scale=scale, format="comfy", component=component)
-            path = save_merged(cls, model, clip, vae, lora, filename_prefix, facts)
+            path = save_merged(cls, model, clip, vae, lora, prefix, facts)
         else:
             layers = None
             if format == "diffusers" and is_comfy(about):
                 component, layers = diffusers_layers(model)
-            path = numbered("loras", filename_prefix)
+            path = numbered("loras", prefix)
             save_lora(
                 path,
                 weights,

@@ -5,7 +5,6 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import comfy.sample
-import comfy.samplers
 import torch
 from comfy_api.latest import io
 
@@ -15,8 +14,10 @@ from ..seppo_core.errors import ConfigError
 from ..seppo_core.method.references import ReferenceConfig
 from ..seppo_core.randomness import normal
 from ..seppo_core.runs.report import StepReport
+from ..seppo_core.settings import Section, inputs, setting
 from . import host, queued, sockets
 from .recorder import Recorder
+from .widgets import widgets
 
 MOST_PROMPTS = 16
 
@@ -63,10 +64,41 @@ class TestPrompts:
         recorder.flush()
 
 
+@dataclass(frozen=True)
+class Drawing(Section):
+    """The node's settings."""
+
+    prompts: str = setting(
+        "",
+        f"One prompt a line, up to {MOST_PROMPTS}. Take some that the winners do not show.",
+        multiline=True,
+    )
+    every: int = setting(
+        25,
+        "Optimizer steps between drawings. The first one is of the base.",
+        least=1,
+        most_shown=1_000_000,
+    )
+    seed: int = setting(
+        0, "The same seed draws from the same noise.", least=0, most=2**63 - 1 - MOST_PROMPTS
+    )
+    sampling_steps: int = setting(20, "Steps of the sampler for each drawing.", least=1, most=1000)
+    guidance: float = setting(
+        ReferenceConfig.guidance_scale,
+        "CFG. Above 1 it needs the negative prompt of SePPO Train and takes twice as long.",
+        least=0,
+        most=100,
+        step=0.1,
+    )
+    sampler: str = setting(ReferenceConfig.sampler, "The sampler to draw with, as in the KSampler.")
+    scheduler: str = setting(
+        ReferenceConfig.scheduler, "The spacing of the sampler's steps, as in the KSampler."
+    )
+
+
 class SePPOTestPrompts(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
-        default = ReferenceConfig()
         return host.schema(
             node_id="SePPOTestPrompts",
             display_name="SePPO Test Prompts",
@@ -77,54 +109,7 @@ class SePPOTestPrompts(io.ComfyNode):
             inputs=[
                 io.Clip.Input("clip", tooltip="The text encoder, for the prompts."),
                 io.Latent.Input("latent", tooltip="The size to draw, from an Empty Latent node."),
-                io.String.Input(
-                    "prompts",
-                    multiline=True,
-                    default="",
-                    tooltip=f"One prompt a line, up to {MOST_PROMPTS}. Take some that the winners do not show.",
-                ),
-                io.Int.Input(
-                    "every",
-                    default=25,
-                    min=1,
-                    max=1_000_000,
-                    tooltip="Optimizer steps between drawings. The first one is of the base.",
-                ),
-                io.Int.Input(
-                    "seed",
-                    default=0,
-                    min=0,
-                    max=2**63 - 1 - MOST_PROMPTS,
-                    control_after_generate=False,
-                    tooltip="The same seed draws from the same noise.",
-                ),
-                io.Int.Input(
-                    "sampling_steps",
-                    default=20,
-                    min=1,
-                    max=1000,
-                    tooltip="Steps of the sampler for each drawing.",
-                ),
-                io.Float.Input(
-                    "guidance",
-                    default=default.guidance_scale,
-                    min=0.0,
-                    max=100.0,
-                    step=0.1,
-                    tooltip="CFG. Above 1 it needs the negative prompt of SePPO Train and takes twice as long.",
-                ),
-                io.Combo.Input(
-                    "sampler",
-                    options=list(comfy.samplers.KSampler.SAMPLERS),
-                    default=default.sampler,
-                    tooltip="The sampler to draw with, as in the KSampler.",
-                ),
-                io.Combo.Input(
-                    "scheduler",
-                    options=list(comfy.samplers.KSampler.SCHEDULERS),
-                    default=default.scheduler,
-                    tooltip="The spacing of the sampler's steps, as in the KSampler.",
-                ),
+                *widgets(inputs(Drawing)),
             ],
             outputs=[
                 sockets.Tests.Output(
@@ -144,27 +129,24 @@ class SePPOTestPrompts(io.ComfyNode):
         cls,
         clip: Any,
         latent: dict[str, Any],
-        prompts: str,
-        every: int,
-        seed: int,
-        sampling_steps: int,
-        guidance: float,
-        sampler: str,
-        scheduler: str,
+        **widgets: Any,
     ) -> io.NodeOutput:
-        lines = prompts_in(prompts)
+        settings = Drawing(**widgets)
+        lines = prompts_in(settings.prompts)
         sampling = ReferenceConfig(
-            sampler=sampler,
-            scheduler=scheduler,
-            sampling_steps=sampling_steps,
-            guidance_scale=guidance,
+            sampler=settings.sampler,
+            scheduler=settings.scheduler,
+            sampling_steps=settings.sampling_steps,
+            guidance_scale=settings.guidance,
         )
         conds = [clip.encode_from_tokens_scheduled(clip.tokenize(line)) for line in lines]
         shape = tuple(latent["samples"].shape[1:])
         ratios = {
             name: value for name, value in latent.items() if name.startswith("downscale_ratio")
         }
-        return io.NodeOutput(TestPrompts(lines, conds, shape, ratios, every, seed, sampling))
+        return io.NodeOutput(
+            TestPrompts(lines, conds, shape, ratios, settings.every, settings.seed, sampling)
+        )
 
 
 def prompts_in(text: str) -> list[str]:

@@ -38,6 +38,7 @@ class About:
     optional: bool = False
     """whether graphs may lack the input, because it came after they were made"""
     advanced: bool = False
+    multiline: bool = False
 
     def require(self, name: str, value: Any) -> None:
         """ConfigError unless `value` is one of the choices and within the bounds."""
