@@ -28,6 +28,7 @@ from demo import studio
 from seppo_core import train
 from seppo_core.adapters.lora import LoRA, LowRankPath
 from seppo_core.denoisers import ComputeConfig
+from seppo_core.method.objectives import mean_square
 from seppo_core.training import rounding
 
 WORK = Path(__file__).resolve().parents[1] / ".benchmark" / "anchor_precision"
@@ -195,7 +196,7 @@ class World:
     def measure(self) -> Tensor:
         """Errors of the active weights."""
         prepared = self.policy.prepare(self.conds, self.latents.shape[1:])
-        return self.policy.errors(self.latents, self.noise, self.levels, prepared)
+        return mean_square(self.policy.residuals(self.latents, self.noise, self.levels, prepared))
 
     def _errors(
         self, step: int, precision: str, part: str, beyond: tuple = ()

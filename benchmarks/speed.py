@@ -266,7 +266,7 @@ def recorded_calls(policy, given) -> dict[int, tuple[tuple, dict]]:
         prepared = policy.prepare(conds, tuple(latents.shape[1:]))
         levels = policy.levels(torch.full((count,), 0.5))
         with torch.no_grad():
-            policy.errors(latents, torch.randn(latents.shape), levels, prepared)
+            policy.residuals(latents, torch.randn(latents.shape), levels, prepared)
     hook.remove()
     return calls
 

@@ -15,6 +15,7 @@ from seppo_core.adapters.lora import LoRAConfig
 from seppo_core.data import EncodedDataset, Example, in_memory, read_winners
 from seppo_core.denoisers import ComputeConfig
 from seppo_core.denoisers.diffusers import DiffusersDenoiser
+from seppo_core.denoisers.guides import Guide
 from seppo_core.method.objectives import LossConfig
 from seppo_core.method.references import ReferenceConfig
 from seppo_core.randomness import derived_seed, normal
@@ -131,7 +132,11 @@ def draw(
 
 
 def draw_in_session(
-    policy: DiffusersDenoiser, texts: Texts, names: Sequence[str], sampling: ReferenceConfig
+    policy: DiffusersDenoiser,
+    texts: Texts,
+    names: Sequence[str],
+    sampling: ReferenceConfig,
+    guide: Guide | None = None,
 ) -> Tensor:
     """As `draw`, where the policy is ready already."""
     seen: dict[str, int] = {}
@@ -144,7 +149,7 @@ def draw_in_session(
         part = slice(first, first + sampling.batch_size)
         conds = [texts[caption(name)] for name in names[part]]
         seed = derived_seed(EVALUATION_SEED, first)
-        drawn.append(policy.sample(conds, torch.stack(noise[part]), sampling, seed))
+        drawn.append(policy.sample(conds, torch.stack(noise[part]), sampling, seed, guide))
     return pictures.decode(torch.cat(drawn))
 
 

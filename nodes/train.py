@@ -30,7 +30,11 @@ log = logging.getLogger(__name__)
 DEEPEST = 20
 """Nodes between a dataset and its winners that are looked through: links may run in a circle."""
 
-WITHOUT_SAMPLES = ("sft", "dpo")
+WITHOUT_SAMPLES = {
+    name
+    for name in PRESETS
+    if not from_dict(SePPOConfig, apply_preset(name, {})).loss.draws_samples
+}
 """Presets that draw nothing but previews."""
 
 
@@ -276,7 +280,9 @@ class Progress:
         loss = "not finite" if report.loss is None else f"{report.loss:.4f}"
         text = f"step {report.step}/{report.steps}  loss {loss}"
         if report.winner_margin is not None:
-            text += f"  winner margin {report.winner_margin:+.2e}  flips {report.flip_rate:.0%}"
+            text += f"  winner margin {report.winner_margin:+.2e}"
+        if report.flip_rate is not None:
+            text += f"  flips {report.flip_rate:.0%}"
         text += f"  {pace:.2f} s/step, {left / 60:.0f} min left"
         host.progress_text(f"{text}\n{report.alarm}".strip(), self.node_id)
         return picture

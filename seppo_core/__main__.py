@@ -32,7 +32,9 @@ def train_command(arguments: argparse.Namespace) -> None:
         loss = "not finite" if report.loss is None else f"{report.loss:.4f}"
         line = f"step {report.step}/{report.steps}  loss {loss}"
         if report.winner_margin is not None:
-            line += f"  winner margin {report.winner_margin:+.2e}  flips {report.flip_rate:.0%}"
+            line += f"  winner margin {report.winner_margin:+.2e}"
+        if report.flip_rate is not None:
+            line += f"  flips {report.flip_rate:.0%}"
         say(f"{line}  {report.seconds:.2f} s")
     run = Run(job.training.run.directory)
     status = run.status()

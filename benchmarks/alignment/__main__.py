@@ -17,11 +17,12 @@ from pathlib import Path
 
 from . import records, work
 from .front import least_content
-from .modes import MODES, SHORT
+from .modes import BOTH_WAYS, MODES, SHORT
 from .records import Job, Record
 from .search import is_tuned, next_jobs
 from .world import NAMES, SHIPPED, Description, World
 
+BOTH = records.RESULTS.parent / "both_ways"
 WORK = records.ROOT / ".benchmark"
 LONG_SEEDS, SHORT_SEEDS = 5, 2
 
@@ -80,6 +81,11 @@ def options_of(argv: list[str] | None) -> argparse.Namespace:
         "--minutes", type=float, default=float("inf"), help="begin no job after so long"
     )
     parser.add_argument(
+        "--both-ways",
+        action="store_true",
+        help=f"draw with the base as the negative, too; of {', '.join(BOTH_WAYS)}, the results in {BOTH}",
+    )
+    parser.add_argument(
         "--page", action="store_true", help="write the page and its pictures, run nothing"
     )
     return parser.parse_args(argv)
@@ -94,12 +100,14 @@ def run_all(
     seconds: float,
     settings_of: str = "",
     searched: Sequence[Record] = (),
+    both_ways: bool = False,
 ) -> list[Record]:
     """Run what is missing in `path`, several at a time; every record that is there in the end.
 
-    `searched`: what the search ran in the world `settings_of`, which counts as this one's.
+    `searched`: what the search ran in the world `settings_of`, which counts as this one's. `both_ways`: each is drawn
+    with the base as the negative, too.
     """
-    if searched:
+    if settings_of:
         modes = [mode for mode in modes if is_tuned(mode, searched)]
     until, commit = time.monotonic() + seconds, records.commit()
     running: dict[Future, Job] = {}
@@ -112,7 +120,7 @@ def run_all(
             if trouble is None and time.monotonic() < until:
                 for job in waiting[: workers - len(running)]:
                     least = least_content(known, job.split)
-                    running[pool.submit(work.run, description, job, least)] = job
+                    running[pool.submit(work.run, description, job, least, both_ways)] = job
             if not running:
                 break
             for future in wait(running, return_when=FIRST_COMPLETED).done:
@@ -148,9 +156,9 @@ def line_of(record: Record) -> str:
 
 def main(argv: list[str] | None = None) -> None:
     options = options_of(argv)
-    from . import page
+    from . import page, ways
 
-    kept = options.results or records.RESULTS
+    kept = options.results or (BOTH if options.both_ways else records.RESULTS)
     if options.page:
         page.write(kept)
         return
@@ -172,13 +180,17 @@ def main(argv: list[str] | None = None) -> None:
         raise SystemExit(f"--settings-of {options.settings_of}: no such results, only {known}")
     settings_of = options.settings_of or ("" if options.long else description.name)
     searched = records.search_in(kept / f"{settings_of}.jsonl") if settings_of else []
+    if options.both_ways:
+        settings_of, searched = "", records.search_in(records.RESULTS / f"{description.name}.jsonl")
     os.environ["OMP_NUM_THREADS"] = "1"
     world = World(description)
     world.prepare()
-    modes = options.modes or list(MODES if options.long else SHORT)
-    usual = LONG_SEEDS if options.long else SHORT_SEEDS
+    is_long = options.long or options.both_ways
+    usual_modes = BOTH_WAYS if options.both_ways else MODES if is_long else SHORT
+    modes = options.modes or list(usual_modes)
+    usual = LONG_SEEDS if is_long else SHORT_SEEDS
     count = usual if options.seeds is None else options.seeds
-    folder = kept if options.long else options.results or options.work / "short"
+    folder = kept if is_long else options.results or options.work / "short"
     path = folder / f"{description.name}.jsonl"
     require_same_base(path, world)
     done = run_all(
@@ -190,8 +202,10 @@ def main(argv: list[str] | None = None) -> None:
         60 * options.minutes,
         settings_of if searched else "",
         searched,
+        options.both_ways,
     )
-    say("\n" + (page.table(done, modes) or "nothing was measured yet"))
+    shown = ways.table(done, modes) if options.both_ways else page.table(done, modes)
+    say("\n" + (shown or "nothing was measured yet"))
 
 
 if __name__ == "__main__":

@@ -38,10 +38,11 @@ def least_content(records: Sequence[Record], split: str) -> float:
     return CONTENT_KEPT * base.front[0]["content"] if base else 0.0
 
 
-def points_of(run: Record, base: Record) -> list[dict[str, float]]:
-    """What was seen at each strength of the LoRA, from none on."""
+def points_of(run: Record, base: Record, away: bool = False) -> list[dict[str, float]]:
+    """What was seen at each strength of the LoRA, from none on; `away` from the base, or drawn as usual."""
     nothing = {**base.front[0], "strength": 0.0}
-    return sorted([nothing, *run.front], key=lambda point: point["strength"])
+    seen = run.away_from_base if away else run.front
+    return sorted([nothing, *seen], key=lambda point: point["strength"])
 
 
 def between(before: dict, after: dict, key: str, wanted: float) -> dict[str, float]:
@@ -53,13 +54,18 @@ def between(before: dict, after: dict, key: str, wanted: float) -> dict[str, flo
     }
 
 
-def style_at_content(run: Record, base: Record) -> AtContent:
+def best_style(run: Record, base: Record) -> float:
+    """At equal content, in the way of drawing that makes most of it."""
+    return max(style_at_content(run, base, away).style for away in (False, True))
+
+
+def style_at_content(run: Record, base: Record, away: bool = False) -> AtContent:
     """The most style at any strength of the LoRA up to where enough of the base's content is left.
 
     That strength lies between two that were looked at. Style may be highest before:
     fine-tuning made too strong loses style and keeps content.
     """
-    points = points_of(run, base)
+    points = points_of(run, base, away)
     wanted, most = CONTENT_KEPT * points[0]["content"], points[0]
     for before, after in pairwise(points):
         crosses = after["content"] < wanted

@@ -1,6 +1,6 @@
 """What is compared: one row a mode. All modes share network, winners, steps, batches and the search for settings."""
 
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from demo import studio
@@ -11,6 +11,7 @@ STEPS = 60
 WINNERS_PER_STEP = 12
 LEARNING_RATES = (3e-4, 1e-3, 3e-3)
 BETA, OTHER_BETAS = 200.0, (50.0, 1000.0)
+GUIDANCE, OTHER_GUIDANCES = 5.0, (2.0, 10.0)
 FINER = (0.55, 1.8)
 """Factors of the best learning rate tried in the place of other betas, where a mode reads no beta."""
 FURTHER, MOST_FURTHER = 0.3, 2
@@ -24,6 +25,8 @@ class Settings:
     learning_rate: float
     beta: float = BETA
     loser_weight: float = 0.5
+    guidance: float = GUIDANCE
+    """of the objective `guided` alone"""
 
 
 @dataclass(frozen=True)
@@ -40,7 +43,11 @@ class Mode:
 
     @property
     def reads_beta(self) -> bool:
-        return self.loss.get("objective") != "winner_error"
+        return self.loss.get("objective", "preference") == "preference"
+
+    @property
+    def reads_guidance(self) -> bool:
+        return self.loss.get("objective") == "guided"
 
     def config(self, settings: Settings, seed: int, steps: int = 0) -> SePPOConfig:
         """The whole configuration of a run."""
@@ -48,7 +55,9 @@ class Mode:
         values["batch_size"] = WINNERS_PER_STEP
         values["references"] |= {"snapshot_every": 10, "batch_size": WINNERS_PER_STEP}
         values["references"] |= self.references
-        values["loss"] |= {"beta": settings.beta, "loser_weight": settings.loser_weight} | self.loss
+        found = asdict(settings)
+        values["loss"] |= {name: found[name] for name in ("beta", "loser_weight", "guidance")}
+        values["loss"] |= self.loss
         values["optimizer"]["learning_rate"] = settings.learning_rate
         values["guard"] |= {"drift": "off", "non_finite": "stop"}
         return from_dict(SePPOConfig, values)
@@ -134,6 +143,7 @@ MODES: dict[str, Mode] = {
         {"selection": "initial", **PLAINLY_DRAWN},
         settings_of="initial + none",
     ),
+    "guided": Mode({"objective": "guided"}, {"selection": "initial"}, steps=3 * STEPS),
     **IDEAS,
 }
 """`latest + none` is SPIN-Diffusion's choice, `random + sign` the paper's. Modes with other than STEPS steps take as
@@ -145,4 +155,6 @@ BASELINES = ("sft", "dpo on pairs")
 """Modes that have a longer twin of equal cost."""
 DEARER = ("random + indicator, plainly drawn", "initial + none, plainly drawn")
 """Modes that cost more evaluations than the others of as many steps."""
+BOTH_WAYS = ("guided", "sft, equal evaluations", "random + indicator", "random + constant")
+"""Drawn with the base as the negative, too."""
 SHORT = ("sft", "dpo on pairs", "random + sign", "random + indicator")

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
-from .front import BASE, find_base, style_at_content
+from .front import BASE, best_style, find_base
 from .modes import (
     FINER,
     FURTHER,
@@ -11,6 +11,7 @@ from .modes import (
     MODES,
     MOST_FURTHER,
     OTHER_BETAS,
+    OTHER_GUIDANCES,
     Mode,
     Settings,
 )
@@ -63,6 +64,8 @@ def next_trials(name: str, records: Sequence[Record]) -> list[Settings]:
     second = [replace(best, learning_rate=best.learning_rate * factor) for factor in FINER]
     if mode.reads_beta:
         second = [replace(best, beta=beta) for beta in OTHER_BETAS]
+    if mode.reads_guidance:
+        second = [replace(best, guidance=guidance) for guidance in OTHER_GUIDANCES]
     if missing := [settings for settings in second if settings not in tried]:
         return missing
     best = _best([*tried.values()], records).job.settings
@@ -108,7 +111,7 @@ def chosen(name: str, records: Sequence[Record]) -> Settings:
 def _best(trials: Sequence[Record], records: Sequence[Record]) -> Record:
     """By what modes are ranked by."""
     base = find_base(records, "tuning")
-    return max(trials, key=lambda trial: style_at_content(trial, base).style)
+    return max(trials, key=lambda trial: best_style(trial, base))
 
 
 def _rate(name: str, records: Sequence[Record], split: str, seed: int) -> float | None:

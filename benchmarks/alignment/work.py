@@ -14,6 +14,7 @@ from seppo_core import train
 from seppo_core.adapters.lora import LoRA
 from seppo_core.data import EncodedDataset
 from seppo_core.denoisers.diffusers import DiffusersDenoiser
+from seppo_core.denoisers.guides import Guide
 from seppo_core.errors import NonFiniteLossError
 
 from . import records
@@ -56,17 +57,22 @@ def panel_of(description: Description, split: str) -> Panel:
     return world_of(description).panel(split)
 
 
-def pictures_of(policy: DiffusersDenoiser, world: World, panel: Panel, draws: int) -> torch.Tensor:
+def pictures_of(
+    policy: DiffusersDenoiser, world: World, panel: Panel, draws: int, guide: Guide | None = None
+) -> torch.Tensor:
     """Inside a session: `draws` pictures of each caption judged, from noise that no run changes."""
     names = list(panel.names) * draws
-    drawn = studio.draw_in_session(policy, world.texts, names, EVALUATION)
+    drawn = studio.draw_in_session(policy, world.texts, names, EVALUATION, guide)
     return drawn.nan_to_num(0.0)  # black, which is blank
 
 
-def run(description: Description, job: Job, least_content: float) -> Record:
+def run(
+    description: Description, job: Job, least_content: float, both_ways: bool = False
+) -> Record:
     """In a process of its own: torch keeps to one thread, which is faster where several run at once.
 
-    `least_content`: what was learned is looked at with the LoRA weaker or stronger until its content crosses that.
+    `least_content`: what was learned is looked at with the LoRA weaker or stronger until its content crosses that;
+    `both_ways`: drawn with the base as the negative of guidance, too.
     """
     torch.set_num_threads(1)
     torch.set_flush_denormal(True)
@@ -81,12 +87,18 @@ def run(description: Description, job: Job, least_content: float) -> Record:
         pixels = pictures_of(policy, world, panel, draws)
         looked_at = pixels[: LOOKS[job.split] * len(panel.names)]
         front = [{"strength": 1.0} | rounded_all(panel.score(looked_at, LOOKS[job.split]))]
+        away: list[dict[str, float]] = []
         if not is_base(job):
             front += crossing(policy.lora, look, front[0]["content"], least_content)
+        if both_ways and not is_base(job):
+            look_away = partial(look, guide=Guide())
+            away = [{"strength": 1.0} | look_away()]
+            away += crossing(policy.lora, look_away, away[0]["content"], least_content)
     return Record(
         job,
         rounded_all(panel.score(pixels, draws)),
         front,
+        away,
         trained.curve,
         trained.metrics,
         len(trained.metrics.get("loss", ())),
@@ -156,10 +168,10 @@ def crossing(
 
 
 def scores_of(
-    policy: DiffusersDenoiser, world: World, panel: Panel, draws: int
+    policy: DiffusersDenoiser, world: World, panel: Panel, draws: int, guide: Guide | None = None
 ) -> dict[str, float | None]:
     """Of `draws` pictures for each caption."""
-    return rounded_all(panel.score(pictures_of(policy, world, panel, draws), draws))
+    return rounded_all(panel.score(pictures_of(policy, world, panel, draws, guide), draws))
 
 
 def rounded_all(scores: dict[str, float]) -> dict[str, float | None]:

@@ -15,6 +15,7 @@ from ..adapters.lora import LoRA
 from ..data import Conditioning, EncodedDataset
 from ..method.references import ReferenceConfig
 from ..settings import Section, setting
+from .guides import Guide
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 """Arithmetic by the names of `compute.precision`; `auto` is the denoiser's to choose."""
@@ -39,7 +40,7 @@ class ComputeConfig(Section, section="compute"):
 class Denoiser(Protocol):
     """A frozen network with its noise schedule. B is the batch, shapes as in `data.Example`.
 
-    Everything but `check`, `identity`, `conditions` and `base_name` is called inside `session`. Latents
+    Everything but `check`, the fingerprints and `base_name` is called inside `session`. Latents
     are in the network's own scale there (`scale_latents` makes them so); noise and levels arrive on the
     CPU in float32.
     """
@@ -89,16 +90,21 @@ class Denoiser(Protocol):
     def prepare(self, conds: Sequence[Conditioning], shape: tuple[int, ...]) -> Any:
         """Conditioning of B examples as the network takes it; `shape` is one example's latent shape."""
 
-    def errors(self, latents: Tensor, noise: Tensor, levels: Tensor, prepared: Any) -> Tensor:
-        """Mean squared prediction error of each example, [B], float32, with gradient where enabled.
+    def residuals(self, latents: Tensor, noise: Tensor, levels: Tensor, prepared: Any) -> Tensor:
+        """Prediction - target of each example, [B, ...], float32, with gradient where enabled.
 
-        The mean runs over all latent dimensions, in the network's own prediction space.
+        In the network's own prediction space; `objectives.mean_square` makes denoising errors of it.
         """
 
     def sample(
-        self, conds: Sequence[Conditioning], noise: Tensor, sampling: ReferenceConfig, seed: int
+        self,
+        conds: Sequence[Conditioning],
+        noise: Tensor,
+        sampling: ReferenceConfig,
+        seed: int,
+        guide: Guide | None = None,
     ) -> Tensor:
         """Draw one latent per conditioning from standard normal `noise` [B, ...], in the network's scale.
 
-        Solvers that add noise on the way take it from `seed`. No gradient.
+        Solvers that add noise on the way take it from `seed`. A `guide` needs a policy with a LoRA. No gradient.
         """

@@ -279,7 +279,9 @@ class ComfyDenoiser:
             self._ready.popitem(last=False)
         return ready
 
-    def errors(self, latents: Tensor, noise: Tensor, levels: Tensor, prepared: Prepared) -> Tensor:
+    def residuals(
+        self, latents: Tensor, noise: Tensor, levels: Tensor, prepared: Prepared
+    ) -> Tensor:
         schedule = self._patcher.model.model_sampling
         noise = noise.to(self.device, torch.float32, copy=True)  # noise_scaling may write into it
         sigma = levels.to(self.device, torch.float32)
@@ -298,7 +300,7 @@ class ComfyDenoiser:
         ones = torch.ones(len(sigma), *(1,) * (latents.ndim - 1), device=self.device)
         zeros = torch.zeros_like(ones)
         at_zero, at_one = (schedule.calculate_denoised(sigma, raw, zeros) for raw in (zeros, ones))
-        return ((denoised - latents) / (at_one - at_zero)).square().flatten(1).mean(1)
+        return (denoised - latents) / (at_one - at_zero)
 
     def _denoised(self, noisy: Tensor, sigma: Tensor, entry: dict[str, Any]) -> Tensor:
         """The host's own step: x0 from noisy latents [B, ...] at sigma [B], float32."""

@@ -4,6 +4,7 @@ import inspect
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from itertools import chain
 from typing import Any
 
@@ -19,6 +20,7 @@ from ..method.references import ReferenceConfig
 from ..randomness import isolated_global_rng
 from . import DTYPES, ComputeConfig, autograd
 from .conditions import digest_state
+from .guides import Guide, guided
 from .inputs import places_to_check
 
 Batch = dict[str, Tensor]
@@ -336,7 +338,7 @@ class DiffusersDenoiser:
             inputs = {key: value.to(stored) for key, value in cond.items()}
             return self.architecture.call(self.network, x.to(stored), timestep, inputs).float()
 
-    def errors(self, latents: Tensor, noise: Tensor, levels: Tensor, prepared: Batch) -> Tensor:
+    def residuals(self, latents: Tensor, noise: Tensor, levels: Tensor, prepared: Batch) -> Tensor:
         timestep = self._timesteps[levels].to(self.device)
         noise = noise.to(self.device)
         levels = levels.to(self.device)
@@ -344,7 +346,7 @@ class DiffusersDenoiser:
         alpha, sigma = (table[levels].view(-1, *ones) for table in self._tables)
         noisy = alpha * latents + sigma * noise
         target = self.target(latents, noise, alpha, sigma)
-        return (self.predict(noisy, timestep, prepared) - target).square().flatten(1).mean(1)
+        return self.predict(noisy, timestep, prepared) - target
 
     def _make_solver(self, sampling: ReferenceConfig) -> Any:
         for what, value, choices in (
@@ -358,6 +360,11 @@ class DiffusersDenoiser:
         make = SAMPLERS[sampling.sampler]
         return make(self.scheduler, self.is_flow, sampling.scheduler == "karras")
 
+    def _predict_copies(self, x: Tensor, timestep: Tensor, cond: Batch) -> Tensor:
+        """`predict` where `cond` holds as many conditionings as `x` latents, or twice as many."""
+        copies = len(next(iter(cond.values()))) // len(x)
+        return self.predict(torch.cat([x] * copies), timestep.expand(copies * len(x)), cond)
+
     @torch.no_grad()
     def sample(
         self,
@@ -365,16 +372,16 @@ class DiffusersDenoiser:
         noise: Tensor,
         sampling: ReferenceConfig,
         seed: int,
+        guide: Guide | None = None,
     ) -> Tensor:
         solver = self._make_solver(sampling)
         solver.set_timesteps(sampling.sampling_steps, device=self.device)
         if hasattr(solver, "set_begin_index"):  # else it is looked up by a timestep that may repeat
             solver.set_begin_index(0)
-        guided = sampling.guidance_scale != 1.0
-        cond = self.prepare(conds, tuple(noise.shape[1:]))
-        if guided:
-            negative = self.prepare([self.negative] * len(conds), tuple(noise.shape[1:]))
-            cond = {key: torch.cat([negative[key], cond[key]]) for key in cond}
+        is_guided = sampling.guidance_scale != 1.0
+        shape = tuple(noise.shape[1:])
+        positive = self.prepare(conds, shape)
+        negative = self.prepare([self.negative] * len(conds), shape) if is_guided else None
         x = noise.to(self.device) * getattr(solver, "init_noise_sigma", 1.0)
         accepts = inspect.signature(solver.step).parameters
         extra = {}
@@ -383,10 +390,8 @@ class DiffusersDenoiser:
         with isolated_global_rng(seed):
             for timestep in solver.timesteps:
                 scaled = x if self.is_flow else solver.scale_model_input(x, timestep)
-                both = torch.cat([scaled, scaled]) if guided else scaled
-                raw = self.predict(both, timestep.expand(len(both)), cond)
-                if guided:
-                    unconditional, conditional = raw.chunk(2)
-                    raw = unconditional + sampling.guidance_scale * (conditional - unconditional)
+                predict = partial(self._predict_copies, scaled, timestep)
+                using, scale = self.lora and self.lora.using, sampling.guidance_scale
+                raw = guided(predict, positive, negative, scale, guide, using)
                 x = solver.step(raw, timestep, x, **extra, return_dict=False)[0]
         return x.float()

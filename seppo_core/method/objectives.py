@@ -22,6 +22,11 @@ KNUTH = 2654435761
 """A multiplier that spreads the bits of a number over 32 (The Art of Computer Programming, 6.4)."""
 
 
+def mean_square(residuals: Tensor) -> Tensor:
+    """Denoising errors [B] of residuals [B, ...] (prediction - target): the mean runs over all but the first."""
+    return residuals.square().flatten(1).mean(1)
+
+
 @dataclass(frozen=True)
 class DenoisingErrors:
     """Mean squared prediction error of each example, float32."""
@@ -30,6 +35,8 @@ class DenoisingErrors:
     """[B]"""
     sample: Tensor | None = None
     """[B], the reference sample (or the losing image of a pair); None for an objective without"""
+    residual: Tensor | None = None
+    """[B, ...], prediction - target of the winner; None for an objective that contrasts"""
 
 
 @dataclass(frozen=True)
@@ -140,6 +147,27 @@ def winner_error(
     return LossTerms(policy.winner, *[unknown] * 4)
 
 
+def guided(
+    policy: DenoisingErrors, reference: DenoisingErrors | None, config: LossConfig
+) -> LossTerms:
+    """Fine-tuning towards a target beyond the winner: with reference r and winner t, towards r + g (t - r).
+
+    || r + b (p - r) - t ||^2 / b with b = 1 / g and prediction p has its minimum there, and its gradient has
+    the size of fine-tuning's whatever g is. g = 1 is fine-tuning. The same idea as guidance distillation and
+    DogFit (arXiv 2508.05685). The winner's margin is that of r + b (p - r): of the policy as far as fine-tuning
+    would have taken it, because the policy itself is meant to overshoot.
+    """
+    errors = mean_square(drawn_back(policy.residual, reference.residual, config.guidance))
+    unknown = torch.full_like(policy.winner.detach(), math.nan)
+    margin = errors.detach() - reference.winner
+    return LossTerms(errors * config.guidance, unknown, unknown, margin, unknown)
+
+
+def drawn_back(policy: Tensor, reference: Tensor, guidance: float) -> Tensor:
+    """The residual of r + (p - r) / guidance, from those of the policy's p and the reference's r; equal ones stay equal."""
+    return reference.lerp(policy, 1 / guidance)
+
+
 @dataclass(frozen=True)
 class Objective:
     """A loss, and what has to be there for it."""
@@ -149,18 +177,22 @@ class Objective:
     """with a reference: an entry of the pool"""
     contrasts: bool
     """the winner with a sample: one that the reference drew, or the losing image of a pair"""
+    overshoots: bool = False
+    """by the factor `loss.guidance`, so that margins are those of the policy drawn back by it"""
 
 
 OBJECTIVES = {
     "preference": Objective(preference, compares=True, contrasts=True),
     "winner_error": Objective(winner_error, compares=False, contrasts=False),
+    "guided": Objective(guided, compares=True, contrasts=False, overshoots=True),
 }
 
 
 @dataclass(frozen=True)
 class LossConfig(Section, section="loss"):
     objective: str = setting("preference", choices=OBJECTIVES)
-    """`preference`: the SePPO loss; `winner_error`: the winner's denoising error alone (SFT)."""
+    """`preference`: the SePPO loss; `winner_error`: the winner's denoising error alone (SFT); `guided`: SFT towards
+    a target beyond the winner."""
     beta: float = setting(
         2000.0,
         "How strongly the model is held near its references; larger keeps it closer. "
@@ -185,12 +217,19 @@ class LossConfig(Section, section="loss"):
         most=1,
         step=0.05,
     )
+    guidance: float = setting(5.0, least=1)
+    """g of the objective `guided`: how many times as far as fine-tuning goes, away from the reference."""
     paired: bool = False
     """The dataset's losing images stand where the reference samples stand (DPO)."""
 
     @property
     def aims(self) -> Objective:
         return OBJECTIVES[self.objective]
+
+    @property
+    def overshoot(self) -> float:
+        """How many times as far as its margins tell the policy is meant to go."""
+        return self.guidance if self.aims.overshoots else 1.0
 
     @property
     def draws_samples(self) -> bool:

@@ -93,6 +93,10 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
         "references": {"selection": "latest"},
     },
     "sft": {"loss": {"objective": "winner_error", "paired": False}},
+    "guided": {
+        "loss": {"objective": "guided", "paired": False},
+        "references": {"selection": "initial"},
+    },
     "dpo": {
         "loss": {"objective": "preference", "criterion": "none", "paired": True},
         "references": {"selection": "initial"},

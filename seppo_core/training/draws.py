@@ -1,10 +1,13 @@
 """Errors on some winners of a dataset under noise and levels that are the same at every step and in every run."""
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
 from ..data import EncodedDataset
 from ..denoisers import Denoiser
+from ..method.objectives import mean_square
 from ..randomness import derived_seed, isolated_global_rng, normal
 
 LEVELS = 4
@@ -28,11 +31,20 @@ class FixedDraws:
         self.batches = _batches(dataset.item_shapes, batch_size, most)
 
     @torch.no_grad()
-    def errors(self) -> Tensor:
-        """Errors of the active weights for every draw, float64, on the CPU; inside the policy's session."""
-        return torch.cat([self._of_batch(batch) for batch in self.batches]).double().cpu()
+    def errors(
+        self, changed: Callable[[int, Tensor], Tensor] = lambda place, found: found
+    ) -> Tensor:
+        """Errors of the active weights for every draw, float64, on the CPU; inside the policy's session.
 
-    def _of_batch(self, batch: list[Draw]) -> Tensor:
+        They are made of what `changed` gives back for a batch's place and its residuals [B, ...].
+        """
+        errors = [
+            mean_square(changed(place, self._residuals(batch)))
+            for place, batch in enumerate(self.batches)
+        ]
+        return torch.cat(errors).double().cpu()
+
+    def _residuals(self, batch: list[Draw]) -> Tensor:
         examples = [self.examples[place] for place, _ in batch]
         latents = self.policy.scale_latents(torch.stack([e.latents for e in examples]))
         shape = tuple(latents.shape[1:])
@@ -40,7 +52,7 @@ class FixedDraws:
         levels = self.policy.levels(level_positions(LEVELS)[[level for _, level in batch]])
         prepared = self.policy.prepare([example.cond for example in examples], shape)
         with isolated_global_rng(derived_seed("held out", *batch[0])):
-            return self.policy.errors(latents, noise, levels, prepared)
+            return self.policy.residuals(latents, noise, levels, prepared)
 
 
 def _batches(shapes: list[tuple[int, ...]], size: int, most: int) -> list[list[Draw]]:

@@ -38,7 +38,7 @@ def calls_of(policy: Denoiser, dataset: EncodedDataset) -> list[Call]:
     prepared = policy.prepare([example.cond], tuple(example.latents.shape))
     level = policy.levels(torch.full((1,), 0.5))
     with torch.no_grad(), recorded(policy.network) as calls:
-        policy.errors(latents, torch.zeros(latents.shape), level, prepared)
+        policy.residuals(latents, torch.zeros(latents.shape), level, prepared)
     return calls
 
 

@@ -41,7 +41,7 @@ class Floor:
         self.policy, self.lora, self.dataset, self.initial = policy, lora, dataset, initial
 
     def of(self, measured: Mapping[str, Any] | None, count: int, times: float) -> float | None:
-        """Of the mean winner margin of `count` winners, `measured` so many times as far away as the reference.
+        """Of the mean winner margin of `count` winners, of which rounding is divided by `times`.
 
         None where there is none, and in float32.
         """

@@ -94,8 +94,8 @@ class Trainer:
         self.floor = Floor(self.policy, self.lora, self.dataset, initial)
         if self.dataset.held_out is not None:
             winners = self.dataset.held_out
-            size = self.config.batch_size
-            self.held_out = HeldOut(self.policy, self.lora, winners, initial, size)
+            size, overshoot = self.config.batch_size, self.config.loss.overshoot
+            self.held_out = HeldOut(self.policy, self.lora, winners, initial, size, overshoot)
         if self.run is not None:
             self.run.begin(self.about, state)
         log.info("%s", self.batches.plan.report(self.config.steps, self.config.steps_per_batch))
@@ -144,7 +144,7 @@ class Trainer:
             group["lr"] = lr
         measured = self.gradients.of_step(step, self.batch)
         # Measuring and drawing may be cancelled, so they come before anything of the step is applied.
-        times = self.gradients.stretch(step, self.batch)
+        times = self.gradients.stretch(step, self.batch) * self.config.loss.overshoot
         floor = self.floor.of(measured, len(self.batch.positions), times)
         preview, caption = self._preview(step)
         if measured is not None:

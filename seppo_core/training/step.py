@@ -14,7 +14,7 @@ from ..adapters.lora import LoRA, Slot
 from ..denoisers import Denoiser
 from ..devices import free_memory, is_out_of_memory
 from ..method.levels import DISTRIBUTIONS
-from ..method.objectives import DenoisingErrors
+from ..method.objectives import DenoisingErrors, mean_square
 from ..randomness import derived_seed, generator, isolated_global_rng, normal
 from ..runs.report import ExampleReport
 from .batch import KEY, ReferenceBatch
@@ -111,7 +111,7 @@ class Gradients:
         self.micro_batch = config.batch_size
         """winners that go through the network at once; smaller after a split"""
         self.again: Callable[[], Tensor] | None = None
-        """the errors of the last micro-batch once more, until every layer is known to get a gradient"""
+        """the residuals of the last micro-batch once more, until every layer is known to get a gradient"""
         self.reached = False
 
     def of_step(self, step: int, batch: ReferenceBatch) -> dict[str, Any] | None:
@@ -178,7 +178,7 @@ class Gradients:
     def _require_reach(self) -> None:
         """Once in a session: a gradient reaches every layer."""
         if not self.reached:
-            require_reach(self.lora, self.again, zeros_tell=not self.half)
+            require_reach(self.lora, lambda: mean_square(self.again()), zeros_tell=not self.half)
             self.reached, self.again = True, None
 
     def _zero(self) -> None:
@@ -231,12 +231,13 @@ class Gradients:
         reference = far = None
         if slot is not None:
             with torch.no_grad(), self.lora.using(slot):
-                far = self._errors(inputs, *key, indices.start)
-        errors = self._errors(inputs, *key, indices.start)
-        current = DenoisingErrors(*errors.chunk(copies))
+                far = self._residuals(inputs, *key, indices.start)
+        residuals = self._residuals(inputs, *key, indices.start)
+        errors = mean_square(residuals)
+        current = DenoisingErrors(*errors.chunk(copies), residual=residuals)
         if far is not None:
-            near = brought_near(far, errors.detach(), times)
-            reference = DenoisingErrors(*near.chunk(copies))
+            near = brought_near(mean_square(far), errors.detach(), times)
+            reference = DenoisingErrors(*near.chunk(copies), residual=far)
         terms = config.loss.aims.loss(current, reference, config.loss)
         with explained():
             (terms.loss.sum() * weight).backward()
@@ -251,12 +252,12 @@ class Gradients:
             shares,
         ).table()
 
-    def _errors(self, inputs: Sequence[Any], *key: int) -> Tensor:
-        """Errors [B] of the active weights; what draws at random on the way draws the same for the same key."""
+    def _residuals(self, inputs: Sequence[Any], *key: int) -> Tensor:
+        """Residuals [B, ...] of the active weights; what draws at random on the way draws the same for the same key."""
         if not self.reached:
-            self.again = partial(self._errors, inputs, *key)
+            self.again = partial(self._residuals, inputs, *key)
         with isolated_global_rng(derived_seed(*key, "forward")):
-            return self.policy.errors(*inputs)
+            return self.policy.residuals(*inputs)
 
     def _clip(self) -> Tensor:
         """Undo the loss scale, clip, and return the norm before clipping, on the device."""

@@ -16,7 +16,7 @@ from ..adapters.lora import LoRA, Slot
 from ..data import EncodedDataset
 from ..denoisers import Denoiser
 from ..errors import ConfigError, DatasetError
-from ..method.objectives import make_criterion
+from ..method.objectives import make_criterion, mean_square
 from ..method.references import ReferenceConfig, Snapshot
 from ..randomness import derived_seed, isolated_global_rng, normal
 from ..runs.run import Run
@@ -165,9 +165,9 @@ def _errors(
     denoiser: Denoiser, compared: PolicyAndReference | None, slot: Slot | None, *inputs: Tensor
 ) -> Tensor:
     if compared is None:
-        return denoiser.errors(*inputs)
+        return mean_square(denoiser.residuals(*inputs))
     with compared.lora.using(slot):
-        return denoiser.errors(*inputs)
+        return mean_square(denoiser.residuals(*inputs))
 
 
 @dataclass(frozen=True)

@@ -109,6 +109,7 @@ def test_presets_set_criterion_and_selection_over_the_other_settings():
         "spin": ("preference", "none", "latest", False),
         "dpo": ("preference", "none", "initial", True),
         "sft": ("winner_error", "constant", "random", False),
+        "guided": ("guided", "constant", "initial", False),
         "custom": ("preference", "constant", "random", False),
     }
     assert set(PRESETS) == set(expected)
@@ -145,6 +146,6 @@ def test_files_that_are_no_json_object_are_named(tmp_path):
 
 def test_reuse_makes_a_window_only_where_samples_are_drawn():
     references = {"reuse": 4}
-    for preset, shared in (("seppo", 4), ("spin", 4), ("sft", 1), ("dpo", 1)):
+    for preset, shared in (("seppo", 4), ("spin", 4), ("sft", 1), ("guided", 1), ("dpo", 1)):
         values = apply_preset(preset, {"references": references})
         assert from_dict(SePPOConfig, values).steps_per_batch == shared

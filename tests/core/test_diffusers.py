@@ -16,7 +16,7 @@ from seppo_core.data import EncodedDataset, Example, in_memory
 from seppo_core.denoisers import ComputeConfig, autograd
 from seppo_core.denoisers.diffusers import DiffusersDenoiser
 from seppo_core.errors import ConfigError, DatasetError, UnsupportedModelError
-from seppo_core.method.objectives import LossConfig
+from seppo_core.method.objectives import LossConfig, mean_square
 from seppo_core.method.references import ReferenceConfig
 from seppo_core.randomness import normal
 from seppo_core.training import estimate
@@ -112,7 +112,7 @@ def test_errors_are_those_of_the_librarys_own_noising_and_target(kind):
         levels = policy.levels(torch.tensor([0.1, 0.5, 0.9999]))
         assert levels.tolist() == [100, 500, 999]
         prepared = policy.prepare([text(kind, i) for i in range(3)], (4, 8, 8))
-        found = policy.errors(latents, noise, levels, prepared)
+        found = mean_square(policy.residuals(latents, noise, levels, prepared))
     scheduler = policy.scheduler
     if kind == "flow":
         timesteps = scheduler.timesteps.flip(0)[levels]
@@ -187,11 +187,15 @@ def test_a_batch_of_two_captions_is_two_singles():
         conds = [text(kind, 0), text(kind, 1)]
         with policy.session(FP32):
             levels = policy.levels(torch.tensor([0.2, 0.8]))
-            both = policy.errors(latents, noise, levels, policy.prepare(conds, (4, 8, 8)))
+            both = mean_square(
+                policy.residuals(latents, noise, levels, policy.prepare(conds, (4, 8, 8)))
+            )
             for i in range(2):
                 one = slice(i, i + 1)
-                single = policy.errors(
-                    latents[one], noise[one], levels[one], policy.prepare(conds[one], (4, 8, 8))
+                single = mean_square(
+                    policy.residuals(
+                        latents[one], noise[one], levels[one], policy.prepare(conds[one], (4, 8, 8))
+                    )
                 )
                 torch.testing.assert_close(single, both[one], rtol=1e-5, atol=1e-6)
 
@@ -283,7 +287,7 @@ def test_weights_are_cast_once_a_session_with_the_result_of_casting_them_each_ti
             prepared = policy.prepare([text(kind, i) for i in range(2)], (4, 8, 8))
             shapes = {weight.shape for weight in policy.network.parameters() if weight.ndim > 1}
             with Casts(shapes) as casts:
-                found = policy.errors(latents, noise, levels, prepared)
+                found = mean_square(policy.residuals(latents, noise, levels, prepared))
         return found, casts.count
 
     policy = make(kind)
@@ -362,7 +366,7 @@ def test_sdxl_size_conditioning_follows_from_the_latents():
         prepared = policy.prepare([cond(0)], (4, 8, 16))
         assert prepared["time_ids"].tolist() == [[64, 128, 0, 0, 64, 128]]
         x = normal((1, 4, 8, 16), "x")
-        assert policy.errors(x, x, torch.tensor([5]), prepared).isfinite().all()
+        assert policy.residuals(x, x, torch.tensor([5]), prepared).isfinite().all()
 
 
 def test_what_does_not_fit_is_named_before_training():
@@ -499,7 +503,9 @@ def foreseen_and_kept(policy, dataset, config):
         with lora.attached():
             kept = estimate.kept_for_backward(
                 policy.network,
-                lambda: policy.errors(pair, torch.zeros(pair.shape), levels, prepared),
+                lambda: mean_square(
+                    policy.residuals(pair, torch.zeros(pair.shape), levels, prepared)
+                ),
             )
     weights = sum(p.numel() * p.element_size() for p in lora.parameters())
     return foreseen, kept + estimate.COPIES * weights

@@ -51,7 +51,7 @@ def alarms(config: GuardConfig, lines: list[dict]) -> list[tuple[int, str]]:
 
 def spoil(policy, attempts: range | set, value: float = math.nan) -> None:
     """These attempts at an optimizer step, each one forward with gradient, give `value` instead of errors."""
-    original, count = policy.errors, 0
+    original, count = policy.residuals, 0
 
     def errors(*inputs):
         nonlocal count
@@ -61,7 +61,7 @@ def spoil(policy, attempts: range | set, value: float = math.nan) -> None:
         count += 1
         return found * value if count in attempts else found
 
-    policy.errors = errors
+    policy.residuals = errors
 
 
 def same(first: dict, second: dict) -> bool:
@@ -209,13 +209,13 @@ def test_without_a_run_directory_a_roll_back_begins_anew(make_policy, dataset):
 
 def drifting(policy) -> None:
     """The policy's errors on the winners come out one higher than the reference's."""
-    original = policy.errors
+    original = policy.residuals
 
     def errors(*inputs):
         found = original(*inputs)
         return found + 1 if torch.is_grad_enabled() else found
 
-    policy.errors = errors
+    policy.residuals = errors
 
 
 @pytest.mark.parametrize("action", ["warn", "stop", "roll back", "off"])
@@ -357,8 +357,10 @@ def test_a_run_goes_back_past_weights_that_give_nan(make_policy, dataset, tmp_pa
     limit = (max(sizes[:6]) + sizes[6]) / 2
     assert limit < sizes[6]
     policy = make_policy()
-    original = policy.errors
-    policy.errors = lambda *inputs: original(*inputs) * (math.nan if size_of(policy) > limit else 1)
+    original = policy.residuals
+    policy.residuals = lambda *inputs: (
+        original(*inputs) * (math.nan if size_of(policy) > limit else 1)
+    )
     reports = train(policy, dataset, config_in(tmp_path / "run", GuardConfig(patience=2)))
     steps = [(r.step, r.loss is not None, r.undone) for r in (next(reports) for _ in range(10))]
     assert steps[6:8] == [(7, False, False), (8, False, True)]
@@ -379,7 +381,7 @@ OUT_OF_MEMORY = torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to alloca
 
 def short_of_memory(policy, most: int) -> None:
     """Forwards with gradient of more than `most` latents, and drawing of more, do not fit."""
-    errors, sample = policy.errors, policy.sample
+    errors, sample = policy.residuals, policy.sample
 
     def limited_errors(latents, *rest):
         if torch.is_grad_enabled() and len(latents) > most:
@@ -391,7 +393,7 @@ def short_of_memory(policy, most: int) -> None:
             raise OUT_OF_MEMORY
         return sample(conds, *rest)
 
-    policy.errors, policy.sample = limited_errors, limited_sample
+    policy.residuals, policy.sample = limited_errors, limited_sample
 
 
 def test_out_of_memory_says_what_was_needed_and_what_to_change(make_policy, dataset, tmp_path):
@@ -439,7 +441,7 @@ class Layer(torch.autograd.Function):
 def test_split_lets_go_of_the_failed_backward_before_it_tries_again(make_policy, dataset):
     """Torch queues both branches of the sum; the second, made last, fails first and leaves the other there."""
     policy = make_policy()
-    errors, kept, alive = policy.errors, [], []
+    errors, kept, alive = policy.residuals, [], []
 
     def branched_errors(latents, *rest):
         found = errors(latents, *rest)
@@ -452,7 +454,7 @@ def test_split_lets_go_of_the_failed_backward_before_it_tries_again(make_policy,
             found / 2, None, len(kept) > 1
         )
 
-    policy.errors = branched_errors
+    policy.residuals = branched_errors
     list(train(policy, dataset, config_in(guard=GuardConfig(out_of_memory="split"))))
     assert alive[:2] == [0, 0]
 

@@ -16,7 +16,7 @@ from seppo_core.data.prepare import Preparation
 from seppo_core.data.winners import Winner, Winners
 from seppo_core.data.wording import Wording, reworded
 from seppo_core.errors import ConfigError, DatasetError
-from seppo_core.method.objectives import LossConfig
+from seppo_core.method.objectives import LossConfig, mean_square
 from seppo_core.method.references import ReferenceConfig
 from seppo_core.randomness import normal
 from seppo_core.runs.run import Run
@@ -162,7 +162,9 @@ def by_hand(policy, lora: LoRA, dataset: EncodedDataset, places) -> torch.Tensor
             noise = normal(tuple(example.latents.shape), "held out", place, number)[None]
             with torch.no_grad():
                 text = example.cond[None]
-                errors.append(policy.errors(latents, noise, torch.tensor([level]), text))
+                errors.append(
+                    mean_square(policy.residuals(latents, noise, torch.tensor([level]), text))
+                )
     return torch.cat(errors).double()
 
 
@@ -312,13 +314,15 @@ def test_a_stop_while_measuring_keeps_the_step_and_its_line(make_policy, make_ex
 def test_errors_that_are_not_finite_are_not_measured(policy, make_examples, tmp_path):
     steps = train(policy, with_held_out(make_examples), run_in(tmp_path))
     next(steps)
-    original = policy.errors
+    original = policy.residuals
 
     def measured_badly(latents, noise, levels, prepared):
         errors = original(latents, noise, levels, prepared)
         return errors * (math.inf if latents.shape[0] == 3 else 1.0)
 
-    policy.errors = measured_badly  # winner and sample make 6 in training, 3 are measured at once
+    policy.residuals = (
+        measured_badly  # winner and sample make 6 in training, 3 are measured at once
+    )
     assert next(steps).held_out_margin is None
     steps.close()
     assert json.loads((tmp_path / "metrics.jsonl").read_text().splitlines()[1])["step"] == 2

@@ -8,7 +8,7 @@ import torch
 from seppo_core import SePPOConfig, train
 from seppo_core.adapters.lora import LoRA, LoRAConfig
 from seppo_core.data import EncodedDataset, Example, in_memory
-from seppo_core.method.objectives import DenoisingErrors, LossConfig, seppo_loss
+from seppo_core.method.objectives import DenoisingErrors, LossConfig, mean_square, seppo_loss
 from seppo_core.method.references import ReferenceConfig
 from seppo_core.randomness import generator, normal
 from seppo_core.runs.run import Run
@@ -73,14 +73,14 @@ def test_the_gradient_is_the_sum_over_winners_one_by_one_in_every_step(
             noise = normal(shape, 0, step, 0, "noise", i)[None]
             level = torch.rand(1, generator=generator(0, step, 0, "level", i))
             with lora.attached():
-                won = policy.errors(example.latents[None] * 2, noise, level, cond)
+                won = mean_square(policy.residuals(example.latents[None] * 2, noise, level, cond))
                 if objective == "winner_error":
                     losses.append(won)
                     continue
                 start = normal(shape, 0, step - 1, 0, "sample", i)[None]
                 with torch.no_grad():
                     drawn = policy.sample([example.cond], start, config.references, 0)
-                lost = policy.errors(drawn, noise, level, cond)
+                lost = mean_square(policy.residuals(drawn, noise, level, cond))
             current = DenoisingErrors(won, lost)
             before = DenoisingErrors(won.detach(), lost.detach())
             losses.append(seppo_loss(current, before, beta=50.0, criterion="none").loss)
@@ -112,14 +112,14 @@ def test_mixed_steps_resume_to_the_bit(make_policy, tmp_path, paired, stop):
 def test_smaller_parts_give_what_whole_steps_give(make_policy, changes):
     whole, reports = trained(make_policy(), mixed(), CONFIG)
     policy, most = make_policy(), changes.pop("split", 4)
-    errors = policy.errors
+    errors = policy.residuals
 
     def limited(latents, *rest):
         if torch.is_grad_enabled() and len(latents) > 2 * most:
             raise torch.cuda.OutOfMemoryError("Tried to allocate 2.50 GiB")
         return errors(latents, *rest)
 
-    policy.errors = limited
+    policy.residuals = limited
     guard = GuardConfig(out_of_memory="split")
     parts, others = trained(policy, mixed(), replace(CONFIG, guard=guard, **changes))
     for key in whole:

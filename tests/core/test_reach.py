@@ -9,6 +9,7 @@ from torch import nn
 
 from seppo_core.adapters.lora import LoRA
 from seppo_core.errors import UnsupportedModelError
+from seppo_core.method.objectives import mean_square
 from seppo_core.randomness import normal
 from seppo_core.settings import from_dict
 from seppo_core.training.config import SePPOConfig
@@ -80,7 +81,11 @@ def test_a_loss_that_asks_for_nothing_is_no_reason_to_stop(make_policy):
                 weight.grad = torch.zeros_like(weight)
             refused = pytest.raises(UnsupportedModelError, match="conv, text")
             with nullcontext() if hears else refused:
-                require_reach(lora, lambda policy=policy: policy.errors(*inputs), zeros_tell=True)
+                require_reach(
+                    lora,
+                    lambda policy=policy: mean_square(policy.residuals(*inputs)),
+                    zeros_tell=True,
+                )
         assert all(not weight.grad.any() for weight in lora.parameters())
 
 
@@ -95,8 +100,8 @@ def test_a_gradient_that_rounds_to_zero_in_most_layers_is_no_reason_to_stop(make
                 weight.grad = torch.zeros_like(weight)
         next(iter(lora.policy.values()))[1].grad += 1e-45
         inputs = (normal((2, 2, 4, 4), "x"), normal((2, 2, 4, 4), "e"), torch.rand(2))
-        errors = partial(policy.errors, *inputs, torch.ones(2, 3))
-        require_reach(lora, errors, zeros_tell=True)
+        residuals = partial(policy.residuals, *inputs, torch.ones(2, 3))
+        require_reach(lora, lambda: mean_square(residuals()), zeros_tell=True)
         assert [w.grad.abs().max() > 0 for w in lora.parameters()].count(True) == 1
 
 

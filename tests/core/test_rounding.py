@@ -11,7 +11,7 @@ from tiny import TinyDenoiser
 from seppo_core import SePPOConfig, train
 from seppo_core.adapters.lora import LoRA, LoRAConfig
 from seppo_core.denoisers import ComputeConfig
-from seppo_core.method.objectives import LossConfig
+from seppo_core.method.objectives import LossConfig, mean_square
 from seppo_core.method.references import ReferenceConfig
 from seppo_core.randomness import normal
 from seppo_core.runs.run import Run
@@ -38,9 +38,9 @@ class Half(TinyDenoiser):
         super().__init__()
         self.compute_dtype = torch.bfloat16
 
-    def errors(self, latents, noise, levels, prepared):
+    def residuals(self, latents, noise, levels, prepared):
         with torch.autocast("cpu", self.compute_dtype):
-            return super().errors(latents, noise, levels, prepared)
+            return super().residuals(latents, noise, levels, prepared)
 
 
 def apart(lora: LoRA, by: float) -> dict:
@@ -57,7 +57,9 @@ def errors(policy, lora, slot, count: int = 64):
     levels = (torch.arange(count) + 0.5) / count
     with lora.attached(), lora.using(slot):
         text = normal((count, 3), "text")
-        return policy.errors(latents, normal((count, 2, 4, 4), "noise"), levels, text).double()
+        return mean_square(
+            policy.residuals(latents, normal((count, 2, 4, 4), "noise"), levels, text)
+        ).double()
 
 
 def test_beyond_lies_on_the_line_through_both(policy):

@@ -70,8 +70,8 @@ GUARD = GuardConfig(drift="stop", drift_window=2)
 
 def stopped_by_the_guard(home: Path) -> None:
     class Drifting(TinyDenoiser):
-        def errors(self, *inputs):
-            found = super().errors(*inputs)
+        def residuals(self, *inputs):
+            found = super().residuals(*inputs)
             return found + found.requires_grad  # worse than the reference, whatever is learned
 
     assert len(list(started(home, Drifting(), guard=GUARD))) < STEPS
@@ -96,7 +96,7 @@ def failed(home: Path, error: Exception | None = None) -> None:
     def broken(*inputs):
         raise error
 
-    policy.errors = broken
+    policy.residuals = broken
     with pytest.raises(type(error)):
         next(reports)
 
@@ -220,7 +220,7 @@ def test_a_run_that_trains_says_so_and_at_which_step(tmp_path):
 
 def test_going_back_after_trouble_is_training_at_the_earlier_step(tmp_path, make_policy):
     policy, count = make_policy(), 0
-    original = policy.errors
+    original = policy.residuals
 
     def errors(*inputs):
         nonlocal count
@@ -228,7 +228,7 @@ def test_going_back_after_trouble_is_training_at_the_earlier_step(tmp_path, make
         count += found.requires_grad
         return found * float("nan") if found.requires_grad and count in (3, 4) else found
 
-    policy.errors = errors
+    policy.residuals = errors
     guard = GuardConfig(non_finite="roll back", patience=2)
     seen = []
     for report in started(tmp_path, policy, guard=guard):
@@ -285,9 +285,9 @@ def test_a_stop_that_comes_before_the_first_step_waits_for_it(tmp_path):
     """So that there are weights for the graph to go on with."""
 
     class Slow(TinyDenoiser):
-        def errors(self, *inputs):
+        def residuals(self, *inputs):
             Run(tmp_path).request_stop()
-            return super().errors(*inputs)
+            return super().residuals(*inputs)
 
     reports = started(tmp_path, Slow())
     assert [report.step for report in reports] == [1]

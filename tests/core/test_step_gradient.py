@@ -28,8 +28,8 @@ def precise_trainer(make_policy, dataset, loss, accumulation):
         def prepare(self, conds, shape):
             return super().prepare(conds, shape).double()
 
-        def errors(self, latents, noise, levels, prepared):
-            return super().errors(latents, noise.double(), levels.double(), prepared)
+        def residuals(self, latents, noise, levels, prepared):
+            return super().residuals(latents, noise.double(), levels.double(), prepared)
 
         def sample(self, conds, noise, sampling, seed):
             return super().sample(conds, noise.double(), sampling, seed)

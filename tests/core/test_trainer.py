@@ -11,7 +11,7 @@ from seppo_core import SePPOConfig, train
 from seppo_core.adapters.lora import LoRA, LoRAConfig
 from seppo_core.data import in_memory
 from seppo_core.errors import CheckpointError, ConfigError, DatasetError
-from seppo_core.method.objectives import DenoisingErrors, LossConfig, seppo_loss
+from seppo_core.method.objectives import DenoisingErrors, LossConfig, mean_square, seppo_loss
 from seppo_core.method.references import ReferenceConfig
 from seppo_core.randomness import generator, normal
 from seppo_core.runs.run import Run
@@ -84,7 +84,7 @@ def test_first_gradient_matches_a_plain_computation(policy, make_policy, dataset
     text = torch.stack(conds)
 
     def both(latents):
-        return other.errors(latents, noise, level, text)
+        return mean_square(other.residuals(latents, noise, level, text))
 
     with lora.attached():
         current = DenoisingErrors(both(winners), both(drawn))
@@ -424,23 +424,26 @@ def test_pictures_on_the_way_are_drawn_with_the_weights_to_be_saved(make_policy,
 
 
 class TooLarge(torch.autograd.Function):
-    """The identity, whose gradient is infinite where it comes in above `limit`."""
+    """The identity on residuals, whose gradient is infinite where that of an error comes in above `limit`."""
 
     @staticmethod
     def forward(ctx, x, limit):
         ctx.limit = limit
+        ctx.save_for_backward(x)
         return x.clone()
 
     @staticmethod
     def backward(ctx, gradient):
-        overflows = gradient.abs().max() > ctx.limit
+        (x,) = ctx.saved_tensors
+        of_errors = (gradient * x).flatten(1).sum(1) / (2 * mean_square(x))
+        overflows = of_errors.abs().max() > ctx.limit
         return gradient * (math.inf if overflows else 1.0), None
 
 
 def half_precision(policy, limit=math.inf, loss=1.0):
     """`policy` in float16: gradients above `limit` overflow; its errors times `loss`. Returns its attempts."""
     policy.compute_dtype = torch.float16
-    original, attempts = policy.errors, []
+    original, attempts = policy.residuals, []
 
     def errors(*args):
         found = original(*args)
@@ -449,7 +452,7 @@ def half_precision(policy, limit=math.inf, loss=1.0):
         attempts.append(found)
         return TooLarge.apply(found * loss, limit)
 
-    policy.errors = errors
+    policy.residuals = errors
     return attempts
 
 

@@ -83,14 +83,14 @@ class TinyDenoiser:
     def prepare(self, conds: Sequence[Tensor], shape: tuple[int, ...]) -> Tensor:
         return torch.stack(list(conds))
 
-    def errors(self, latents: Tensor, noise: Tensor, levels: Tensor, prepared: Tensor) -> Tensor:
+    def residuals(self, latents: Tensor, noise: Tensor, levels: Tensor, prepared: Tensor) -> Tensor:
         self.calls += 1
         if self.calls == self.fail_at_call:
             raise RuntimeError("injected fault")
         sigma = levels.view(-1, 1, 1, 1)
         noisy = (1 - sigma) * latents + sigma * noise
         raw = self.network(noisy, levels, prepared)
-        return (raw - (noise - latents)).square().flatten(1).mean(1)
+        return raw - (noise - latents)
 
     def sample(
         self, conds: Sequence[Tensor], noise: Tensor, sampling: ReferenceConfig, seed: int

@@ -50,11 +50,16 @@ class Case:
     def errors(self, uniform: tuple[float, ...] = (0.3, 0.8), conds: list | None = None) -> Tensor:
         """Errors of as many winners as `uniform` names levels for; inside a session."""
         denoiser, count = self.denoiser, len(uniform)
-        return denoiser.errors(
-            denoiser.scale_latents(self.latents[:count]),
-            self.noise[:count],
-            denoiser.levels(torch.tensor(uniform)),
-            denoiser.prepare((conds or self.conds)[:count], self.shape),
+        return (
+            denoiser.residuals(
+                denoiser.scale_latents(self.latents[:count]),
+                self.noise[:count],
+                denoiser.levels(torch.tensor(uniform)),
+                denoiser.prepare((conds or self.conds)[:count], self.shape),
+            )
+            .square()
+            .flatten(1)
+            .mean(1)
         )
 
     def lora(self, up: float = 0.0, **settings):

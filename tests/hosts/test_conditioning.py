@@ -14,12 +14,15 @@ def singles(case, conds: list) -> torch.Tensor:
     for number, (level, cond) in enumerate(zip((0.3, 0.8), conds, strict=True)):
         at = slice(number, number + 1)
         found.append(
-            denoiser.errors(
+            denoiser.residuals(
                 denoiser.scale_latents(case.latents[at]),
                 case.noise[at],
                 denoiser.levels(torch.tensor([level])),
                 denoiser.prepare([cond], case.shape),
             )
+            .square()
+            .flatten(1)
+            .mean(1)
         )
     return torch.cat(found)
 

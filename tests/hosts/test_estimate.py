@@ -38,7 +38,7 @@ def test_the_estimate_is_what_autograd_keeps_of_winner_and_sample(host, kind, ch
             options = policy._options["transformer_options"]
             options["optimized_attention_override"] = plain_attention
             with torch.no_grad(), estimate.recorded(policy.network) as calls:
-                policy.errors(
+                policy.residuals(
                     policy.scale_latents(case.latents),
                     case.noise,
                     policy.levels(torch.full((2,), 0.5)),

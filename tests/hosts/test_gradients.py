@@ -15,11 +15,16 @@ UP = 0.02
 def pair_errors(case) -> torch.Tensor:
     """Errors of a winner and its sample, which share text, noise and level."""
     denoiser = case.denoiser
-    return denoiser.errors(
-        denoiser.scale_latents(case.latents),
-        case.noise[:1].expand_as(case.noise),
-        denoiser.levels(torch.tensor([0.6, 0.6])),
-        denoiser.prepare([case.conds[0], case.conds[0]], case.shape),
+    return (
+        denoiser.residuals(
+            denoiser.scale_latents(case.latents),
+            case.noise[:1].expand_as(case.noise),
+            denoiser.levels(torch.tensor([0.6, 0.6])),
+            denoiser.prepare([case.conds[0], case.conds[0]], case.shape),
+        )
+        .square()
+        .flatten(1)
+        .mean(1)
     )
 
 

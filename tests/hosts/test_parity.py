@@ -55,7 +55,12 @@ def measured(host, policy, conds):
         levels = policy.levels(uniform)
         prepared = policy.prepare(conds, tuple(latents.shape[1:]))
         with torch.no_grad():
-            errors = policy.errors(policy.scale_latents(latents), noise, levels, prepared)
+            errors = (
+                policy.residuals(policy.scale_latents(latents), noise, levels, prepared)
+                .square()
+                .flatten(1)
+                .mean(1)
+            )
         winner, sample = errors.chunk(2)
         terms = loss.seppo_loss(
             loss.DenoisingErrors(winner, sample),
@@ -90,11 +95,16 @@ def test_predictions_and_targets_agree_through_both_denoisers(host, both):
             target = diffusers_policy.target(scaled, noise, None, None)
         with comfy_policy.session(config.ComputeConfig(precision="fp32")):
             hosts = comfy_policy.network(noisy, timestep, context=text)
-            errors = comfy_policy.errors(
-                comfy_policy.scale_latents(latents),
-                noise,
-                comfy_policy.levels((timestep + 0.5) / 1000),
-                comfy_policy.prepare(conds, tuple(latents.shape[1:])),
+            errors = (
+                comfy_policy.residuals(
+                    comfy_policy.scale_latents(latents),
+                    noise,
+                    comfy_policy.levels((timestep + 0.5) / 1000),
+                    comfy_policy.prepare(conds, tuple(latents.shape[1:])),
+                )
+                .square()
+                .flatten(1)
+                .mean(1)
             )
     torch.testing.assert_close(hosts, theirs, rtol=1e-4, atol=1e-4)
     expected = (hosts - target).square().flatten(1).mean(1)

@@ -60,7 +60,13 @@ def errors(host, model, position: int) -> torch.Tensor:
         with policy.session(host.core("training.config").ComputeConfig()):
             latents = policy.scale_latents(example.latents[None]).expand(6, 4, 8, 8)
             prepared = policy.prepare([example.cond] * 6, (4, 8, 8))
-            return policy.errors(latents, noise, policy.levels(uniform), prepared).cpu()
+            return (
+                policy.residuals(latents, noise, policy.levels(uniform), prepared)
+                .square()
+                .flatten(1)
+                .mean(1)
+                .cpu()
+            )
 
 
 def test_margins_are_those_of_the_merged_model_against_the_base(host, model, run):

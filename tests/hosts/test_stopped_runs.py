@@ -17,16 +17,16 @@ NUMBER = itertools.count()
 def stop_after(host, monkeypatch, run_name: str, steps: int):
     """Somebody presses Stop and keep while the step after so many is computed."""
     denoisers = host.core("denoisers.comfy")
-    original, calls = denoisers.ComfyDenoiser.errors, []
+    original, calls = denoisers.ComfyDenoiser.residuals, []
 
-    def errors(self, *inputs):
+    def residuals(self, *inputs):
         calls.append(True)
         if len(calls) == 2 * steps:  # two calls a step
             run_of(host, run_name).request_stop()
         return original(self, *inputs)
 
     with monkeypatch.context() as patch:
-        patch.setattr(denoisers.ComfyDenoiser, "errors", errors)
+        patch.setattr(denoisers.ComfyDenoiser, "residuals", residuals)
         yield
 
 
@@ -132,14 +132,14 @@ def test_a_numbered_run_in_a_folder_of_the_users_own_goes_on_and_its_neighbour_k
     )
     host.run_graph(first.prompt, ["train"])
     denoisers = host.core("denoisers.comfy")
-    original = denoisers.ComfyDenoiser.errors
+    original = denoisers.ComfyDenoiser.residuals
 
-    def errors(self, *inputs):
+    def residuals(self, *inputs):
         second.run.request_stop()
         return original(self, *inputs)
 
     with monkeypatch.context() as patch:
-        patch.setattr(denoisers.ComfyDenoiser, "errors", errors)
+        patch.setattr(denoisers.ComfyDenoiser, "residuals", residuals)
         second.queue(restarted=True)
     assert second.steps() == 1
     assert second.queue()[0] is False

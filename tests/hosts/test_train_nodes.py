@@ -190,7 +190,7 @@ def test_a_run_starts_from_the_weights_of_another(host):
     assert not (host.output / "seppo" / "from_rank").exists()
 
 
-@pytest.mark.parametrize("preset", ["indicator", "spin", "sft", "dpo", "custom"])
+@pytest.mark.parametrize("preset", ["indicator", "spin", "sft", "guided", "dpo", "custom"])
 def test_every_preset_trains(host, preset):
     kind = "sd3"
     losing = {"losing_latents": [thin_latent(kind, seed=9 + i, size=8) for i in range(3)]}
@@ -209,6 +209,7 @@ def test_every_preset_trains(host, preset):
         "indicator": ("preference", "indicator", "random", False),
         "spin": ("preference", "none", "latest", False),
         "sft": ("winner_error", "constant", "random", False),
+        "guided": ("guided", "constant", "initial", False),
         "dpo": ("preference", "none", "initial", True),
         "custom": ("preference", "constant", "random", False),
     }
