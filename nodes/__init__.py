@@ -4,6 +4,7 @@ from . import (
     compare,
     datasets,
     evaluate,
+    guide,
     pick,
     preview,
     save,
@@ -24,6 +25,7 @@ NODES = [
     *train.NODES,
     *preview.NODES,
     *save.NODES,
+    *guide.NODES,
     *evaluate.NODES,
     *compare.NODES,
 ]

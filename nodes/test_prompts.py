@@ -10,6 +10,7 @@ from comfy_api.latest import io
 
 from ..seppo_core.data.captions import encodable
 from ..seppo_core.denoisers.comfy import ComfyDenoiser
+from ..seppo_core.denoisers.guides import Guide
 from ..seppo_core.errors import ConfigError
 from ..seppo_core.method.references import ReferenceConfig
 from ..seppo_core.randomness import normal
@@ -36,6 +37,7 @@ class TestPrompts:
     every: int
     seed: int
     sampling: ReferenceConfig
+    guide: Guide | None = None
 
     def fitted(self, model: Any, policy: ComfyDenoiser) -> "TestPrompts":
         """With latents of as many channels as `model` takes; ConfigError if guidance lacks its negative."""
@@ -58,7 +60,8 @@ class TestPrompts:
     def _draw(self, policy: ComfyDenoiser, step: int, recorder: Recorder) -> None:
         for number, (prompt, cond) in enumerate(zip(self.prompts, self.conds, strict=True)):
             noise = normal(self.shape, self.seed, "test", number)[None]
-            latents = policy.sample([cond], noise, self.sampling, self.seed + number)
+            seed, guide = self.seed + number, self.guide if step else None
+            latents = policy.sample([cond], noise, self.sampling, seed, guide)
             if (picture := policy.latent_preview(latents)) is not None:
                 recorder.test(step, number, prompt, picture)
         recorder.flush()
@@ -93,6 +96,12 @@ class Drawing(Section):
     sampler: str = setting(ReferenceConfig.sampler, "The sampler to draw with, as in the KSampler.")
     scheduler: str = setting(
         ReferenceConfig.scheduler, "The spacing of the sampler's steps, as in the KSampler."
+    )
+    away_from_base: bool = setting(
+        False,
+        "Draw as SePPO Guide does: the base draws the negative prompt, so that guidance stresses what was learned. "
+        "Needs a guidance above 1.",
+        optional=True,
     )
 
 
@@ -140,12 +149,13 @@ class SePPOTestPrompts(io.ComfyNode):
             guidance_scale=settings.guidance,
         )
         conds = [clip.encode_from_tokens_scheduled(clip.tokenize(line)) for line in lines]
+        guide = Guide() if settings.away_from_base else None
         shape = tuple(latent["samples"].shape[1:])
         ratios = {
             name: value for name, value in latent.items() if name.startswith("downscale_ratio")
         }
         return io.NodeOutput(
-            TestPrompts(lines, conds, shape, ratios, settings.every, settings.seed, sampling)
+            TestPrompts(lines, conds, shape, ratios, settings.every, settings.seed, sampling, guide)
         )
 
 

@@ -12,9 +12,10 @@ from torch import Tensor
 from ..seppo_core.denoisers.comfy import ComfyDenoiser
 from ..seppo_core.errors import ConfigError
 from ..seppo_core.files import load_tensors
+from ..seppo_core.method.objectives import CHANGES
 from ..seppo_core.runs.report import StepReport
 from ..seppo_core.runs.run import Run
-from ..seppo_core.settings import from_dict
+from ..seppo_core.settings import choice, from_dict
 from ..seppo_core.training.config import PRESETS, RunConfig, SePPOConfig, apply_preset
 from ..seppo_core.training.continuation import check_writable, choose_directory, stays_stopped
 from ..seppo_core.training.trainer import run_description, train
@@ -66,7 +67,8 @@ class SePPOTrain(io.ComfyNode):
                     tooltip="seppo: the paper's method. indicator: the same, but a sample that seppo learns from is "
                     "left out; on small drawings it made more of the winners' style in two of three comparisons, and "
                     "as much in the third. spin: every sample of the latest checkpoint loses. "
-                    "sft: plain fine-tuning on the winners. dpo: needs a losing image for every winner. "
+                    "sft: plain fine-tuning on the winners. guided: fine-tuning that aims beyond them, away from the model as it was, as "
+                    "far as `change` says; draws no samples. dpo: needs a losing image for every winner. "
                     "custom: the criterion below and the selection of the reference settings.",
                 ),
                 *widgets(TRAIN),
@@ -101,6 +103,14 @@ class SePPOTrain(io.ComfyNode):
                     "tests",
                     optional=True,
                     tooltip="Prompts to draw now and then while training, from SePPO Test Prompts.",
+                ),
+                io.Combo.Input(
+                    "change",
+                    options=list(CHANGES),
+                    default="medium",
+                    optional=True,
+                    tooltip="How far preset 'guided' goes beyond the winners. More makes more of what they share, and keeps "
+                    "less of the rest. The other presets do not read this.",
                 ),
             ],
             outputs=[
@@ -239,11 +249,15 @@ def configuration(
     initial_weights: str,
     references: dict[str, Any] | None = None,
     optimizer: dict[str, Any] | None = None,
+    change: str = "medium",
     **widgets: Any,
 ) -> SePPOConfig:
     """The frozen configuration of SePPOTrain's widgets and of the settings connected to it."""
     given = {**(optimizer or {}), "references": references or {}}
+    choice("change", change, CHANGES)
     own = {**sections(TRAIN, widgets), "run": {"initial_weights": initial_weights}}
+    if preset == "guided":  # a run with another preset is the same run whatever `change` says
+        own["loss"] = {**own.get("loss", {}), "guidance": CHANGES[change]}
     for name, values in own.items():
         given[name] = {**given.get(name, {}), **values} if isinstance(values, dict) else values
     from_dict(SePPOConfig, given)  # also what a preset replaces: 0.3.64 checks no combo

@@ -225,6 +225,10 @@ class Slot(dict[str, tuple[Tensor, ...]]):
             self._ready[path.name] = ready
         return ready
 
+    def scaled(self, strength: float) -> Slot:
+        """The same with the last part of each layer times `strength`, as LoRAs are loaded stronger."""
+        return Slot((name, (*parts[:-1], parts[-1] * strength)) for name, parts in self.items())
+
     def stay_on(self, device: torch.device) -> None:
         """Bring the weights there as they are, for who needs them in every step."""
         for name, weights in self.items():

@@ -8,7 +8,6 @@ import uuid
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
-from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
@@ -24,7 +23,15 @@ from ..method.references import ReferenceConfig
 from ..randomness import derived_seed, isolated_global_rng
 from . import DTYPES, ComputeConfig, autograd
 from .attention import WithGradient
-from .inputs import check_conditioning, check_dataset, on_device, stackable_groups, stacked
+from .guides import Guide, guiding
+from .inputs import (
+    Prepared,
+    check_conditioning,
+    check_dataset,
+    on_device,
+    stackable_groups,
+    stacked,
+)
 from .kernels import OVERRIDE, Kernels
 from .patcher import (
     as_written,
@@ -40,14 +47,6 @@ from .patcher import (
 
 CACHED_CONDITIONINGS = 32
 """How many examples' conditionings stay ready on the device; a long T5 text takes about 8 MB."""
-
-
-@dataclass(frozen=True)
-class Prepared:
-    """Conditioning of a batch: examples whose entries the host can put side by side share one part."""
-
-    parts: list[tuple[list[int], dict[str, Any]]]
-    """(positions in the batch, the host's conditioning entry for them together)"""
 
 
 class ComfyDenoiser:
@@ -317,10 +316,11 @@ class ComfyDenoiser:
         noise: Tensor,
         sampling: ReferenceConfig,
         seed: int,
+        guide: Guide | None = None,
     ) -> Tensor:
         self._require_negative(sampling)
         drawn: dict[int, Tensor] = {}
-        with self._kernels.sampling():
+        with self._kernels.sampling(), guiding(self._patcher, self.lora, guide):
             for number, group in enumerate(stackable_groups(conds)):
                 positive = stacked([conds[i] for i in group])
                 group_seed = derived_seed(seed, "group", number) if number else seed
@@ -364,7 +364,7 @@ class ComfyDenoiser:
         form = self.model.get_model_object("latent_format")
         previewer = latent_preview.get_previewer(latents.device, form)
         if previewer is None and form.latent_rgb_factors is not None:
-            known = ("latent_rgb_factors", "latent_rgb_factors_bias", "latent_rgb_factors_reshape")
+            known = [f"latent_rgb_factors{end}" for end in ("", "_bias", "_reshape")]
             factors = [getattr(form, name) for name in known if hasattr(form, name)]
             previewer = latent_preview.Latent2RGBPreviewer(*factors)
         if previewer is None:

@@ -4,6 +4,7 @@ One image's conditioning is `[[text [1, T, C] or None, {"pooled_output": [1, C],
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -24,6 +25,14 @@ PARTIAL = {
     "default": "remove the default conditioning",
 }
 """Entries that hold for a part of the picture or of the schedule, and the way out."""
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """Conditioning of a batch: examples whose entries the host can put side by side share one part."""
+
+    parts: list[tuple[list[int], dict[str, Any]]]
+    """(positions in the batch, the host's conditioning entry for them together)"""
 
 
 def check_single(cond: Conditioning, where: str) -> None:

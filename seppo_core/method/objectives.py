@@ -188,6 +188,10 @@ OBJECTIVES = {
 }
 
 
+CHANGES = {"little": 2.0, "medium": 5.0, "much": 10.0}
+"""Words for `guidance`, as SePPO Train has them."""
+
+
 @dataclass(frozen=True)
 class LossConfig(Section, section="loss"):
     objective: str = setting("preference", choices=OBJECTIVES)

@@ -14,7 +14,7 @@ from seppo_core.settings import Section, from_dict, inputs, load_json, override,
 from seppo_core.training.config import PRESETS, SePPOConfig, apply_preset
 
 SET_BY_PRESETS = {"loss.objective", "loss.paired"}
-SET_BY_NODES = {"run.directory", "run.initial_weights"}
+SET_BY_NODES = {"run.directory", "run.initial_weights", "loss.guidance"}
 ONE_CHOICE = {"lora.adapter", "levels.distribution"}
 
 

@@ -15,6 +15,7 @@ from seppo_core.adapters.lora import LoRA, LoRAConfig
 from seppo_core.data import EncodedDataset, Example, in_memory
 from seppo_core.denoisers import ComputeConfig, autograd
 from seppo_core.denoisers.diffusers import DiffusersDenoiser
+from seppo_core.denoisers.guides import Guide
 from seppo_core.errors import ConfigError, DatasetError, UnsupportedModelError
 from seppo_core.method.objectives import LossConfig, mean_square
 from seppo_core.method.references import ReferenceConfig
@@ -165,6 +166,40 @@ def test_samples_equal_those_of_the_librarys_pipeline(guidance_scale, sampler, s
     with policy.session(FP32):
         found = policy.sample(conds, noise, sampling, seed=0)
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("extrapolation", [1.0, 2.0])
+@pytest.mark.parametrize("kind", ["epsilon", "flow"])
+def test_samples_drawn_away_from_the_base_are_those_of_two_networks_combined_by_hand(
+    kind, extrapolation
+):
+    policy, base = (make(kind, negative=text(kind, 9)) for _ in range(2))
+    lora = policy.lora = LoRA(policy.network, LoRAConfig(rank=4), 0, policy.device)
+    for weight in lora.parameters():
+        weight.data = 0.3 * normal(tuple(weight.shape), "policy", weight.numel())
+    sampler = "euler" if kind == "flow" else "ddim"
+    sampling = ReferenceConfig(
+        sampler=sampler, scheduler="normal", sampling_steps=4, guidance_scale=3.0
+    )
+    conds, noise = [text(kind, 0), text(kind, 1)], normal((2, 4, 8, 8), "start")
+    guide = Guide(extrapolation=extrapolation)
+    with policy.session(FP32), base.session(FP32), lora.attached(), torch.no_grad():
+        found = policy.sample(conds, noise, sampling, seed=0, guide=guide)
+
+        def predict(x, timestep, cond):
+            """`x` and `cond` hold the negatives first, as without a guide."""
+            x, cond = x.chunk(2)[1], {name: value.chunk(2) for name, value in cond.items()}
+            negative, positive = ({name: parts[i] for name, parts in cond.items()} for i in (0, 1))
+            timestep = timestep[: len(x)]
+            weak = original(x, timestep, positive)
+            toward = weak + extrapolation * (policy_predicts(x, timestep, positive) - weak)
+            return torch.cat([original(x, timestep, negative), toward])
+
+        original, policy_predicts, base.predict = base.predict, policy.predict, predict
+        expected = base.sample(conds, noise, sampling, seed=0)
+        usual = policy.sample(conds, noise, sampling, seed=0)
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
+    assert (found - usual).abs().max() > 1e-2
 
 
 def test_noise_levels_that_round_to_one_timestep_are_drawn_all_the_same():

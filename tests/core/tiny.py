@@ -93,7 +93,12 @@ class TinyDenoiser:
         return raw - (noise - latents)
 
     def sample(
-        self, conds: Sequence[Tensor], noise: Tensor, sampling: ReferenceConfig, seed: int
+        self,
+        conds: Sequence[Tensor],
+        noise: Tensor,
+        sampling: ReferenceConfig,
+        seed: int,
+        guide=None,
     ) -> Tensor:
         x, count = noise, sampling.sampling_steps
         for step in range(count):

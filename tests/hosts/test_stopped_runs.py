@@ -173,7 +173,7 @@ def test_what_the_node_says_is_never_of_a_time_that_has_passed(host, stopped, mo
 
     denoisers = host.core("denoisers.comfy")
     with monkeypatch.context() as patch:
-        patch.setattr(denoisers.ComfyDenoiser, "errors", lambda *given: 1 / 0)
+        patch.setattr(denoisers.ComfyDenoiser, "residuals", lambda *given: 1 / 0)
         with pytest.raises(AssertionError, match="division by zero"):
             made.queue()
     assert told[-1] == f"failed at step 5 of {STEPS} (division by zero): press Run to go on"

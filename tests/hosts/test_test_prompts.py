@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
+from graphs import node
 from inprocess import GraphError
 from thin import thin_conditioning
 from training import graph, run_of
@@ -85,3 +88,59 @@ def test_an_alarm_leaves_out_only_what_is_taken_back(host, tests_of, monkeypatch
     tests = tests_of(lambda policy, step: drawn.append(step))
     host.run_graph(prompt(host, f"alarmed_{action.replace(' ', '_')}", tests))
     assert drawn == expected
+
+
+def test_they_are_drawn_away_from_the_base_where_that_is_asked_for(host, tests_of, monkeypatch):
+    """The base itself, as step 0, is drawn as usual: it is what the others move away from."""
+    asked = []
+    denoiser = host.core("denoisers.comfy").ComfyDenoiser
+
+    def sample(self, conds, noise, sampling, seed, guide=None, original=denoiser.sample):
+        found = original(self, conds, noise, sampling, seed, guide)
+        plain = original(self, conds, noise, sampling, seed)
+        asked.append((guide is not None, torch.equal(found, plain)))
+        return found
+
+    monkeypatch.setattr(denoiser, "sample", sample)
+    tests = replace(
+        tests_of(lambda policy, step: None),
+        guide=host.core("denoisers.guides").Guide(),
+        sampling=host.core("training.config").ReferenceConfig(
+            sampler="euler", sampling_steps=2, guidance_scale=3.0
+        ),
+    )
+    shown = prompt(host, "away", tests) | {"negative": host.constant(thin_conditioning("sd15", 9))}
+    shown["train"]["inputs"] |= {"negative": ["negative", 0], "preset": "sft"}
+    shown["optimizer"]["inputs"]["preview_every"] = 0
+    host.run_graph(shown, wanted=["train"])
+    assert asked == [(False, True), (True, False), (True, False)]
+
+
+def test_the_node_asks_for_it(host):
+    graph = {
+        "clip": host.constant(Words()),
+        "latent": host.constant({"samples": torch.zeros(1, 4, 8, 8)}),
+    }
+    for name, value in (("usual", False), ("away", True)):
+        settings = {"prompts": "a fox", "every": 5, "seed": 0, "sampling_steps": 2}
+        settings |= {"guidance": 3.0, "sampler": "euler", "scheduler": "normal"}
+        graph[name] = node(
+            "SePPOTestPrompts",
+            clip=["clip", 0],
+            latent=["latent", 0],
+            away_from_base=value,
+            **settings,
+        )
+    made = host.run_graph(graph, wanted=["usual", "away"])
+    assert made["usual"][0].guide is None
+    assert made["away"][0].guide.slot is None and made["away"][0].guide.extrapolation == 1.0
+
+
+class Words:
+    """A CLIP that encodes every text alike."""
+
+    def tokenize(self, text):
+        return text
+
+    def encode_from_tokens_scheduled(self, tokens):
+        return thin_conditioning("sd15")

@@ -199,7 +199,7 @@ def test_every_preset_trains(host, preset):
         host,
         kind,
         f"preset_{preset}",
-        train={"preset": preset, "criterion": "constant"},
+        train={"preset": preset, "criterion": "constant", "change": "much"},
         dataset=host.constant(data),
     )
     host.run_graph(prompt, wanted=["train"])
@@ -215,7 +215,15 @@ def test_every_preset_trains(host, preset):
     }
     found = (loss.objective, loss.criterion, references.selection, loss.paired)
     assert found == expected[preset]
+    assert loss.guidance == (10.0 if preset == "guided" else 5.0)  # the others do not read it
     assert len(run.metrics()) == 3
+
+
+def test_a_change_that_is_none_is_named(host):
+    with pytest.raises(GraphError, match="change"):
+        prompt = graph(host, "sd3", "much_too_much", train={"preset": "guided", "change": "vast"})
+        host.run_graph(prompt, wanted=["train"])
+    assert not (host.output / "seppo" / "much_too_much").exists()
 
 
 def test_guided_samples_take_the_negative_conditioning(host):
@@ -253,7 +261,7 @@ def test_cancel_keeps_the_run_and_leaves_the_host_as_it_was(host, monkeypatch):
     whole = host.run_graph(graph(host, kind, "uncancelled"), wanted=["train"])["train"][1]
 
     core = host.core("denoisers.comfy")
-    original, calls = core.ComfyDenoiser.errors, []
+    original, calls = core.ComfyDenoiser.residuals, []
 
     def cancelled_at_the_fifth(self, *args):
         calls.append(True)
@@ -262,7 +270,7 @@ def test_cancel_keeps_the_run_and_leaves_the_host_as_it_was(host, monkeypatch):
         return original(self, *args)
 
     with monkeypatch.context() as patch:
-        patch.setattr(core.ComfyDenoiser, "errors", cancelled_at_the_fifth)
+        patch.setattr(core.ComfyDenoiser, "residuals", cancelled_at_the_fifth)
         prompt = graph(host, kind, "cancelled")
         prompt["model"] = host.constant(model)
         with pytest.raises(GraphError, match="interrupted"):
