@@ -9,6 +9,7 @@ from . import (
     preview,
     save,
     settings,
+    taste,
     test_prompts,
     train,
     videos,
@@ -27,5 +28,6 @@ NODES = [
     *save.NODES,
     *guide.NODES,
     *evaluate.NODES,
+    *taste.NODES,
     *compare.NODES,
 ]

@@ -31,11 +31,11 @@ log = logging.getLogger(__name__)
 DEEPEST = 20
 """Nodes between a dataset and its winners that are looked through: links may run in a circle."""
 
-WITHOUT_SAMPLES = {
+WITHOUT_SAMPLES = [
     name
     for name in PRESETS
     if not from_dict(SePPOConfig, apply_preset(name, {})).loss.draws_samples
-}
+]
 """Presets that draw nothing but previews."""
 
 

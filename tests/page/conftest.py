@@ -33,7 +33,7 @@ ON_EACH = {"test_loads.py", "test_refusals.py"}
 """What runs at the page of an older host, too, if the tests need not be thorough."""
 
 
-IN_BOTH = ON_EACH | {"test_panels.py", "test_compare.py"}
+IN_BOTH = ON_EACH | {"test_panels.py"}
 """What runs in both renderers of a host that has two; other pages are tried in the new one, if not to be thorough."""
 
 
