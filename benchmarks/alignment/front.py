@@ -59,6 +59,13 @@ def best_style(run: Record, base: Record) -> float:
     return max(style_at_content(run, base, away).style for away in (False, True))
 
 
+def style_as_trained(run: Record, base: Record) -> float:
+    """Drawn away from the base at strength 1; below 0, by what is missing, where less than enough content is kept."""
+    point = next(point for point in run.away_from_base if point["strength"] == 1.0)
+    missing = CONTENT_KEPT * base.front[0]["content"] - point["content"]
+    return -missing if missing > 0 else point["style"]
+
+
 def style_at_content(run: Record, base: Record, away: bool = False) -> AtContent:
     """The most style at any strength of the LoRA up to where enough of the base's content is left.
 

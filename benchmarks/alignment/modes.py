@@ -11,7 +11,7 @@ STEPS = 60
 WINNERS_PER_STEP = 12
 LEARNING_RATES = (3e-4, 1e-3, 3e-3)
 BETA, OTHER_BETAS = 200.0, (50.0, 1000.0)
-GUIDANCE, OTHER_GUIDANCES = 5.0, (2.0, 10.0)
+GUIDANCE, OTHER_GUIDANCES = 2.0, (1.5, 3.0)
 FINER = (0.55, 1.8)
 """Factors of the best learning rate tried in the place of other betas, where a mode reads no beta."""
 FURTHER, MOST_FURTHER = 0.3, 2
@@ -40,6 +40,8 @@ class Mode:
     """the mode whose measured share of losing samples is this one's `loser_weight`"""
     settings_of: str = ""
     """the mode whose settings this one takes, without a search of its own"""
+    as_trained: bool = False
+    """whether its settings are chosen by what it draws away from the base at strength 1, not at any strength"""
 
     @property
     def reads_beta(self) -> bool:
@@ -143,7 +145,9 @@ MODES: dict[str, Mode] = {
         {"selection": "initial", **PLAINLY_DRAWN},
         settings_of="initial + none",
     ),
-    "guided": Mode({"objective": "guided"}, {"selection": "initial"}, steps=3 * STEPS),
+    "guided": Mode(
+        {"objective": "guided"}, {"selection": "initial"}, steps=3 * STEPS, as_trained=True
+    ),
     **IDEAS,
 }
 """`latest + none` is SPIN-Diffusion's choice, `random + sign` the paper's. Modes with other than STEPS steps take as

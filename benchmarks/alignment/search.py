@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
-from .front import BASE, best_style, find_base
+from .front import BASE, best_style, find_base, style_as_trained
 from .modes import (
     FINER,
     FURTHER,
@@ -111,7 +111,9 @@ def chosen(name: str, records: Sequence[Record]) -> Settings:
 def _best(trials: Sequence[Record], records: Sequence[Record]) -> Record:
     """By what modes are ranked by."""
     base = find_base(records, "tuning")
-    return max(trials, key=lambda trial: best_style(trial, base))
+    as_trained = MODES[trials[0].job.mode].as_trained
+    value = style_as_trained if as_trained else best_style
+    return max(trials, key=lambda trial: value(trial, base))
 
 
 def _rate(name: str, records: Sequence[Record], split: str, seed: int) -> float | None:
