@@ -188,7 +188,7 @@ OBJECTIVES = {
 }
 
 
-CHANGES = {"little": 2.0, "medium": 5.0, "much": 10.0}
+CHANGES = {"little": 2.0, "medium": 3.0, "much": 5.0}
 """Words for `guidance`, as SePPO Train has them."""
 
 
@@ -221,7 +221,7 @@ class LossConfig(Section, section="loss"):
         most=1,
         step=0.05,
     )
-    guidance: float = setting(5.0, least=1)
+    guidance: float = setting(3.0, least=1)
     """g of the objective `guided`: how many times as far as fine-tuning goes, away from the reference."""
     paired: bool = False
     """The dataset's losing images stand where the reference samples stand (DPO)."""

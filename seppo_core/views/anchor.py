@@ -6,6 +6,7 @@ the picture is stable. Drawing the picture is plots.py's.
 
 import textwrap
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 
 import torch
@@ -16,7 +17,7 @@ from ..adapters.lora import LoRA, Slot
 from ..data import EncodedDataset
 from ..denoisers import Denoiser
 from ..errors import ConfigError, DatasetError
-from ..method.objectives import make_criterion, mean_square
+from ..method.objectives import drawn_back, make_criterion, mean_square
 from ..method.references import ReferenceConfig, Snapshot
 from ..randomness import derived_seed, isolated_global_rng, normal
 from ..runs.run import Run
@@ -38,6 +39,8 @@ class PolicyAndReference:
     policy: Slot
     reference: Slot | None
     """None: the bare base"""
+    overshoot: float = 1.0
+    """of the policy, which is drawn back by it before it is compared (see `LossConfig.overshoot`)"""
 
 
 @dataclass(frozen=True)
@@ -125,7 +128,8 @@ def anchor_map(
     check_positions(dataset, positions)
     uniform = level_positions(levels)
     grid = [(level, draw) for level in range(levels) for draw in range(draws)]
-    slots = (None,) if compared is None else (compared.policy, compared.reference)
+    slots = (None,) if compared is None else (compared.reference, compared.policy)
+    active = nullcontext if compared is None else compared.lora.using
     total = len(positions) * len(slots) * -(-len(grid) // batch_size)
     calls = 0
     errors = torch.empty(len(slots), len(positions), len(grid))
@@ -138,15 +142,19 @@ def anchor_map(
             noise = torch.stack([normal(shape, seed, "anchor", position, *key) for key in part])
             noisy_levels = denoiser.levels(uniform[[level for level, _ in part]])
             prepared = denoiser.prepare([example.cond] * len(part), shape)
-            winners = latents.expand(len(part), *shape)
-            for side, slot in enumerate(slots):
+            winners, found = latents.expand(len(part), *shape), []
+            for slot in slots:
                 on_call(calls, total)
                 calls += 1
-                with isolated_global_rng(derived_seed(seed, "anchor", position, first)):
-                    found = _errors(
-                        denoiser, compared, slot, winners, noise, noisy_levels, prepared
-                    )
-                errors[side, row, first : first + len(part)] = found.float().cpu()
+                with (
+                    isolated_global_rng(derived_seed(seed, "anchor", position, first)),
+                    active(slot),
+                ):
+                    found.append(denoiser.residuals(winners, noise, noisy_levels, prepared))
+            if compared is not None and compared.overshoot > 1:
+                found[1] = drawn_back(found[1], found[0], compared.overshoot)
+            for side, residuals in enumerate(reversed(found)):
+                errors[side, row, first : first + len(part)] = mean_square(residuals).cpu()
     errors = rearrange(errors, "side winner (level draw) -> side winner level draw", level=levels)
     roles = None
     if compared is not None:
@@ -159,15 +167,6 @@ def anchor_map(
         reference_errors=None if compared is None else errors[1],
         roles=roles,
     )
-
-
-def _errors(
-    denoiser: Denoiser, compared: PolicyAndReference | None, slot: Slot | None, *inputs: Tensor
-) -> Tensor:
-    if compared is None:
-        return mean_square(denoiser.residuals(*inputs))
-    with compared.lora.using(slot):
-        return mean_square(denoiser.residuals(*inputs))
 
 
 @dataclass(frozen=True)
@@ -352,11 +351,12 @@ def preview(
         else:
             lora = LoRA(denoiser.network, config.lora, config.seed, denoiser.device)
             lora.load(weights)
-            compared = PolicyAndReference(lora, lora.policy, lora.slot(entry.weights))
+            overshoot = config.loss.overshoot
+            compared = PolicyAndReference(lora, lora.policy, lora.slot(entry.weights), overshoot)
             with lora.attached():
                 anchors = anchor_map(denoiser, dataset, positions, compared, **grid)
                 rough = measured_roughness(denoiser, lora, dataset, entry.weights)
-                anchors = replace(anchors, roughness=rough)
+                anchors = replace(anchors, roughness=rough and rough / overshoot)
                 if drawing:
                     found = verdicts(
                         denoiser, dataset, anchors, compared, sampling, settings.seed, on_call

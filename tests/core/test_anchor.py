@@ -64,6 +64,23 @@ def test_margin_equals_errors_worked_out_one_by_one(policy, dataset, compared):
     assert torch.equal(anchors.levels, level_positions(3))
 
 
+@torch.no_grad()
+def test_a_policy_that_overshoots_is_drawn_back_before_it_is_compared(policy, dataset, compared):
+    """Three times as far: what lies at a third of the way is compared with the reference."""
+    anchors = grid(policy, dataset, [1], replace(compared, overshoot=3.0), levels=1, draws=1)
+    example = dataset[1]
+    noise, level = normal((2, 4, 4), 7, "anchor", 1, 0, 0)[None], torch.tensor([0.5])
+    found = {}
+    for name, slot in (("policy", compared.policy), ("reference", compared.reference)):
+        with compared.lora.using(slot):
+            found[name] = policy.residuals(
+                example.latents[None] * 2, noise, level, example.cond[None]
+            )
+    between = found["reference"] + (found["policy"] - found["reference"]) / 3
+    expected = between.square().mean() - found["reference"].square().mean()
+    torch.testing.assert_close(anchors.values.squeeze(), expected)
+
+
 def test_means_spread_and_flip_share_of_a_hand_made_grid():
     """Margins (-1, 3) and (-2, -4) with the sign criterion: roles (+1, -1) and (+1, +1)."""
     policy = torch.tensor([[[1.0, 5.0], [1.0, 0.0]]])

@@ -215,7 +215,7 @@ def test_every_preset_trains(host, preset):
     }
     found = (loss.objective, loss.criterion, references.selection, loss.paired)
     assert found == expected[preset]
-    assert loss.guidance == (10.0 if preset == "guided" else 5.0)  # the others do not read it
+    assert loss.guidance == (5.0 if preset == "guided" else 3.0)  # the others do not read it
     assert len(run.metrics()) == 3
 
 
