@@ -228,6 +228,28 @@ def test_curves_of_a_finished_run(host, run):
     assert picture.max() == 1 and picture.min() < 0.3
 
 
+def test_a_run_that_aims_beyond_the_winners_is_shown_drawn_back(host, model):
+    c = host.core("training.config")
+    config = c.from_dict(
+        c.SePPOConfig,
+        c.apply_preset(
+            "guided",
+            {
+                "steps": 12,
+                "lora": {"rank": 4},
+                "optimizer": {"learning_rate": 0.01, "warmup": 0.0},
+                "run": {"directory": str(host.output / "seppo" / "beyond"), "preview_every": 0},
+            },
+        ),
+    )
+    run = make_run(host, "sd15", "beyond", model=model, config=config)
+    assert run.metrics()[0]["winner_margin"] == 0.0 > run.metrics()[-1]["winner_margin"]
+    _, text = preview(host, model, run)
+    assert all(margin < 0 for margin in numbers(text, "winner margin"))
+    (picture,) = host.call("SePPOCurves", run=run)
+    assert picture.shape[2] == 1200
+
+
 def test_every_input_has_a_tooltip_and_a_working_default(host):
     for node in host.module("nodes.preview").NODES + host.module("nodes.save").NODES:
         for entry in node.define_schema().inputs:
