@@ -228,6 +228,7 @@ def anchor() -> Image.Image:
 
 UPPER = {
     "align_sd15_from_folder": lambda: aligned(0),
+    "align_guided": lambda: aligned(5),
     "align_from_own_pictures": lambda: aligned(6),
     "align_and_compare": before_and_after,
     "anchor_preview": anchor,

@@ -120,13 +120,13 @@ def save_image(image: str, prefix: str, title: str = "") -> Node:
     return Node("SaveImage", inputs, title=title, room=360)
 
 
-def sampling() -> Group:
-    """A picture by the aligned model; every run draws another one."""
+def sampling(model: str = "train") -> Group:
+    """A picture by the model that a node gives, the aligned one's; every run draws another one."""
     return Group(
         "3. Draw with the aligned model",
         (
             prompts(),
-            {"sample": sampler(Link("train", "model"), "randomize"), "picture": decode("sample")},
+            {"sample": sampler(Link(model, "model"), "randomize"), "picture": decode("sample")},
             {"image": save_image("picture", "SePPO/aligned")},
         ),
     )
@@ -158,6 +158,22 @@ def align_sd15_from_folder() -> list[Group]:
         "there. The LoRA lies in `output/loras` and loads like any other."
     )
     return [winners(text), training(), sampling(), keeping()]
+
+
+def align_guided() -> list[Group]:
+    text = (
+        "## Make more of what your winners share\n\n"
+        "Put some pictures into ComfyUI's `input/winners` folder, each with a text file of the same name that says "
+        "what it shows, and press Run.\n\n"
+        "**SePPO Train** aims beyond the winners here (preset `guided`); `change` says how far. **SePPO Guide** then draws "
+        "away from the model as it was. Too much? Lower its `strength`, or take less `change`."
+    )
+    guide = Node(
+        "SePPOGuide", {"model": Link("base", "MODEL"), "run": Link("train", "trained_run")}
+    )
+    drawing = sampling("guide")
+    drawing.columns[0]["guide"] = guide
+    return [winners(text), training(preset="guided"), drawing, keeping()]
 
 
 def align_from_own_pictures() -> list[Group]:
@@ -352,6 +368,7 @@ def score_and_compare() -> list[Group]:
 
 WORKFLOWS: dict[str, Callable[[], list[Group]]] = {
     "align_sd15_from_folder": align_sd15_from_folder,
+    "align_guided": align_guided,
     "align_from_own_pictures": align_from_own_pictures,
     "pick_align_compare": pick_align_compare,
     "align_and_compare": align_and_compare,

@@ -86,7 +86,7 @@ def titled(file: dict[str, Any], title: str) -> str:
 
 def test_folder_holds_the_graphs_that_the_generator_makes():
     assert {path.stem for path in (PACK / "workflows").iterdir()} == set(WORKFLOWS)
-    assert len(WORKFLOWS) == 7
+    assert len(WORKFLOWS) == 8
 
 
 @every_graph
@@ -276,6 +276,34 @@ def test_muted_half_of_the_anchor_preview_shows_a_run(
         for title in ("Base model", "Aligned model against its first checkpoint")
     )
     assert Image.open(before).tobytes() != Image.open(after).tobytes()
+
+
+def test_guided_aims_beyond_the_winners_and_draws_away_from_the_base(
+    base, http_host, definitions, prepared
+):
+    prompt = prepared(as_prompt(workflow("align_guided"), definitions))
+    for entry in prompt.values():
+        if entry["class_type"] == "SePPOTrain":
+            entry["inputs"]["run_name"] = f"{RUN}_guided"
+        if entry["class_type"] == "KSampler":
+            entry["inputs"]["seed"] = 1
+    guided = by_class(prompt, http_host.run_graph(prompt))
+    about = json.loads(
+        (base / "output" / "seppo" / f"{RUN}_guided" / "run.json").read_text("utf-8")
+    )
+    loss = about["config"]["loss"]
+    assert (loss["objective"], loss["guidance"]) == ("guided", 3.0)
+    (train,) = [key for key, entry in prompt.items() if entry["class_type"] == "SePPOTrain"]
+    for entry in prompt.values():
+        if entry["class_type"] == "KSampler":
+            entry["inputs"]["model"] = [train, 0]
+    usual = by_class(prompt, http_host.run_graph(prompt))
+    pictures = [
+        Image.open(file).tobytes()
+        for shown in (guided, usual)
+        for file in files(base, shown["SaveImage"])
+    ]
+    assert len(pictures) == 2 and pictures[0] != pictures[1]
 
 
 def test_continuing_starts_where_the_run_ended_and_goes_on(
