@@ -26,7 +26,7 @@ from .alignment.modes import MODES, Settings
 from .alignment.world import EVALUATION, SHIPPED, Description, World
 
 RUNS = (
-    ("guided", Settings(3e-3), 180),
+    ("guided", Settings(3e-3, guidance=5.0), 180),
     ("guided", Settings(1e-3, guidance=2.0), 90),
     ("sft, equal evaluations", Settings(1e-3), 240),
     ("sft, equal evaluations", Settings(3e-4), 120),

@@ -25,8 +25,8 @@ class Settings:
     learning_rate: float
     beta: float = BETA
     loser_weight: float = 0.5
-    guidance: float = GUIDANCE
-    """of the objective `guided` alone"""
+    guidance: float = 0.0
+    """of the objective `guided`; 0 where the mode reads none"""
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,8 @@ class Mode:
         values["references"] |= {"snapshot_every": 10, "batch_size": WINNERS_PER_STEP}
         values["references"] |= self.references
         found = asdict(settings)
-        values["loss"] |= {name: found[name] for name in ("beta", "loser_weight", "guidance")}
+        read = ["beta", "loser_weight", *(["guidance"] if self.reads_guidance else [])]
+        values["loss"] |= {name: found[name] for name in read}
         values["loss"] |= self.loss
         values["optimizer"]["learning_rate"] = settings.learning_rate
         values["guard"] |= {"drift": "off", "non_finite": "stop"}

@@ -7,6 +7,7 @@ from .front import BASE, best_style, find_base, style_as_trained
 from .modes import (
     FINER,
     FURTHER,
+    GUIDANCE,
     LEARNING_RATES,
     MODES,
     MOST_FURTHER,
@@ -57,7 +58,8 @@ def next_trials(name: str, records: Sequence[Record]) -> list[Settings]:
     weight = _weight(mode, list(tried), records)
     if weight is None:
         return []
-    first = [Settings(lr, loser_weight=weight) for lr in LEARNING_RATES]
+    guidance = GUIDANCE if mode.reads_guidance else 0.0
+    first = [Settings(lr, loser_weight=weight, guidance=guidance) for lr in LEARNING_RATES]
     if missing := [settings for settings in first if settings not in tried]:
         return missing
     best = _best([tried[settings] for settings in first], records).job.settings
