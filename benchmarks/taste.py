@@ -22,7 +22,7 @@ from seppo_core.denoisers.guides import Guide
 from seppo_core.evaluation import taste
 
 from .alignment.__main__ import WORK
-from .alignment.modes import MODES, Settings
+from .alignment.modes import EVERY, Settings
 from .alignment.world import EVALUATION, SHIPPED, Description, World
 
 RUNS = (
@@ -98,7 +98,7 @@ def looks(world: World) -> Iterator[Look]:
         yield look("base")
     for mode, settings, steps in RUNS:
         policy.lora = None
-        for _ in train(policy, dataset, MODES[mode].config(settings, 0, steps)):
+        for _ in train(policy, dataset, EVERY[mode].config(settings, 0, steps)):
             pass
         weights = policy.lora.state()
         with studio.ready(policy):

@@ -13,11 +13,12 @@ import time
 from collections.abc import Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from . import records, work
 from .front import least_content
-from .modes import BOTH_WAYS, MODES, SHORT
+from .modes import BOTH_WAYS, EVERY, MODES, SHORT
 from .records import Job, Record
 from .search import is_tuned, next_jobs
 from .world import NAMES, SHIPPED, Description, World
@@ -38,7 +39,7 @@ def options_of(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--seeds", type=int, help="instead of two, or of five with --long; 0 searches only"
     )
-    parser.add_argument("--modes", nargs="+", metavar="MODE", choices=list(MODES))
+    parser.add_argument("--modes", nargs="+", metavar="MODE", choices=list(EVERY))
     parser.add_argument(
         "--styles", nargs=2, default=SHIPPED, metavar=("BASE", "WINNERS"), help=f"{SHIPPED}"
     )
@@ -110,6 +111,7 @@ def run_all(
     if settings_of:
         modes = [mode for mode in modes if is_tuned(mode, searched)]
     until, commit = time.monotonic() + seconds, records.commit()
+    run = partial(work.run, both_ways=both_ways)
     running: dict[Future, Job] = {}
     trouble: BaseException | None = None
     with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn")) as pool:
@@ -120,7 +122,7 @@ def run_all(
             if trouble is None and time.monotonic() < until:
                 for job in waiting[: workers - len(running)]:
                     least = least_content(known, job.split)
-                    running[pool.submit(work.run, description, job, least, both_ways)] = job
+                    running[pool.submit(run, description, job, least)] = job
             if not running:
                 break
             for future in wait(running, return_when=FIRST_COMPLETED).done:

@@ -146,9 +146,6 @@ MODES: dict[str, Mode] = {
         {"selection": "initial", **PLAINLY_DRAWN},
         settings_of="initial + none",
     ),
-    "guided": Mode(
-        {"objective": "guided"}, {"selection": "initial"}, steps=3 * STEPS, as_trained=True
-    ),
     **IDEAS,
 }
 """`latest + none` is SPIN-Diffusion's choice, `random + sign` the paper's. Modes with other than STEPS steps take as
@@ -160,6 +157,13 @@ BASELINES = ("sft", "dpo on pairs")
 """Modes that have a longer twin of equal cost."""
 DEARER = ("random + indicator, plainly drawn", "initial + none, plainly drawn")
 """Modes that cost more evaluations than the others of as many steps."""
+EVERY = MODES | {
+    "guided": Mode(
+        {"objective": "guided"}, {"selection": "initial"}, steps=3 * STEPS, as_trained=True
+    )
+}
+"""With what docs/benchmarks.md does not have: it is measured with `--both-ways` alone."""
+
 BOTH_WAYS = ("guided", "sft, equal evaluations", "random + indicator", "random + constant")
 """Drawn with the base as the negative, too."""
 SHORT = ("sft", "dpo on pairs", "random + sign", "random + indicator")

@@ -35,8 +35,6 @@ class Record:
     """what measure.Panel.score says at the end"""
     front: list[dict[str, float]] = field(default_factory=list)
     """the same with the LoRA at a `strength`, of world.LOOKS pictures a caption"""
-    away_from_base: list[dict[str, float]] = field(default_factory=list)
-    """the same drawn with the base as the negative of guidance; of runs that were drawn both ways"""
     curve: list[dict[str, float]] = field(default_factory=list)
     """the same after a `step` before the end; of the first seed alone"""
     metrics: dict[str, list[float | None]] = field(default_factory=dict)
@@ -52,6 +50,8 @@ class Record:
     machine: str = ""
     base: str = ""
     """the first digits of the sha256 of the base's weights"""
+    away_from_base: list[dict[str, float]] = field(default_factory=list)
+    """as `front`, drawn with the base as the negative of guidance; of runs that were drawn both ways"""
 
     def line(self) -> str:
         return json.dumps(asdict(self)) + "\n"

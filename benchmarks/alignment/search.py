@@ -5,11 +5,11 @@ from dataclasses import replace
 
 from .front import BASE, best_style, find_base, style_as_trained
 from .modes import (
+    EVERY,
     FINER,
     FURTHER,
     GUIDANCE,
     LEARNING_RATES,
-    MODES,
     MOST_FURTHER,
     OTHER_BETAS,
     OTHER_GUIDANCES,
@@ -38,7 +38,7 @@ def next_jobs(records: Sequence[Record], modes: Iterable[str], seeds: Sequence[i
 
 
 def _jobs_of(name: str, records: Sequence[Record], seeds: Sequence[int]) -> list[Job]:
-    mode = MODES[name]
+    mode = EVERY[name]
     if not is_tuned(name, records):
         trials = [] if mode.settings_of else next_trials(name, records)
         return [Job("tuning", name, TUNING_SEED, mode.steps, settings) for settings in trials]
@@ -54,7 +54,7 @@ def _jobs_of(name: str, records: Sequence[Record], seeds: Sequence[int]) -> list
 def next_trials(name: str, records: Sequence[Record]) -> list[Settings]:
     """What the search of a mode has to try next: three learning rates, then around the best, then beyond an edge."""
     tried = {run.job.settings: run for run in tuning_runs(name, records)}
-    mode = MODES[name]
+    mode = EVERY[name]
     weight = _weight(mode, list(tried), records)
     if weight is None:
         return []
@@ -95,8 +95,8 @@ def tuning_runs(name: str, records: Sequence[Record]) -> list[Record]:
 
 def searched_mode(name: str) -> str:
     """The mode whose search found the settings of mode `name`."""
-    while MODES[name].settings_of:
-        name = MODES[name].settings_of
+    while EVERY[name].settings_of:
+        name = EVERY[name].settings_of
     return name
 
 
@@ -113,7 +113,7 @@ def chosen(name: str, records: Sequence[Record]) -> Settings:
 def _best(trials: Sequence[Record], records: Sequence[Record]) -> Record:
     """By what modes are ranked by."""
     base = find_base(records, "tuning")
-    as_trained = MODES[trials[0].job.mode].as_trained
+    as_trained = EVERY[trials[0].job.mode].as_trained
     value = style_as_trained if as_trained else best_style
     return max(trials, key=lambda trial: value(trial, base))
 

@@ -20,7 +20,7 @@ from seppo_core.errors import NonFiniteLossError
 from . import records
 from .front import STRONGER, WEAKER, is_base
 from .measure import Panel, rounded
-from .modes import MODES
+from .modes import EVERY
 from .records import Job, Record
 from .world import DRAWS, EVALUATION, LOOKS, Description, World
 
@@ -98,7 +98,6 @@ def run(
         job,
         rounded_all(panel.score(pixels, draws)),
         front,
-        away,
         trained.curve,
         trained.metrics,
         len(trained.metrics.get("loss", ())),
@@ -106,6 +105,7 @@ def run(
         round(time.perf_counter() - began, 1),
         machine=records.machine(),
         base=world.base_digest,
+        away_from_base=away,
     )
 
 
@@ -124,7 +124,7 @@ def align(
     """Train `policy` as the job says."""
     counted, found, reports = Evaluations(), Training(), []
     looks = {round(part * job.steps) for part in CURVE} if is_shown(job) else set()
-    steps = train(policy, dataset, MODES[job.mode].config(job.settings, job.seed, job.steps))
+    steps = train(policy, dataset, EVERY[job.mode].config(job.settings, job.seed, job.steps))
     for _ in range(job.steps):
         try:
             with counted.of(policy.network):
