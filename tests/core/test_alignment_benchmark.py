@@ -538,3 +538,52 @@ def test_worlds_on_a_base_trained_anew_are_of_another_base(part):
             for name in (world, first)
         ]
         assert all(len(found) == 1 for found in bases) and bases[0] != bases[1]
+
+
+# Two ways of drawing
+
+
+def drawn_both_ways(part, job, style, kept):
+    """A record whose pictures drawn away from the base have `style`, and `kept` of the base's content of .5."""
+    found = made_up(part, job, style / 2, 0.5)
+    points = [{"strength": s, "style": style * s, "content": 0.5 * kept / s} for s in (0.5, 1.0)]
+    return replace(found, away_from_base=points)
+
+
+def test_guided_is_searched_for_by_what_it_draws_as_trained_with_enough_content(part):
+    """Higher rates and guidance make more style; beyond a rate of .001 and a guidance of 2 too little content is left."""
+    asked = []
+
+    def run(job):
+        asked.append(job)
+        if job.mode == "base":
+            return made_up(part, job, 0.1, 0.5)
+        rate, guidance = job.settings.learning_rate, job.settings.guidance
+        fits = rate <= 1e-3 and guidance <= 2
+        return drawn_both_ways(part, job, 100 * rate * guidance, 0.85 if fits else 0.7)
+
+    found = []
+    while jobs := part("search").next_jobs(found, ["guided"], [0, 1]):
+        found += [run(job) for job in jobs]
+    final = [job for job in asked if job.split == "final" and job.mode == "guided"]
+    assert [job.seed for job in final] == [0, 1]
+    settings = {(job.settings.learning_rate, job.settings.guidance) for job in final}
+    assert settings == {(1e-3, 2.0)}
+    tried = {job.settings.guidance for job in asked if job.split == "tuning" and job.mode != "base"}
+    assert tried == {1.5, 2.0, 3.0}
+
+
+def test_the_better_way_of_each_mode_is_compared_with_that_of_fine_tuning(part):
+    records, ways, Settings = part("records"), part("ways"), part("modes").Settings
+    base = made_up(part, part("search").base_job("final"), 0.1, 0.5)
+    runs = [base]
+    for seed in range(3):
+        for mode, style in (("guided", 0.8 + 0.01 * seed), ("sft, equal evaluations", 0.6)):
+            job = records.Job("final", mode, seed, 9, Settings(1e-3))
+            runs.append(drawn_both_ways(part, job, style, 0.9))
+    table = ways.table(runs, ["guided", "sft, equal evaluations"])
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in table.splitlines()]
+    assert ["guided", "base as negative", "3"] == rows[3][:3]
+    assert rows[3][-1].startswith("90 ")
+    (compared,) = [row for row in rows if row[:1] == ["guided"] and len(row) == 5]
+    assert compared[1].startswith("+0.2") and float(compared[3]) < 0.01
