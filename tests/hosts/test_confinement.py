@@ -11,6 +11,7 @@ import tarfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -64,6 +65,9 @@ SOCKETS: dict[str, Callable[[Any], Any]] = {
     "VAE": part(2),
     "IMAGE": lambda host: torch.zeros(1, 64, 64, 3),
     "VIDEO": video,
+    "CLIP_VISION": lambda host: SimpleNamespace(
+        encode_image=lambda image: {"image_embeds": image.flatten(1)[:, :8]}
+    ),
     "LATENT": lambda host: thin_latent("sd15", size=8),
     "CONDITIONING": lambda host: thin_conditioning("sd15"),
     "SEPPO_WINNERS": winners,
