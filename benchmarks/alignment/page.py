@@ -24,6 +24,7 @@ from .tables import (
     ideas,
     pairs_with,
     savings,
+    settings_used,
     table,
     taken_out,
     whole_rows,
@@ -145,39 +146,6 @@ def _best_run(name: str, runs: Sequence[Record], base: Record, beta: bool = True
         f"| {name} | {len(runs)} | {style_at_content(best, base).style:.3f} | {given.learning_rate:.2g} | "
         f"{f'{given.beta:g}' if beta else ''} | {best.commit} |"
     )
-
-
-def settings_used(done: Sequence[Record]) -> str:
-    """By the final runs, and what of it lies at an edge of what the search tried; empty where all take another mode's."""
-    lines = []
-    edges: dict[str, list[str]] = {}
-    for name, mode in MODES.items():
-        runs = [*final_runs(done, name).values()]
-        if not runs or mode.settings_of:
-            continue
-        used = [run.job.settings for run in runs]
-        beta = f"{used[0].beta:g}" if mode.reads_beta else ""
-        weights = sorted({one.loser_weight for one in used})
-        reads_weight = mode.loss.get("criterion") in ("constant", "random")
-        weight = (
-            " to ".join(f"{w:g}" for w in {weights[0]: 0, weights[-1]: 0}) if reads_weight else ""
-        )
-        lines.append(f"| {name} | {used[0].learning_rate:.2g} | {beta} | {weight} |")
-        tried_ones = [run.job.settings for run in tuning_runs(name, done)]
-        for key in ("learning_rate", "beta"):
-            values = {getattr(one, key) for one in tried_ones}
-            for end, is_end in {"lowest": min, "highest": max}.items():
-                if len(values) > 1 and getattr(used[0], key) == is_end(values):
-                    edges.setdefault(f"{end} {key.replace('_', ' ')}", []).append(name)
-    if not lines:
-        return ""
-    lines = ["| mode | learning rate | beta | weight of losers |", "|---|---|---|---|", *lines]
-    if edges:
-        told = [f"{edge}: {'; '.join(names)}" for edge, names in sorted(edges.items())]
-        lines.append(
-            f"\nAt an edge of what was tried, so something better may lie beyond it: {'. '.join(told)}."
-        )
-    return "\n".join(lines)
 
 
 def section(path: Path, done: Sequence[Record]) -> str:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from .front import BASE, CONTENT_KEPT, AtContent, content_at_style, style_at_content
 from .modes import BASELINES, DEARER, IDEAS, MODES, STEPS, TAKEN_OUT
 from .records import Record, final_runs
+from .search import tuning_runs
 from .statistics import Difference, Mean, holm, mean, paired
 
 SIGNIFICANT = 0.05
@@ -272,3 +273,36 @@ def _minus(row: Row, other: Row | None) -> str:
     if found is None:
         return ""
     return f"{found.mean.signed}{f', p {p_text(found.p)}' if found.seeds >= LEAST_SEEDS else ''}"
+
+
+def settings_used(done: Sequence[Record]) -> str:
+    """By the final runs, and what of it lies at an edge of what the search tried; empty where all take another mode's."""
+    lines = []
+    edges: dict[str, list[str]] = {}
+    for name, mode in MODES.items():
+        runs = [*final_runs(done, name).values()]
+        if not runs or mode.settings_of:
+            continue
+        used = [run.job.settings for run in runs]
+        beta = f"{used[0].beta:g}" if mode.reads_beta else ""
+        weights = sorted({one.loser_weight for one in used})
+        reads_weight = mode.loss.get("criterion") in ("constant", "random")
+        weight = (
+            " to ".join(f"{w:g}" for w in {weights[0]: 0, weights[-1]: 0}) if reads_weight else ""
+        )
+        lines.append(f"| {name} | {used[0].learning_rate:.2g} | {beta} | {weight} |")
+        tried_ones = [run.job.settings for run in tuning_runs(name, done)]
+        for key in ("learning_rate", "beta"):
+            values = {getattr(one, key) for one in tried_ones}
+            for end, is_end in {"lowest": min, "highest": max}.items():
+                if len(values) > 1 and getattr(used[0], key) == is_end(values):
+                    edges.setdefault(f"{end} {key.replace('_', ' ')}", []).append(name)
+    if not lines:
+        return ""
+    lines = ["| mode | learning rate | beta | weight of losers |", "|---|---|---|---|", *lines]
+    if edges:
+        told = [f"{edge}: {'; '.join(names)}" for edge, names in sorted(edges.items())]
+        lines.append(
+            f"\nAt an edge of what was tried, so something better may lie beyond it: {'. '.join(told)}."
+        )
+    return "\n".join(lines)

@@ -88,15 +88,24 @@ def test_only_what_is_seen_is_on_the_page(open_page, pictures, sets):
     assert page.ask("() => document.querySelectorAll('dialog img').length") < 120
 
 
+HOLD_THE_SET = """
+() => {
+  const fetched = window.fetch;
+  const late = new Promise((done) => (window.letTheSetCome = done));
+  window.fetch = async (address, ...rest) => {
+    if (String(address?.url ?? address).includes("/seppo/sets/favourites")) await late;
+    return fetched(address, ...rest);
+  };
+}
+"""
+
+
 def test_a_picture_that_is_seen_can_be_marked_however_late_its_set_comes(open_page, pictures, sets):
     page = open_page()
-
-    def late(route):
-        page.tab.wait_for_timeout(1500)
-        route.continue_()
-
-    page.tab.route("**/seppo/sets/favourites", late, times=1)
+    page.ask(HOLD_THE_SET)
     page.ask("() => { window.app.extensionManager.command.execute('SePPO.PickWinners'); }")
+    page.wait_for("() => document.querySelector('dialog[open]')")
+    page.ask("() => window.letTheSetCome()")
     cell(page, 0).click()
     marked_on_disk(page, sets, "favourites", [0])
 
