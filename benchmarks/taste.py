@@ -1,4 +1,4 @@
-"""Does the taste probe agree with judges it never saw? `python -m benchmarks.taste [--styles BASE WINNERS]`, half an hour.
+"""Does the taste probe agree with judges it never saw? `python -m benchmarks.taste [--styles BASE WINNERS]`.
 
 In a world of the alignment benchmark the probe learns from the winners and from what the base draws of their captions. Then
 runs of several modes are looked at, each with its LoRA at several strengths: the probe's taste beside the judges' style,

@@ -35,6 +35,16 @@ def image_encoder(vae: Any) -> Callable[[Tensor], Tensor]:
     return encode_image
 
 
+def decoded_picture(vae: Any, model: Any, latents: Tensor) -> Tensor:
+    """A picture [H, W, 3] of latents [1, C, ...] in the network's scale; of a video its middle frame."""
+    return middle_frame(vae.decode(model.model.process_latent_out(latents))[0])
+
+
+def middle_frame(decoded: Tensor) -> Tensor:
+    """Of a clip [F, H, W, 3]; a picture as it is."""
+    return decoded[len(decoded) // 2] if decoded.ndim == 4 else decoded
+
+
 def pixel_step(vae: Any, model: Any) -> int | None:
     """What the sides of pictures should be multiples of for this network, in pixels; None if it does not say.
 

@@ -128,12 +128,18 @@ class SePPOScore(io.ComfyNode):
         return io.NodeOutput(report, mean, ui=ui.PreviewText(report))
 
 
-def pictures_of(batches: Sequence[Tensor], word: str) -> list[Image.Image]:
-    """Every picture of a list of batches [B, H, W, C]; ConfigError if there is none."""
+def frames_of(batches: Sequence[Tensor], word: str) -> list[Tensor]:
+    """Every picture [H, W, C] of a list of batches; ConfigError if there is none."""
     every = [image for batch in batches if batch is not None for image in batch]
     if not every:
         raise ConfigError(f"no {word} is there; connect at least one")
-    return [picture_from_tensor(image, f"{word} {i}").load() for i, image in enumerate(every, 1)]
+    return every
+
+
+def pictures_of(batches: Sequence[Tensor], word: str) -> list[Image.Image]:
+    """Every picture of a list of batches [B, H, W, C]; ConfigError if there is none."""
+    every = enumerate(frames_of(batches, word), 1)
+    return [picture_from_tensor(image, f"{word} {i}").load() for i, image in every]
 
 
 def lines_of(text: str) -> list[str]:

@@ -9,10 +9,10 @@ from comfy_api.latest import io
 from torch import Tensor
 
 from ..seppo_core.adapters.lora import LoRA, Slot, check_fit
-from ..seppo_core.denoisers.autograd import uncompiled as as_written
+from ..seppo_core.denoisers import autograd
 from ..seppo_core.denoisers.comfy import ComfyDenoiser
 from ..seppo_core.denoisers.guides import Guide, HostGuide
-from ..seppo_core.denoisers.patcher import uncompiled
+from ..seppo_core.denoisers.patcher import uncompiled as uncompiled_clone
 from ..seppo_core.runs.run import Run
 from ..seppo_core.settings import Section, inputs, setting
 from ..seppo_core.training.config import config_of
@@ -84,7 +84,7 @@ class SePPOGuide(io.ComfyNode):
         run.require_base(ComfyDenoiser(model).base_fingerprint())
         steps = [NEWEST] if settings.away_from == BASE else [NEWEST, settings.away_from]
         policy, *weaker = (chosen_weights(run, step)[1] for step in steps)
-        guided = uncompiled(model)
+        guided = uncompiled_clone(model)
         network = guided.model.diffusion_model
         lora = LoRA(network, config_of(run.about()).lora, 0, torch.device("cpu"))
         GuideByRun(network, lora, policy, weaker, settings).wrap(guided)
@@ -115,7 +115,7 @@ class GuideByRun(HostGuide):
         lora.policy = Slot(self.policy.items())
         self.guide = replace(base, slot=Slot(self.weaker[0].items()) if self.weaker else None)
         try:
-            with as_written(self.network), lora.attached():
+            with autograd.uncompiled(self.network), lora.attached():
                 return super().sample(executor, *arguments, **settings)
         finally:
             lora.policy, self.guide = self.policy, base

@@ -16,6 +16,7 @@ from ..seppo_core.settings import from_dict, inputs
 from ..seppo_core.training.config import config_of
 from ..seppo_core.views.anchor import PreviewSettings, preview, summary
 from . import host, queued, sockets
+from .encoders import decoded_picture
 from .widgets import widgets
 
 AS_TRAINED = "as trained"
@@ -139,8 +140,7 @@ def require_plots() -> None:
 def thumbnail(denoiser: ComfyDenoiser, vae: Any, latents: Tensor) -> Image.Image:
     """A picture of latents [1, C, ...] in the network's scale; of a video its middle frame."""
     if vae is not None:
-        decoded = vae.decode(denoiser.model.model.process_latent_out(latents))[0]
-        frame = decoded[len(decoded) // 2] if decoded.ndim == 4 else decoded
+        frame = decoded_picture(vae, denoiser.model, latents)
         return Image.fromarray((frame.clamp(0, 1) * 255).round().byte().cpu().numpy())
     return denoiser.latent_preview(latents) or Image.new("RGB", (8, 8), "#d0d0d0")
 

@@ -26,8 +26,8 @@ from ..seppo_core.method.references import ReferenceConfig
 from ..seppo_core.randomness import derived_seed, normal
 from ..seppo_core.settings import Section, from_dict, inputs, setting
 from . import host, sockets
-from .encoders import image_encoder, text_encoder
-from .evaluate import captions_for, pictures_of
+from .encoders import decoded_picture, image_encoder, middle_frame, text_encoder
+from .evaluate import captions_for, frames_of
 from .widgets import widgets
 
 
@@ -129,8 +129,9 @@ class SePPOTaste(io.ComfyNode):
         clip_vision: list[Any] | None = None,
     ) -> io.NodeOutput:
         settings = TasteSettings(winners[0], batch_size[0])
-        pictures, before = frames_of(images), frames_of(images_b or [])
-        pictures_of(images, "image")
+        pictures = [image[..., :3] for image in frames_of(images, "image")]
+        other = frames_of(images_b, "image of images_b") if images_b else []
+        before = [image[..., :3] for image in other]
         if before and len(before) != len(pictures):
             raise ConfigError(
                 f"images has {len(pictures)} pictures and images_b {len(before)}; connect one partner for each"
@@ -141,14 +142,15 @@ class SePPOTaste(io.ComfyNode):
         known = spread(dataset[0], settings.winners)
         names = [example.caption for example in known]
         require_captions(names)
-        drawn = drawn_by_base(denoiser, vae[0], dataset[0], known, sampling, settings.batch_size)
+        drawn = drawn_by_base(denoiser, vae[0], dataset[0], known, sampling)
         if clip_vision:
             look = partial(seen_by_clip, clip_vision[0])
             shown = [vae[0].decode(example.latents[None])[0] for example in known]
             seen = [look(group) for group in (shown, drawn, pictures, before)]
         else:
             encode = image_encoder(vae[0])
-            texts = [text_encoder(clip[0])(caption) for caption in captions]
+            once = {text: text_encoder(clip[0])(text) for text in dict.fromkeys(captions)}
+            texts = [once[caption] for caption in captions]
             conds = [example.cond for example in known]
             latents = [example.latents for example in known]
             groups = [(latents, conds), ([encode(picture) for picture in drawn], conds)]
@@ -160,11 +162,6 @@ class SePPOTaste(io.ComfyNode):
         text = report(found)
         mean = sum(found.scores) / len(found.scores)
         return io.NodeOutput(text, mean, ui=ui.PreviewText(text))
-
-
-def frames_of(batches: Sequence[Tensor]) -> list[Tensor]:
-    """Every picture [H, W, 3] of a list of batches."""
-    return [image[..., :3] for batch in batches if batch is not None for image in batch]
 
 
 def spread(dataset: EncodedDataset, most: int) -> list[Example]:
@@ -179,7 +176,6 @@ def drawn_by_base(
     dataset: EncodedDataset,
     known: Sequence[Example],
     sampling: ReferenceConfig,
-    batch_size: int,
 ) -> list[Tensor]:
     """A picture [H, W, 3] of each winner's caption and size; of a video its middle frame."""
     denoiser.check(dataset, ComputeConfig(), sampling, paired=False)
@@ -190,21 +186,17 @@ def drawn_by_base(
             noise = normal(tuple(example.latents.shape), "taste", "base", place)[None]
             seed = derived_seed("taste", "base", place)
             drawn.append(denoiser.sample([example.cond], noise, sampling, seed).cpu())
-    out, pictures = denoiser.model.model.process_latent_out, []
+    pictures = []
     for place, latents in enumerate(drawn):
         progress(len(known) + place, 2 * len(known))
-        pictures.append(picture_in(vae.decode(out(latents))[0]))
+        pictures.append(decoded_picture(vae, denoiser.model, latents))
     return pictures
-
-
-def picture_in(decoded: Tensor) -> Tensor:
-    return decoded[len(decoded) // 2] if decoded.ndim == 4 else decoded
 
 
 def seen_by_clip(clip_vision: Any, pictures: Sequence[Tensor]) -> Tensor:
     """Embeddings [N, D] of pictures [H, W, 3], or of clips by their middle frames."""
     rows = [
-        clip_vision.encode_image(picture_in(picture)[None])["image_embeds"].float().cpu()
+        clip_vision.encode_image(middle_frame(picture)[None])["image_embeds"].float().cpu()
         for picture in pictures
     ]
     return torch.cat(rows) if rows else torch.zeros(0, 1)
