@@ -143,13 +143,11 @@ def anchor_map(
             noisy_levels = denoiser.levels(uniform[[level for level, _ in part]])
             prepared = denoiser.prepare([example.cond] * len(part), shape)
             winners, found = latents.expand(len(part), *shape), []
+            drawn_by = derived_seed(seed, "anchor", position, first)
             for slot in slots:
                 on_call(calls, total)
                 calls += 1
-                with (
-                    isolated_global_rng(derived_seed(seed, "anchor", position, first)),
-                    active(slot),
-                ):
+                with isolated_global_rng(drawn_by), active(slot):
                     found.append(denoiser.residuals(winners, noise, noisy_levels, prepared))
             if compared is not None and compared.overshoot > 1:
                 found[1] = drawn_back(found[1], found[0], compared.overshoot)
